@@ -1,0 +1,1 @@
+"""Blob stores behind one Protocol: memory, file system, S3."""

@@ -1,0 +1,1 @@
+"""The registry's nouns, filters and Protocols. Plain Python."""

@@ -1,0 +1,136 @@
+"""The registry's nouns as immutable values, and what a page of them is.
+
+Owns the shapes that store, service and rpc exchange. Does not know SQL, the wire, or bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Generic, TypeVar
+
+from lorry.format.base import BaseFacts
+from lorry.format.manifest import Manifest
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """What part of a list is wanted: at most `size` entries behind the one that `token` names."""
+
+    size: int = 100
+    token: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Listing(Generic[T]):
+    """A page of a list. An empty `next_token` means that it was the last."""
+
+    items: tuple[T, ...]
+    next_token: str
+
+
+@dataclass(frozen=True, slots=True)
+class BaseRecord:
+    """A registered base model."""
+
+    name: str
+    facts: BaseFacts
+    known_as: tuple[str, ...] = ()
+    derived_from: str | None = None
+    created: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NewVersion:
+    """A version about to be published: everything is checked, all blobs are stored.
+
+    alias: alias to point to it in the same transaction, or None. description and labels are used
+    only where the adapter is new.
+    """
+
+    namespace: str
+    name: str
+    manifest: Manifest
+    warnings: tuple[str, ...] = ()
+    alias: str | None = None
+    description: str = ""
+    labels: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class VersionRecord:
+    """A published version, as read under one adapter."""
+
+    namespace: str
+    name: str
+    number: int
+    manifest: Manifest
+    digest: str
+    created: datetime
+    yank_reason: str | None
+    aliases: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterRecord:
+    """An adapter with the facts of its newest version that is not yanked (`latest`)."""
+
+    namespace: str
+    name: str
+    description: str
+    labels: dict[str, str]
+    created: datetime
+    revision: int
+    version_count: int
+    latest: VersionRecord | None
+    aliases: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class AliasRecord:
+    """An alias, or one move of it; `digest` None records a deletion."""
+
+    alias: str
+    digest: str | None
+    number: int
+    revision: int
+    updated: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Deletion:
+    """What a deletion took along."""
+
+    versions: tuple[str, ...]
+    aliases: tuple[str, ...]
+    orphans: tuple[str, ...]
+
+
+class EventKind(StrEnum):
+    """What happened in the catalogue."""
+
+    BASE_REGISTERED = "base_registered"
+    VERSION_CREATED = "version_created"
+    VERSION_YANKED = "version_yanked"
+    VERSION_DELETED = "version_deleted"
+    ALIAS_MOVED = "alias_moved"
+    ALIAS_DELETED = "alias_deleted"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One line of the outbox. `digest` is a base_id for BASE_REGISTERED. number: of the version, or
+    the alias's revision for ALIAS_MOVED. text: yank reason, or the alias's name."""
+
+    sequence: int
+    kind: EventKind
+    namespace: str
+    name: str
+    digest: str
+    number: int
+    text: str
+    committed: datetime

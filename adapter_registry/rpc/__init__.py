@@ -1,0 +1,1 @@
+"""The wire: protobuf in, service call, protobuf out."""

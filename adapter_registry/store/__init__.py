@@ -1,0 +1,1 @@
+"""The catalogue in SQL: SQLite embedded, PostgreSQL in production."""

@@ -1,0 +1,1 @@
+"""Stubs generated from protos/lorry/v1 by `make protos`; edit the protos instead."""

@@ -1,0 +1,1 @@
+"""The base model, the rank pool, the KV cache, sampling. Sees row ranges and plans, never names."""

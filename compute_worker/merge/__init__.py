@@ -1,0 +1,1 @@
+"""Combination of adapters: tensors in, tensors out."""

@@ -5,7 +5,7 @@ Owns immutable values alone. Does not know protobuf, and not how anything is don
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
@@ -53,9 +53,9 @@ class GenerateCall:
     tokens: tuple[int, ...] | None = None
     selection: tuple[Weighted, ...] | None = None
     route: str = "default"
-    sampling: Sampling = Sampling()
+    sampling: Sampling = field(default_factory=Sampling)
     seed: int | None = None
-    stop: Stop = Stop()
+    stop: Stop = field(default_factory=Stop)
     deadline: float | None = None
 
 

@@ -16,6 +16,8 @@ DEFAULT_NAMESPACE = "default"
 
 # Lower case, so that names are equal on every file system and database collation; 63 as in DNS.
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,61}[a-z0-9])?")
+# Two names, a digest and the separators: 63 + 1 + 63 + 1 + 71.
+_MAX_LENGTH = 199
 _NUMBER = re.compile(r"[1-9][0-9]{0,17}")
 
 
@@ -51,7 +53,7 @@ def check_name(text: str, what: str = "name") -> str:
     """The text, where it is a name. Raises InvalidName."""
     if not _NAME.fullmatch(text):
         raise InvalidName(
-            f"{what}: expected 1 to 63 of a-z, 0-9, '.', '_', '-', with a letter or digit at both ends, got {text[:80]!r}"
+            f"{what}: expected 1 to 63 of a-z, 0-9, '.', '_', '-', a letter or digit at both ends, got {text[:80]!r}"
         )
     return text
 
@@ -66,8 +68,8 @@ def parse_adapter_name(text: str) -> AdapterName:
 
 def parse_reference(text: str) -> Reference:
     """Take a reference apart. Raises InvalidReference, InvalidName."""
-    if len(text) > 300:  # two names, a digest and separators are 63 + 1 + 63 + 1 + 71
-        raise InvalidReference(f"a reference has at most 300 characters, got {len(text)}")
+    if len(text) > _MAX_LENGTH:
+        raise InvalidReference(f"a reference has at most {_MAX_LENGTH} characters, got {len(text)}")
     path, at, version = text.partition("@")
     if at:
         return _with_version(_adapter(path), version, text)

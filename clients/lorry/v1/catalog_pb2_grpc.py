@@ -158,8 +158,7 @@ class CatalogServiceServicer:
         """Publishes a version out of blobs that are already stored: checks format and compatibility,
         derives the manifest from the bytes and writes one transaction. Idempotent: the same manifest
         under the same adapter answers the existing version. Errors: INVALID_REFERENCE, MISSING_BLOBS,
-        INVALID_ADAPTER, UNSUPPORTED_ADAPTER, INCOMPATIBLE_ADAPTER, BASE_NOT_FOUND, PARENT_NOT_FOUND,
-        ALREADY_EXISTS (an asked number holds other bytes), ALIAS_CONFLICT.
+        INVALID_ADAPTER, UNSUPPORTED_ADAPTER, INCOMPATIBLE_ADAPTER, BASE_NOT_FOUND, PARENT_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -46,8 +46,7 @@ class CatalogServiceStub:
     """Publishes a version out of blobs that are already stored: checks format and compatibility,
     derives the manifest from the bytes and writes one transaction. Idempotent: the same manifest
     under the same adapter answers the existing version. Errors: INVALID_REFERENCE, MISSING_BLOBS,
-    INVALID_ADAPTER, UNSUPPORTED_ADAPTER, INCOMPATIBLE_ADAPTER, BASE_NOT_FOUND, PARENT_NOT_FOUND,
-    ALREADY_EXISTS (an asked number holds other bytes), ALIAS_CONFLICT.
+    INVALID_ADAPTER, UNSUPPORTED_ADAPTER, INCOMPATIBLE_ADAPTER, BASE_NOT_FOUND, PARENT_NOT_FOUND.
     """
     GetVersion: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.GetVersionRequest, _catalog_pb2.GetVersionResponse]
     """Reads one version, yanked or not. Errors: INVALID_REFERENCE, VERSION_NOT_FOUND."""
@@ -115,8 +114,7 @@ class CatalogServiceAsyncStub(CatalogServiceStub):
     """Publishes a version out of blobs that are already stored: checks format and compatibility,
     derives the manifest from the bytes and writes one transaction. Idempotent: the same manifest
     under the same adapter answers the existing version. Errors: INVALID_REFERENCE, MISSING_BLOBS,
-    INVALID_ADAPTER, UNSUPPORTED_ADAPTER, INCOMPATIBLE_ADAPTER, BASE_NOT_FOUND, PARENT_NOT_FOUND,
-    ALREADY_EXISTS (an asked number holds other bytes), ALIAS_CONFLICT.
+    INVALID_ADAPTER, UNSUPPORTED_ADAPTER, INCOMPATIBLE_ADAPTER, BASE_NOT_FOUND, PARENT_NOT_FOUND.
     """
     GetVersion: _aio.UnaryUnaryMultiCallable[_catalog_pb2.GetVersionRequest, _catalog_pb2.GetVersionResponse]  # type: ignore[assignment]
     """Reads one version, yanked or not. Errors: INVALID_REFERENCE, VERSION_NOT_FOUND."""
@@ -205,8 +203,7 @@ class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
         """Publishes a version out of blobs that are already stored: checks format and compatibility,
         derives the manifest from the bytes and writes one transaction. Idempotent: the same manifest
         under the same adapter answers the existing version. Errors: INVALID_REFERENCE, MISSING_BLOBS,
-        INVALID_ADAPTER, UNSUPPORTED_ADAPTER, INCOMPATIBLE_ADAPTER, BASE_NOT_FOUND, PARENT_NOT_FOUND,
-        ALREADY_EXISTS (an asked number holds other bytes), ALIAS_CONFLICT.
+        INVALID_ADAPTER, UNSUPPORTED_ADAPTER, INCOMPATIBLE_ADAPTER, BASE_NOT_FOUND, PARENT_NOT_FOUND.
         """
 
     @_abc_1.abstractmethod

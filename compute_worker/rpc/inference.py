@@ -1,0 +1,55 @@
+"""InferenceService on the wire.
+
+Owns nothing but the order of messages. Does not know adapters, scheduling or the engine: the
+runtime does.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+
+from compute_worker.rpc import replies, requests
+from compute_worker.rpc.paging import page
+from compute_worker.rpc.requests import Context
+from compute_worker.runtime.runtime import Runtime
+from lorry.v1 import inference_pb2, inference_pb2_grpc
+
+
+class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
+    """Generation and routes."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+
+    async def Generate(
+        self, request: inference_pb2.GenerateRequest, context: Context
+    ) -> AsyncIterator[inference_pb2.GenerateResponse]:
+        """See the proto."""
+        call = requests.generate_call(request, requests.monotonic_deadline(context, time.monotonic()))
+        # aclosing: a client that goes away frees its KV and leases now, not when it is collected.
+        async with aclosing(self._runtime.generate(call)) as events:
+            async for event in events:
+                yield replies.generate_response(event)
+
+    async def Switch(self, request: inference_pb2.SwitchRequest, context: Context) -> inference_pb2.SwitchResponse:
+        """See the proto."""
+        expected = request.expected_revision if request.HasField("expected_revision") else None
+        name = request.route or requests.DEFAULT_ROUTE
+        state = await self._runtime.switch(name, requests.route_selection(request), expected)
+        return inference_pb2.SwitchResponse(route=replies.route(state))
+
+    async def GetRoute(
+        self, request: inference_pb2.GetRouteRequest, context: Context
+    ) -> inference_pb2.GetRouteResponse:
+        """See the proto."""
+        state = self._runtime.route(request.route or requests.DEFAULT_ROUTE)
+        return inference_pb2.GetRouteResponse(route=replies.route(state))
+
+    async def ListRoutes(
+        self, request: inference_pb2.ListRoutesRequest, context: Context
+    ) -> inference_pb2.ListRoutesResponse:
+        """See the proto."""
+        states, token = page(self._runtime.routes(), lambda r: r.name, request.page_size, request.page_token)
+        return inference_pb2.ListRoutesResponse(routes=[replies.route(s) for s in states], next_page_token=token)

@@ -15,10 +15,11 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from lorry.errors import DigestMismatch
-from lorry.format.digest import digest_of_file
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from lorry.errors import DigestMismatch
+from lorry.format.digest import digest_of_file
 
 NAME = "smollm2-135m-instruct"
 

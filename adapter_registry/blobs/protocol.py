@@ -10,6 +10,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+# The most that one S3 CopyObject moves (AWS, "Copying objects": 5 GiB); the S3 store ends an upload
+# with such a copy, and a blob that one driver takes must fit the others.
+MAX_BLOB_BYTES = 5 << 30
+
 
 @dataclass(frozen=True, slots=True)
 class Progress:
@@ -20,7 +24,11 @@ class Progress:
 
 
 class Upload(Protocol):
-    """One blob on its way in. Used by one thread at a time; closed exactly once."""
+    """One blob on its way in. Used by one thread at a time; closed exactly once.
+
+    Of no further use once it raised StorageUnavailable: close it and open another, which goes on
+    from what was kept.
+    """
 
     @property
     def committed(self) -> int:
@@ -28,7 +36,10 @@ class Upload(Protocol):
 
     @property
     def existed(self) -> bool:
-        """True where the blob was visible already when the upload was opened."""
+        """True where the blob was visible already when the upload was opened.
+
+        Then chunks are dropped unread and `finish` has nothing to do.
+        """
 
     def write(self, offset: int, data: bytes | memoryview) -> None:
         """Append a chunk. Raises OffsetMismatch, BlobTooLarge, StorageUnavailable."""
@@ -71,9 +82,10 @@ class BlobStore(Protocol):
         """How far an upload of the digest came."""
 
     def upload(self, digest: str, size: int) -> Upload:
-        """Begin an upload, or go on with a broken one. Raises BlobTooLarge, StorageUnavailable.
+        """Begin an upload, or go on with a broken one; `committed` of it says from where.
 
-        Two uploads of one digest at the same time both succeed.
+        Two uploads of one digest at the same time both succeed. Raises InvalidDigest, BlobTooLarge
+        (beyond MAX_BLOB_BYTES), StorageUnavailable.
         """
 
     def open(self, digest: str) -> Blob:

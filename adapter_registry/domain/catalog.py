@@ -38,15 +38,18 @@ class Catalog(Protocol):
 
     def create_version(self, new: NewVersion) -> tuple[VersionRecord, bool]:
         """Publish; the flag says whether it was new. The same manifest under the same adapter
-        answers the stored version (and still moves the alias). Raises ParentNotFound."""
+        answers the stored version (and still moves the alias). Raises ParentNotFound.
+        """
 
     def get_version(self, reference: Reference) -> VersionRecord:
         """Read a version, yanked or not. A bare name means the newest that is not yanked.
-        Raises AdapterNotFound, VersionNotFound, AliasNotFound."""
+        Raises AdapterNotFound, VersionNotFound, AliasNotFound.
+        """
 
     def resolve(self, reference: Reference) -> VersionRecord:
         """As get_version, but a yanked version is refused unless named by digest.
-        Raises VersionYanked besides."""
+        Raises VersionYanked besides.
+        """
 
     def list_versions(self, adapter: AdapterName, page: Page) -> Listing[VersionRecord]:
         """Newest first. Raises AdapterNotFound, InvalidPageToken."""
@@ -67,7 +70,8 @@ class Catalog(Protocol):
         self, adapter: AdapterName, *, description: str | None, labels: dict[str, str] | None, revision: int | None
     ) -> AdapterRecord:
         """Write what is not None; compare-and-swap where a revision is given.
-        Raises AdapterNotFound, RevisionConflict."""
+        Raises AdapterNotFound, RevisionConflict.
+        """
 
     def delete_adapter(self, adapter: AdapterName, *, force: bool) -> Deletion:
         """Raises AdapterNotFound, VersionInUse."""

@@ -43,14 +43,17 @@ class Finding:
     warning: bool = False
 
 
-def judge(facts: AdapterFacts, base: BaseFacts, *, claimed: BaseFacts | None) -> tuple[Finding, ...]:
+def judge(
+    facts: AdapterFacts, base: BaseFacts, *, claimed: BaseFacts | None, by_name: bool = False
+) -> tuple[Finding, ...]:
     """Every reason against serving the adapter on `base`; empty, or warnings alone, where it fits.
 
     claimed: the base that the configuration's base_model_name_or_path means (`facts.base_name`,
-    looked up by the caller), None where it means none that is known.
+    looked up by the caller), None where it means none that is known. by_name: `base` was found by
+    that name alone, nobody vouches for it.
     """
     table = {module.name: module for module in base.modules}
-    found = list(_identity(facts, base, claimed))
+    found = list(_identity(facts, base, claimed, by_name=by_name))
     for module in facts.modules:
         found.extend(_module(module, table.get(module.name), base))
     return tuple(found)
@@ -68,13 +71,17 @@ def refuse(findings: Sequence[Finding]) -> None:
     raise IncompatibleAdapter("the adapter does not fit the base: " + "; ".join(told), findings=codes)
 
 
-def _identity(facts: AdapterFacts, base: BaseFacts, claimed: BaseFacts | None) -> Iterator[Finding]:
+def _identity(facts: AdapterFacts, base: BaseFacts, claimed: BaseFacts | None, *, by_name: bool) -> Iterator[Finding]:
     if claimed is None:
-        name = f"no known base is called {facts.base_name!r}" if facts.base_name else "the adapter names no base"
+        name = f"no known base is called {_short(facts)}" if facts.base_name else "the adapter names no base"
         yield Finding(Code.BASE_UNVERIFIED, f"{name}: only shapes were compared with {base.base_id}", warning=True)
-        return
-    if claimed.base_id == base.base_id:
-        return
+    elif claimed.base_id != base.base_id:
+        yield from _other(facts, base, claimed)
+    elif by_name:
+        yield Finding(Code.BASE_UNVERIFIED, f"the base was found by the name {_short(facts)} alone", warning=True)
+
+
+def _other(facts: AdapterFacts, base: BaseFacts, claimed: BaseFacts) -> Iterator[Finding]:
     if claimed.vocab_size != base.vocab_size:
         yield Finding(
             Code.VOCABULARY_MISMATCH,
@@ -85,10 +92,10 @@ def _identity(facts: AdapterFacts, base: BaseFacts, claimed: BaseFacts | None) -
             Code.QUANTIZATION_MISMATCH,
             f"trained on weights quantised as {claimed.quantization}, this base's are {base.quantization}",
         )
-        return
-    yield Finding(
-        Code.BASE_MISMATCH, f"trained on {facts.base_name!r}, which is {claimed.base_id}; this base is {base.base_id}"
-    )
+    else:
+        yield Finding(
+            Code.BASE_MISMATCH, f"trained on {_short(facts)}, which is {claimed.base_id}; this base is {base.base_id}"
+        )
 
 
 def _module(module: AdaptedModule, target: BaseModule | None, base: BaseFacts) -> Iterator[Finding]:
@@ -116,9 +123,14 @@ def _shape(module: AdaptedModule, target: BaseModule, base: BaseFacts) -> Iterat
     if module.rank > min(expected):
         yield Finding(
             Code.RANK_MISMATCH,
-            f"{module.name}: rank {module.rank} exceeds the module's smaller side, {min(expected)} features",
+            f"{module.name}: rank {module.rank} is more than the module's smaller side, {min(expected)} features",
             module.name,
+            warning=True,  # a wide `cat` is exact all the same; it only takes more rows than its delta needs
         )
+
+
+def _short(facts: AdapterFacts) -> str:
+    return repr((facts.base_name or "")[:80])
 
 
 def _arrow(features: tuple[int, int]) -> str:

@@ -1,0 +1,173 @@
+"""The catalogue's calls, one method each: bases, versions, adapters, aliases, verdicts, events.
+
+Owns the pythonic spelling of CatalogService. Answers are the messages of lorry.v1. Does not know
+bytes, and repeats nothing that the channel does not repeat by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from pathlib import Path
+
+from google.protobuf.field_mask_pb2 import FieldMask
+
+from lorry.connection import Connection, received
+from lorry.format.base import BaseFacts
+from lorry.format.manifest import ManifestFile, Recipe
+from lorry.rpc.convert import base_to_pb, file_to_pb, recipe_to_pb
+from lorry.v1 import catalog_pb2 as pb
+from lorry.v1.catalog_pb2_grpc import CatalogServiceStub
+from lorry.v1.types_pb2 import Adapter, Alias, BaseModel, Version
+
+
+class CatalogCalls(Connection):
+    """CatalogService. Every method raises what its rpc documents, as a class of lorry.errors."""
+
+    def __init__(self, address: str, *, timeout: float, root_certificates: Path | None = None) -> None:
+        super().__init__(address, timeout=timeout, root_certificates=root_certificates)
+        self._catalog = CatalogServiceStub(self._channel)
+
+    async def register_base_model(
+        self, name: str, facts: BaseFacts, *, known_as: Iterable[str] = (), derived_from: str = ""
+    ) -> BaseModel:
+        """Make a base known; the same base again adds the `known_as` names. Raises BaseConflict."""
+        base = base_to_pb(facts, name, known_as, derived_from)
+        answer = await self._call(self._catalog.RegisterBaseModel, pb.RegisterBaseModelRequest(base_model=base))
+        return answer.base_model
+
+    async def base_model(self, name: str) -> BaseModel:
+        """One base by name, known_as name or base_id, its module table included. Raises BaseNotFound."""
+        answer = await self._call(self._catalog.GetBaseModel, pb.GetBaseModelRequest(base_model=name))
+        return answer.base_model
+
+    def base_models(self) -> AsyncIterator[BaseModel]:
+        """All bases by name, without their module tables."""
+        return self._listed(self._catalog.ListBaseModels, pb.ListBaseModelsRequest(), lambda page: page.base_models)
+
+    async def create_version(  # noqa: PLR0913 - the fields of the request, all but two with defaults
+        self,
+        adapter: str,
+        files: Sequence[ManifestFile],
+        *,
+        base: str = "",
+        parents: Sequence[str] = (),
+        recipe: Recipe | None = None,
+        expected_digest: str = "",
+        alias: str = "",
+        description: str = "",
+        labels: Mapping[str, str] | None = None,
+    ) -> Version:
+        """Publish a version out of blobs that are stored already; `push` does the whole way.
+
+        Idempotent. Raises MissingBlobs, InvalidAdapter, UnsupportedAdapter, IncompatibleAdapter,
+        BaseNotFound, ParentNotFound.
+        """
+        request = pb.CreateVersionRequest(
+            adapter=adapter,
+            files=[file_to_pb(file) for file in files],
+            base_model=base,
+            parents=parents,
+            recipe=None if recipe is None else recipe_to_pb(recipe),
+            expected_digest=expected_digest,
+            alias=alias,
+            description=description,
+            labels=labels,
+        )
+        return (await self._call(self._catalog.CreateVersion, request)).version
+
+    async def version(self, reference: str) -> Version:
+        """One version, yanked or not. Raises VersionNotFound."""
+        return (await self._call(self._catalog.GetVersion, pb.GetVersionRequest(adapter=reference))).version
+
+    def versions(self, adapter: str) -> AsyncIterator[Version]:
+        """The versions of an adapter, newest first. Raises AdapterNotFound."""
+        return self._listed(
+            self._catalog.ListVersions, pb.ListVersionsRequest(adapter=adapter), lambda page: page.versions
+        )
+
+    async def yank(self, reference: str, reason: str) -> Version:
+        """Hide a version from resolution by name; by digest it still resolves."""
+        request = pb.YankVersionRequest(adapter=reference, reason=reason)
+        return (await self._call(self._catalog.YankVersion, request)).version
+
+    async def delete_version(self, reference: str, *, force: bool = False) -> pb.DeleteVersionResponse:
+        """Delete a version. Raises VersionInUse where an alias or a child names it, unless forced."""
+        return await self._call(
+            self._catalog.DeleteVersion, pb.DeleteVersionRequest(adapter=reference, force=force)
+        )
+
+    async def adapter(self, name: str) -> Adapter:
+        """One adapter. Raises AdapterNotFound."""
+        return (await self._call(self._catalog.GetAdapter, pb.GetAdapterRequest(adapter=name))).adapter
+
+    def adapters(self, *, filter: str = "", namespace: str = "") -> AsyncIterator[Adapter]:  # noqa: A002 - the contract's word
+        """Adapters by namespace and name; see ListAdaptersRequest.filter. Raises InvalidFilter."""
+        request = pb.ListAdaptersRequest(namespace=namespace, filter=filter)
+        return self._listed(self._catalog.ListAdapters, request, lambda page: page.adapters)
+
+    async def update_adapter(
+        self,
+        name: str,
+        *,
+        description: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        expected_revision: int = 0,
+    ) -> Adapter:
+        """Write those that are not None; `labels` replaces all of them.
+
+        Raises RevisionConflict where `expected_revision` is not 0 and not the stored one.
+        """
+        adapter = await self.adapter(name)
+        written = {"description": description, "labels": labels}
+        request = pb.UpdateAdapterRequest(
+            adapter=Adapter(
+                namespace=adapter.namespace,
+                name=adapter.name,
+                description=description or "",
+                labels=labels,
+                revision=expected_revision,
+            ),
+            update_mask=FieldMask(paths=[path for path, value in written.items() if value is not None]),
+        )
+        return (await self._call(self._catalog.UpdateAdapter, request)).adapter
+
+    async def delete_adapter(self, name: str, *, force: bool = False) -> pb.DeleteAdapterResponse:
+        """Delete an adapter with all versions. Raises VersionInUse where a child elsewhere names one, unless forced."""
+        return await self._call(self._catalog.DeleteAdapter, pb.DeleteAdapterRequest(adapter=name, force=force))
+
+    async def set_alias(self, reference: str, alias: str, *, expected_revision: int | None = None) -> Alias:
+        """Point an alias to a version. `expected_revision` 0: it must not exist yet. Raises RevisionConflict."""
+        request = pb.SetAliasRequest(adapter=reference, alias=alias, expected_revision=expected_revision)
+        return (await self._call(self._catalog.SetAlias, request)).alias
+
+    async def delete_alias(self, adapter: str, alias: str, *, expected_revision: int | None = None) -> None:
+        """Delete an alias; its history stays. Raises AliasNotFound, RevisionConflict."""
+        request = pb.DeleteAliasRequest(adapter=adapter, alias=alias, expected_revision=expected_revision)
+        await self._call(self._catalog.DeleteAlias, request)
+
+    def aliases(self, adapter: str, *, history_of: str = "") -> AsyncIterator[Alias]:
+        """The aliases of an adapter, or the moves of the one in `history_of`, newest first."""
+        request = pb.ListAliasesRequest(adapter=adapter, history_of=history_of)
+        return self._listed(self._catalog.ListAliases, request, lambda page: page.aliases)
+
+    async def resolve(self, reference: str) -> Version:
+        """What the reference means now. Raises AdapterNotFound, VersionNotFound, AliasNotFound, VersionYanked."""
+        return (await self._call(self._catalog.Resolve, pb.ResolveRequest(adapter=reference))).version
+
+    async def check_compatibility(
+        self, subject: str | pb.AdapterOutline, base: str
+    ) -> pb.CheckCompatibilityResponse:
+        """The verdict on a published version, or on an outline (`lorry.transfer.outline` makes one of a folder)."""
+        request = pb.CheckCompatibilityRequest(base_model=base)
+        if isinstance(subject, str):
+            request.adapter = subject
+        else:
+            request.outline.CopyFrom(subject)
+        return await self._call(self._catalog.CheckCompatibility, request)
+
+    def watch(self, *, resume_token: str = "", namespace: str = "") -> AsyncIterator[pb.WatchResponse]:
+        """Events in commit order, from behind `resume_token` on; without end.
+
+        Raises InvalidResumeToken, Lagging. Go on with the last event's token.
+        """
+        return received(self._catalog.Watch(pb.WatchRequest(resume_token=resume_token, namespace=namespace)))

@@ -1,0 +1,168 @@
+"""adapter_config.json as an allow-list: what Lorry understands of it, and nothing else gets by.
+
+Owns the meaning of each field of PEFT's LoraConfig: understood, known to be neutral, or refused by
+name. An uploader's string is never compiled as a pattern. Does not know which tensors there are.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from lorry.errors import InvalidAdapter
+from lorry.format.fields import check_fields
+from lorry.format.manifest import canonical_json
+from lorry.format.strict_json import Limits, parse_object
+
+_T = TypeVar("_T", int, float)
+
+# A pattern entry for each of 2,048 modules in both patterns, and as many targets, 80 bytes each, is below half a MB.
+_LIMITS = Limits(size=1 << 19, depth=6, values=1 << 14)
+_MAX_NAME = 500
+MAX_RANK = 1 << 16
+# Far above any use (alpha is 1 to some 100 times the rank), and small enough that a scaling is finite in fp32.
+_MAX_ALPHA = 1e9
+# Path segments of Python attributes; a leading ^ anchors at the whole path, as in PEFT's own example.
+_PATTERN_KEY = re.compile(r"\^?[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*")
+# How much of a regular expression or a list is shown in a message.
+_SHOWN = 80
+
+
+@dataclass(frozen=True, slots=True)
+class PathPattern(Generic[_T]):
+    """rank_pattern or alpha_pattern: path suffix -> (place in the file, value); the first place wins.
+
+    PEFT matches `(.*\\.)?(key)$` from the beginning of the module's path (peft.utils.get_pattern_key);
+    for a literal key that is equality, or a suffix behind a dot.
+    """
+
+    entries: Mapping[str, tuple[int, _T]]
+
+    def of(self, module: str, default: _T) -> _T:
+        """The value for a module path."""
+        hits = [self.entries[key] for key in _suffixes(module) if key in self.entries]
+        return min(hits)[1] if hits else default
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterConfig:
+    """What a configuration says. rank and alpha: before patterns, see rank_of and scaling_of.
+
+    targets: entries of a list-type target_modules; None where it is a string or null and the tensor
+    names alone decide. canonical_json: sorted keys, neutral fields dropped.
+    """
+
+    rank: int
+    alpha: float
+    targets: frozenset[str] | None
+    rslora: bool
+    dora: bool
+    lora_bias: bool
+    rank_pattern: PathPattern[int]
+    alpha_pattern: PathPattern[float]
+    base_name: str | None
+    canonical_json: str
+
+    def rank_of(self, module: str) -> int:
+        """Rank of a module after rank_pattern."""
+        return self.rank_pattern.of(module, self.rank)
+
+    def scaling_of(self, module: str) -> float:
+        """alpha / r, with rsLoRA alpha / sqrt(r) (arXiv:2312.03732), after both patterns."""
+        rank, alpha = self.rank_of(module), self.alpha_pattern.of(module, self.alpha)
+        return alpha / math.sqrt(rank) if self.rslora else alpha / rank
+
+    def is_target(self, module: str) -> bool:
+        """Whether a list-type target_modules names the module: by equality, or by a suffix behind a dot."""
+        return self.targets is None or any(suffix in self.targets for suffix in _suffixes(module) if suffix[0] != "^")
+
+
+def parse_config(data: bytes) -> AdapterConfig:
+    """Read adapter_config.json.
+
+    Raises InvalidAdapter (malformed, or values that mean nothing) and UnsupportedAdapter (a kind of
+    adapter that Lorry does not serve; the message names the field).
+    """
+    fields = parse_object(data, "adapter_config.json", _LIMITS)
+    meant = check_fields(fields)
+    dora, lora_bias = bool(fields.get("use_dora")), bool(fields.get("lora_bias"))
+    if dora and lora_bias:
+        raise InvalidAdapter("adapter_config.json: use_dora and lora_bias exclude each other, as in PEFT")
+    return AdapterConfig(
+        rank=_rank("r", fields.get("r")),
+        alpha=_alpha("lora_alpha", fields.get("lora_alpha")),
+        targets=_targets(fields.get("target_modules")),
+        rslora=bool(fields.get("use_rslora")),
+        dora=dora,
+        lora_bias=lora_bias,
+        rank_pattern=PathPattern({key: (i, _rank(key, value)) for i, key, value in _pattern(fields, "rank_pattern")}),
+        alpha_pattern=PathPattern(
+            {key: (i, _alpha(key, value)) for i, key, value in _pattern(fields, "alpha_pattern")}
+        ),
+        base_name=_base_name(fields.get("base_model_name_or_path")),
+        canonical_json=canonical_json(meant),
+    )
+
+
+def _suffixes(module: str) -> Iterator[str]:
+    yield "^" + module
+    yield module
+    at = module.find(".")
+    while at >= 0:
+        yield module[at + 1 :]
+        at = module.find(".", at + 1)
+
+
+def _rank(key: str, value: object) -> int:
+    if type(value) is not int or not 1 <= value <= MAX_RANK:
+        raise InvalidAdapter(f"adapter_config.json: {key}: expected a rank of 1 to {MAX_RANK}, got {_show(value)}")
+    return value
+
+
+def _alpha(key: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _MAX_ALPHA:
+        raise InvalidAdapter(
+            f"adapter_config.json: {key}: expected a number of at most {_MAX_ALPHA:g}, got {_show(value)}"
+        )
+    return float(value)
+
+
+def _pattern(fields: Mapping[str, object], name: str) -> Iterator[tuple[int, str, object]]:
+    value = fields.get(name) or {}
+    if not isinstance(value, dict):
+        raise InvalidAdapter(f"adapter_config.json: {name}: expected an object, got {_show(value)}")
+    for place, (key, entry) in enumerate(value.items()):
+        if len(key) > _MAX_NAME or not _PATTERN_KEY.fullmatch(key):
+            raise InvalidAdapter(
+                f"adapter_config.json: {name}: expected literal module paths as keys, got {_show(key)}; "
+                "write out a regular expression as one key for each module"
+            )
+        yield place, key, entry
+
+
+def _targets(value: object) -> frozenset[str] | None:
+    if value is None or isinstance(value, str):
+        return None
+    if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
+        raise InvalidAdapter(
+            f"adapter_config.json: target_modules: expected a list of names or a string, got {_show(value)}"
+        )
+    return frozenset(value)
+
+
+def _base_name(value: object) -> str | None:
+    if value is None or value == "":
+        return None
+    if not isinstance(value, str) or len(value) > _MAX_NAME:
+        raise InvalidAdapter(
+            "adapter_config.json: base_model_name_or_path: expected a string of at most "
+            f"{_MAX_NAME} characters, got {_show(value)}"
+        )
+    return value
+
+
+def _show(value: object) -> str:
+    return repr(value)[:_SHOWN]

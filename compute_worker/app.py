@@ -1,0 +1,118 @@
+"""The worker, wired: settings in, a serving process out.
+
+Owns which part gets which other part, and the order of start and stop. Does not know how any of
+them works; it is the one place that sees engine, merges, runtime and wire together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+from compute_worker.contract import Engine, Tokenizer
+from compute_worker.engine.build import EngineSettings, build_engine
+from compute_worker.merge.combiner import METHODS, TorchCombiner
+from compute_worker.rpc.inference import InferenceServicer
+from compute_worker.rpc.residency import Capabilities, ResidencyServicer
+from compute_worker.runtime.runtime import Runtime, RuntimeSettings
+from compute_worker.runtime.validation import MAX_ADAPTERS
+from compute_worker.settings import Settings
+from compute_worker.source import RegistrySource
+from lorry.registry import RegistryClient
+from lorry.rpc.serving import Service, serving, stop_signal
+from lorry.v1 import inference_pb2_grpc, residency_pb2_grpc
+
+_log = logging.getLogger(__name__)
+
+EXECUTOR = "transformers"
+
+
+def engine_settings(settings: Settings) -> EngineSettings:
+    """The engine's part of the settings."""
+    return EngineSettings(
+        model=settings.model,
+        device=settings.device,
+        dtype=settings.dtype,
+        pool_bytes=settings.pool_bytes,
+        kv_bytes=settings.kv_bytes,
+        max_context=settings.max_context,
+        threads=settings.threads,
+    )
+
+
+def runtime_settings(settings: Settings) -> RuntimeSettings:
+    """The runtime's part of the settings."""
+    return RuntimeSettings(
+        cache_dir=settings.cache_dir,
+        host_bytes=settings.host_bytes,
+        disk_bytes=settings.disk_bytes,
+        queue=settings.queue,
+        prefill_tokens=settings.prefill_tokens,
+        max_batch=settings.max_batch,
+        default_wait=settings.wait_seconds,
+        tool=f"lorry {version('lorry')}",
+        base_name=settings.base_name,
+    )
+
+
+@asynccontextmanager
+async def worker(settings: Settings, engine: Engine, tokenizer: Tokenizer) -> AsyncIterator[str]:
+    """Serve for the time of the block; yields `host:port` as bound. Raises CannotListen."""
+    draining = asyncio.Event()
+    async with RegistryClient(settings.registry) as registry:
+        runtime = Runtime(engine, tokenizer, RegistrySource(registry), TorchCombiner(), runtime_settings(settings))
+        await runtime.start()
+        try:
+            services = _services(runtime, engine, settings)
+            async with serving(
+                settings.listen, services, draining=draining, grace=settings.grace_seconds
+            ) as listening, _drained(runtime, draining):
+                yield listening.address
+        finally:
+            await runtime.close()
+
+
+@asynccontextmanager
+async def _drained(runtime: Runtime, draining: asyncio.Event) -> AsyncIterator[None]:
+    async def drain() -> None:
+        await draining.wait()
+        await runtime.drain()
+
+    task = asyncio.create_task(drain())
+    try:
+        yield
+    finally:
+        task.cancel()
+
+
+def _services(runtime: Runtime, engine: Engine, settings: Settings) -> list[Service]:
+    capabilities = Capabilities(settings.base_name, EXECUTOR, tuple(METHODS), MAX_ADAPTERS)
+    inference = InferenceServicer(runtime)
+    residency = ResidencyServicer(runtime, engine, capabilities)
+    return [
+        Service(
+            "lorry.v1.InferenceService",
+            lambda server: inference_pb2_grpc.add_InferenceServiceServicer_to_server(inference, server),
+        ),
+        Service(
+            "lorry.v1.ResidencyService",
+            lambda server: residency_pb2_grpc.add_ResidencyServiceServicer_to_server(residency, server),
+        ),
+    ]
+
+
+async def serve(settings: Settings, ready: Callable[[str], None]) -> None:
+    """Load the base, serve until SIGTERM or SIGINT, drain. `ready` gets the bound address.
+
+    Raises UnsupportedModel, CannotListen.
+    """
+    engine, tokenizer = await asyncio.to_thread(build_engine, engine_settings(settings))
+    _log.info("base %s is loaded: %s", settings.base_name, engine.base.base_id)
+    async with worker(settings, engine, tokenizer) as address:
+        _log.info("serving on %s", address)
+        ready(address)
+        await stop_signal()
+        _log.info("draining")

@@ -92,7 +92,7 @@ def train(name: str, folder: Path, tokenizer: PreTrainedTokenizerBase) -> PeftMo
     plan = PLANS[name]
     random.seed(SEED)
     torch.manual_seed(SEED)
-    model = get_peft_model(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16), _config(plan))
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), _config(plan))
     examples = _examples(HERE / "data" / f"{name}.jsonl", tokenizer)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=plan.rate, weight_decay=0.0)

@@ -16,11 +16,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from lorry.errors import BlobNotFound, StorageUnavailable
-from lorry.format.digest import Hasher
-
 from adapter_registry.blobs.intake import AlreadyVisible, Intake, check_size, hex_of, span
 from adapter_registry.blobs.protocol import Progress, Upload
+from lorry.errors import BlobNotFound, StorageUnavailable
+from lorry.format.digest import Hasher
 
 # One read of a kept file while it is hashed again; beside the hashing the call costs nothing.
 _CHUNK = 1 << 20
@@ -150,18 +149,15 @@ class FileStore:
 
     def _take(self, digest: str) -> tuple[Path, int]:
         """The longest temporary file of the digest that nobody writes, or a new one; locked."""
-        for path in sorted(self._kept(digest), key=lambda path: _size(path) or 0, reverse=True):
-            fd = _lock(path)
-            if fd is not None:
-                return path, fd
-        path = self._uploads / f"{hex_of(digest)}.{uuid.uuid4().hex}"
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-        # Another process may see the new file first and lock it; then it is theirs, and this is
-        # waited for nowhere: its own next attempt makes another.
-        if not _try_lock(fd):
-            os.close(fd)
-            return self._take(digest)
-        return path, fd
+        candidates = sorted(self._kept(digest), key=lambda path: _size(path) or 0, reverse=True)
+        while True:
+            for path in candidates:
+                fd = _lock(path)
+                if fd is not None:
+                    return path, fd
+            fresh = self._uploads / f"{hex_of(digest)}.{uuid.uuid4().hex}"
+            fresh.touch(0o600, exist_ok=False)
+            candidates = [fresh]
 
 
 class _FileUpload:

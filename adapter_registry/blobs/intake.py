@@ -6,10 +6,9 @@ storage. Does not know where the bytes go.
 
 from __future__ import annotations
 
+from adapter_registry.blobs.protocol import MAX_BLOB_BYTES
 from lorry.errors import BlobTooLarge, InvalidInput, OffsetMismatch, OutOfRange, UploadIncomplete
 from lorry.format.digest import Hasher, check_digest
-
-from adapter_registry.blobs.protocol import MAX_BLOB_BYTES
 
 _PREFIX = "sha256:"
 

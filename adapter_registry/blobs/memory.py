@@ -9,11 +9,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 
-from lorry.errors import BlobNotFound
-from lorry.format.digest import Hasher, check_digest
-
 from adapter_registry.blobs.intake import AlreadyVisible, Intake, check_size, span
 from adapter_registry.blobs.protocol import Progress, Upload
+from lorry.errors import BlobNotFound
+from lorry.format.digest import Hasher, check_digest
 
 
 class MemoryBlob:

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from pathlib import Path
-from typing import BinaryIO
 
 import grpc.aio
 
@@ -51,7 +50,12 @@ class BlobCalls(Connection):
         return await self._call(self._blobs.QueryUpload, pb.QueryUploadRequest(digest=digest))
 
     async def upload(
-        self, path: Path, digest: str, *, progress: Progress = silent, timeout: float | None = None
+        self,
+        path: Path,
+        digest: str,
+        *,
+        progress: Progress = silent,
+        timeout: float | None = None,  # noqa: ASYNC109 - callers of the sync face have no asyncio.timeout
     ) -> None:
         """Store a file, from where an earlier upload was cut. `timeout` in seconds bounds all of it.
 
@@ -74,7 +78,13 @@ class BlobCalls(Connection):
         return received(call, silence=SILENCE_SECONDS)
 
     async def download(
-        self, digest: str, size: int, into: Path, *, progress: Progress = silent, timeout: float | None = None
+        self,
+        digest: str,
+        size: int,
+        into: Path,
+        *,
+        progress: Progress = silent,
+        timeout: float | None = None,  # noqa: ASYNC109 - likewise
     ) -> None:
         """Write a blob of `size` bytes to `into`: verified, durable, there whole or not at all.
 
@@ -109,10 +119,9 @@ class BlobCalls(Connection):
         call = self._blobs.Upload()
         try:
             with translated():
-                try:
+                # Invalid: the answer came before the end. The blob is there already, or the answer says what is wrong.
+                with suppress(asyncio.InvalidStateError):
                     await source.write_to(call)
-                except asyncio.InvalidStateError:
-                    pass  # answered before the end: the blob is there already, or the answer says what is wrong
                 async with heard_within(SILENCE_SECONDS, f"upload of {source.path.name}"):
                     await call
         finally:

@@ -92,9 +92,7 @@ class CatalogCalls(Connection):
 
     async def delete_version(self, reference: str, *, force: bool = False) -> pb.DeleteVersionResponse:
         """Delete a version. Raises VersionInUse where an alias or a child names it, unless forced."""
-        return await self._call(
-            self._catalog.DeleteVersion, pb.DeleteVersionRequest(adapter=reference, force=force)
-        )
+        return await self._call(self._catalog.DeleteVersion, pb.DeleteVersionRequest(adapter=reference, force=force))
 
     async def adapter(self, name: str) -> Adapter:
         """One adapter. Raises AdapterNotFound."""
@@ -154,9 +152,7 @@ class CatalogCalls(Connection):
         """What the reference means now. Raises AdapterNotFound, VersionNotFound, AliasNotFound, VersionYanked."""
         return (await self._call(self._catalog.Resolve, pb.ResolveRequest(adapter=reference))).version
 
-    async def check_compatibility(
-        self, subject: str | pb.AdapterOutline, base: str
-    ) -> pb.CheckCompatibilityResponse:
+    async def check_compatibility(self, subject: str | pb.AdapterOutline, base: str) -> pb.CheckCompatibilityResponse:
         """The verdict on a published version, or on an outline (`lorry.transfer.outline` makes one of a folder)."""
         request = pb.CheckCompatibilityRequest(base_model=base)
         if isinstance(subject, str):

@@ -17,7 +17,6 @@ from typing import Protocol, Self, TypeVar
 import grpc.aio
 from google.protobuf.message import DecodeError
 
-
 from lorry.errors import DeadlineExceeded, Unavailable
 from lorry.rpc.calls import translated
 from lorry.rpc.channel import open_channel
@@ -106,7 +105,7 @@ class Connection:
     def within(self, timeout: float) -> Self:
         """The same connection with another deadline, in seconds: `await client.within(2).resolve(...)`."""
         other = copy.copy(self)
-        other._timeout = timeout
+        other._timeout = timeout  # noqa: SLF001 - a copy of our own
         return other
 
     async def close(self) -> None:

@@ -53,13 +53,18 @@ class PartFile:
         os.fsync(self._file.fileno())
         self._file.close()
         self._temporary.replace(self._into)
-        folder = os.open(self._into.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_folder(self._into.parent)
 
     def discard(self) -> None:
         """Let go; what was not committed is gone."""
         self._file.close()
         self._temporary.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in a folder durable. Raises OSError."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -44,7 +44,9 @@ class Patience:
             self._mismatches += 1
             return self._mismatches == 1
         # The last two: somebody else sends the same blob, or the store kept less than it said. Ask again.
-        return isinstance(error, LorryError) and (error.retryable or isinstance(error, OffsetMismatch | UploadIncomplete))
+        return isinstance(error, LorryError) and (
+            error.retryable or isinstance(error, OffsetMismatch | UploadIncomplete)
+        )
 
     def _exhausted(self, _state: RetryCallState) -> bool:
         moved = self._position()

@@ -1,1 +1,1 @@
-"""The `lorry` command."""
+"""The `lorry` command. Needs the extra `cli`; `base register` also needs the extra `worker`."""

@@ -20,7 +20,8 @@ from lorry.format.strict_json import Limits, parse_object
 _T = TypeVar("_T", int, float)
 
 # A pattern entry for each of 2,048 modules in both patterns, and as many targets, 80 bytes each, is below half a MB.
-_LIMITS = Limits(size=1 << 19, depth=6, values=1 << 14)
+MAX_CONFIG = 1 << 19
+_LIMITS = Limits(size=MAX_CONFIG, depth=6, values=1 << 14)
 _MAX_NAME = 500
 MAX_RANK = 1 << 16
 # Far above any use (alpha is 1 to some 100 times the rank), and small enough that a scaling is finite in fp32.
@@ -33,9 +34,9 @@ _SHOWN = 80
 
 @dataclass(frozen=True, slots=True)
 class PathPattern(Generic[_T]):
-    """rank_pattern or alpha_pattern: path suffix -> (place in the file, value); the first place wins.
+    r"""rank_pattern or alpha_pattern: path suffix -> (place in the file, value); the first place wins.
 
-    PEFT matches `(.*\\.)?(key)$` from the beginning of the module's path (peft.utils.get_pattern_key);
+    PEFT matches `(.*\.)?(key)$` from the beginning of the module's path (peft.utils.get_pattern_key);
     for a literal key that is equality, or a suffix behind a dot.
     """
 
@@ -71,7 +72,7 @@ class AdapterConfig:
         return self.rank_pattern.of(module, self.rank)
 
     def scaling_of(self, module: str) -> float:
-        """alpha / r, with rsLoRA alpha / sqrt(r) (arXiv:2312.03732), after both patterns."""
+        """Scaling of a module: alpha / r, with rsLoRA alpha / sqrt(r) (arXiv:2312.03732), after both patterns."""
         rank, alpha = self.rank_of(module), self.alpha_pattern.of(module, self.alpha)
         return alpha / math.sqrt(rank) if self.rslora else alpha / rank
 
@@ -88,13 +89,16 @@ def parse_config(data: bytes) -> AdapterConfig:
     """
     fields = parse_object(data, "adapter_config.json", _LIMITS)
     meant = check_fields(fields)
+    targets = _targets(fields.get("target_modules"))
+    if targets:
+        meant["target_modules"] = sorted(targets)  # PEFT writes a set, in whatever order it has that day
     dora, lora_bias = bool(fields.get("use_dora")), bool(fields.get("lora_bias"))
     if dora and lora_bias:
         raise InvalidAdapter("adapter_config.json: use_dora and lora_bias exclude each other, as in PEFT")
     return AdapterConfig(
         rank=_rank("r", fields.get("r")),
         alpha=_alpha("lora_alpha", fields.get("lora_alpha")),
-        targets=_targets(fields.get("target_modules")),
+        targets=targets,
         rslora=bool(fields.get("use_rslora")),
         dora=dora,
         lora_bias=lora_bias,

@@ -50,7 +50,7 @@ _NEUTRAL = frozenset(
 # Initialisations that leave the base weight alone: once trained, the adapter is plain LoRA.
 _HARMLESS_INIT = frozenset({"gaussian", "orthogonal", "eva", "mica"})
 # Those that move a part of the base weight into the adapter.
-_BASE_CHANGING_INIT = re.compile(r"pissa(?:_niter_[0-9]{1,9})?|olora|corda|lora_ga|loftq")
+_BASE_CHANGING_INIT = re.compile(r"pissa(?:_niter_[0-9]{1,9})?|olora|corda|lora_ga")
 # Sound PEFT of a kind that is not served: field -> what to do about it.
 _REFUSED: Mapping[str, str] = {
     "alora_invocation_tokens": "activated LoRA is not served; train without it",
@@ -89,14 +89,14 @@ def check_fields(fields: Mapping[str, object]) -> dict[str, object]:
         elif name not in MEANT and name not in _NEUTRAL and not _says_nothing(value):
             _refuse(name, value)
     for name in _FLAGS:
-        if not isinstance(fields.get(name) or False, bool):
+        if not isinstance(fields.get(name), bool | None):
             raise InvalidAdapter(f"adapter_config.json: {name}: expected true or false, got {_show(fields[name])}")
     return {name: value for name, value in fields.items() if name in MEANT and not _says_nothing(value)}
 
 
 def _says_nothing(value: object) -> bool:
-    # 0 == False, but a number is a statement; so is an empty string.
-    return value is None or value is False or value in ([], {})
+    # By identity, since 0 == False, but a number is a statement.
+    return value is None or value is False or value in ("", [], {})
 
 
 def _check_type(value: object) -> None:
@@ -107,8 +107,13 @@ def _check_type(value: object) -> None:
 
 
 def _check_init(value: object) -> None:
-    if value is None or isinstance(value, bool) or value in _HARMLESS_INIT:
+    if isinstance(value, bool | None) or (isinstance(value, str) and value in _HARMLESS_INIT):
         return
+    if value == "loftq":
+        raise UnsupportedAdapter(
+            "adapter_config.json: init_lora_weights='loftq' changed the base weights at training and cannot be "
+            "converted; register the changed model as a base of its own, set init_lora_weights=true, push against it"
+        )
     if isinstance(value, str) and _BASE_CHANGING_INIT.fullmatch(value):
         raise UnsupportedAdapter(
             f"adapter_config.json: init_lora_weights={value!r} changed the base weights at training. Convert it: in "
@@ -137,7 +142,7 @@ def _check_auto_mapping(value: object) -> None:
 
 def _refuse(name: str, value: object) -> None:
     remedy = _REFUSED.get(name, "nobody knows this field here, and it may change the maths")
-    raise UnsupportedAdapter(f"adapter_config.json: {name[:_SHOWN]}: {remedy}; got {_show(value)}")
+    raise UnsupportedAdapter(f"adapter_config.json: {_show(name)}: {remedy}; got {_show(value)}")
 
 
 def _show(value: object) -> str:

@@ -55,8 +55,8 @@ def header_length(first: bytes) -> int:
     if len(first) < LENGTH_BYTES:
         raise InvalidAdapter(f"safetensors: expected at least {LENGTH_BYTES} bytes, got {len(first)}")
     length = int.from_bytes(first[:LENGTH_BYTES], "little")
-    if not 2 <= length <= MAX_HEADER:  # {} is the shortest
-        raise InvalidAdapter(f"safetensors: expected a header of 2 to {MAX_HEADER} bytes, got {length}")
+    if length > MAX_HEADER:
+        raise InvalidAdapter(f"safetensors: expected a header of at most {MAX_HEADER} bytes, got {length}")
     return LENGTH_BYTES + length
 
 

@@ -7,11 +7,20 @@ aliases or when it was made.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from typing import TypeVar
 
-from lorry.format.digest import digest_of
+from lorry.errors import InvalidAdapter, InvalidDigest
+from lorry.format.digest import check_digest, digest_of
+from lorry.format.facts import AdapterFacts, Variant
+from lorry.format.strict_json import Limits, parse_object
+
+_T = TypeVar("_T")
 
 SCHEMA = 1
+# A configuration and the paths of 2,048 modules, each at its own limit, escaped.
+_LIMITS = Limits(size=1 << 22, depth=4, values=1 << 15)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +80,93 @@ class Manifest:
         return sum(file.size for file in self.files)
 
 
+def build_manifest(
+    files: Iterable[ManifestFile],
+    facts: AdapterFacts,
+    base_id: str,
+    parents: Iterable[str] = (),
+    recipe: Recipe | None = None,
+) -> Manifest:
+    """The manifest of a checked bundle: equal bytes, base and lineage give an equal manifest.
+
+    Files are put in order of name; parents stay in the order given. Raises InvalidDigest.
+    """
+    return Manifest(
+        files=tuple(sorted(files, key=lambda file: file.name)),
+        base_id=check_digest(base_id),
+        config_json=facts.config_json,
+        rank=facts.rank,
+        alpha=facts.alpha,
+        target_modules=tuple(module.name for module in facts.modules),
+        variant=facts.variant.value,
+        parents=tuple(check_digest(parent) for parent in parents),
+        recipe=recipe,
+    )
+
+
+def manifest_from_json(data: bytes) -> Manifest:
+    """The manifest that these canonical bytes spell; any other spelling is refused.
+
+    Raises InvalidAdapter.
+    """
+    fields = parse_object(data, "manifest", _LIMITS)
+    try:
+        manifest = _manifest(fields)
+        same = manifest.canonical_json() == data
+    except (TypeError, KeyError, ValueError, InvalidDigest) as error:
+        raise InvalidAdapter(f"manifest: expected the fields of schema {SCHEMA}: {str(error)[:200]}") from error
+    if not same or manifest.schema != SCHEMA:
+        raise InvalidAdapter(f"manifest: expected canonical JSON of schema {SCHEMA}, got another spelling")
+    return manifest
+
+
 def canonical_json(value: object) -> str:
     """The one spelling of a JSON value. Raises ValueError on NaN and infinities."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def _manifest(fields: Mapping[str, object]) -> Manifest:
+    # Fields that are not asked for here show up as another spelling.
+    recipe = fields["recipe"]
+    return Manifest(
+        files=tuple(
+            ManifestFile(_get(file, "name", str), check_digest(_get(file, "digest", str)), _get(file, "size", int))
+            for file in _objects(fields, "files")
+        ),
+        base_id=check_digest(_get(fields, "base_id", str)),
+        config_json=_get(fields, "config_json", str),
+        rank=_get(fields, "rank", int),
+        alpha=_get(fields, "alpha", float),
+        target_modules=_texts(fields, "target_modules"),
+        variant=Variant(_get(fields, "variant", str)).value,
+        parents=tuple(check_digest(parent) for parent in _texts(fields, "parents")),
+        recipe=None if recipe is None else _recipe(_get(fields, "recipe", dict)),
+        schema=_get(fields, "schema", int),
+    )
+
+
+def _recipe(fields: Mapping[str, object]) -> Recipe:
+    return Recipe(
+        method=_get(fields, "method", str),
+        parameters_json=_get(fields, "parameters_json", str),
+        sources=tuple(
+            RecipeSource(check_digest(_get(source, "digest", str)), _get(source, "weight", float))
+            for source in _objects(fields, "sources")
+        ),
+        tool=_get(fields, "tool", str),
+    )
+
+
+def _get(fields: Mapping[str, object], name: str, kind: type[_T]) -> _T:
+    value = fields[name]
+    if type(value) is not kind:
+        raise TypeError(f"{name}: expected {kind.__name__}, got {type(value).__name__}")
+    return value
+
+
+def _objects(fields: Mapping[str, object], name: str) -> list[dict[str, object]]:
+    return [_get({name: entry}, name, dict) for entry in _get(fields, name, list)]
+
+
+def _texts(fields: Mapping[str, object], name: str) -> tuple[str, ...]:
+    return tuple(_get({name: entry}, name, str) for entry in _get(fields, name, list))

@@ -11,12 +11,15 @@ import json
 import math
 import re
 from dataclasses import dataclass
+from itertools import accumulate
 
 from lorry.errors import InvalidAdapter
 
 # A string, its closing quote left optional: so an unterminated one matches to the end, once, and the scan stays
 # linear. Possessive: nothing to go back to.
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
+# What a byte of structure does to the nesting.
+_STEP = tuple((byte in b"[{") - (byte in b"]}") for byte in range(256))
 _NOT_STRUCTURE = bytes(set(range(256)) - set(b"[]{},"))
 # Digits of a number: 20 hold any 64-bit integer, 40 any double that a writer prints.
 _DIGITS = 40
@@ -57,11 +60,8 @@ def _check_structure(data: bytes, what: str, limits: Limits) -> None:
     structure = _STRING.sub(b"", data).translate(None, _NOT_STRUCTURE)
     if len(structure) > limits.values:
         raise InvalidAdapter(f"{what}: expected at most {limits.values} values, got more")
-    depth = 0
-    for mark in structure:
-        depth += (mark in b"[{") - (mark in b"]}")
-        if depth > limits.depth:
-            raise InvalidAdapter(f"{what}: expected nesting of at most {limits.depth}, got more")
+    if max(accumulate(map(_STEP.__getitem__, structure)), default=0) > limits.depth:
+        raise InvalidAdapter(f"{what}: expected nesting of at most {limits.depth}, got more")
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:

@@ -14,6 +14,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from lorry.errors import InvalidInput
 from lorry.format.base import BaseFacts, BaseModule, ModuleKind
+from lorry.format.compatibility import Finding
 from lorry.format.facts import Variant
 from lorry.format.manifest import Manifest, ManifestFile, Recipe, RecipeSource
 from lorry.v1 import types_pb2 as pb
@@ -136,6 +137,11 @@ def base_from_pb(base: pb.BaseModel) -> BaseFacts:
         modules=tuple(_module_from_pb(module) for module in base.modules),
         quantization=base.quantization or _NO_QUANTIZATION,
     )
+
+
+def finding_to_pb(finding: Finding) -> pb.Finding:
+    """One reason or remark of a verdict."""
+    return pb.Finding(code=finding.code.value, message=finding.message, module=finding.module, warning=finding.warning)
 
 
 def _module_to_pb(module: BaseModule) -> pb.Module:

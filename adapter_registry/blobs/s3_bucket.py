@@ -1,0 +1,256 @@
+"""One S3 bucket, as calls that end in a value or in an error of Lorry's.
+
+Owns the client's settings, the bucket's creation and the translation of what boto3 raises. Does not
+know what a digest is, nor in which order the calls make an upload safe. Error texts carry S3's code
+and the operation, never a header or a key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+from botocore.parsers import ResponseParserError
+from urllib3.exceptions import HTTPError
+
+from lorry.errors import BlobNotFound, StorageUnavailable
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+    from mypy_boto3_s3.type_defs import CompletedPartTypeDef, GetObjectRequestTypeDef
+
+# The one region whose buckets must be created without saying so.
+_DEFAULT_REGION = "us-east-1"
+_CONNECT_SECONDS = 5
+# A server-side copy answers when it is done: 5 GiB at 100 MB/s are 54 s.
+_READ_SECONDS = 60
+# The registry's threads for blobs, with room for look-ups beside them.
+_CONNECTIONS = 32
+_MISSING = {"404", "NoSuchKey", "NoSuchBucket", "NoSuchUpload", "NotFound"}
+_BUCKET_IS_THERE = {"BucketAlreadyOwnedByYou", "BucketAlreadyExists"}
+
+
+@dataclass(frozen=True, slots=True)
+class S3Settings:
+    """Where the S3 server is and who we are to it.
+
+    endpoint: URL, or None for AWS. Without an access key boto3 looks where it always does
+    (environment, profile, instance role).
+    """
+
+    endpoint: str | None = None
+    region: str = _DEFAULT_REGION
+    access_key_id: str | None = None
+    secret_access_key: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of a multipart upload, as the server has it. size: bytes."""
+
+    number: int
+    etag: str
+    size: int
+
+
+class Bucket:
+    """The bucket. Every method raises StorageUnavailable; keys are relative to `prefix`."""
+
+    def __init__(self, name: str, prefix: str, settings: S3Settings) -> None:
+        self._name = name
+        self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
+        self._region = settings.region
+        self._client = _connect(settings)
+
+    def ensure(self) -> None:
+        """Create the bucket where there is none."""
+        with _storage():
+            try:
+                self._client.head_bucket(Bucket=self._name)
+            except ClientError as error:
+                if _code(error) not in _MISSING:
+                    raise
+                self._create()
+
+    def _create(self) -> None:
+        try:
+            if self._region == _DEFAULT_REGION:
+                self._client.create_bucket(Bucket=self._name)
+            else:
+                self._client.create_bucket(
+                    Bucket=self._name,
+                    CreateBucketConfiguration={"LocationConstraint": self._region},  # type: ignore[typeddict-item]
+                )
+        except ClientError as error:
+            if _code(error) not in _BUCKET_IS_THERE:
+                raise
+
+    def size_of(self, key: str) -> int | None:
+        """Length of an object in bytes; None where there is none."""
+        with _storage():
+            try:
+                return self._client.head_object(Bucket=self._name, Key=self._prefix + key)["ContentLength"]
+            except ClientError as error:
+                if _code(error) in _MISSING:
+                    return None
+                raise
+
+    def read(self, key: str, wanted: range, chunk: int, etag: str | None = None) -> Iterator[bytes]:
+        """The wanted bytes of an object in pieces; all of them, or an error. Raises BlobNotFound.
+
+        etag: what the object must still be.
+        """
+        if not wanted:  # S3 has no empty range
+            return
+        request: GetObjectRequestTypeDef = {
+            "Bucket": self._name,
+            "Key": self._prefix + key,
+            "Range": f"bytes={wanted.start}-{wanted.stop - 1}",
+        }
+        if etag is not None:
+            request["IfMatch"] = etag
+        with _storage():
+            body = self._client.get_object(**request)["Body"]
+        try:
+            at = wanted.start
+            while at < wanted.stop:
+                with _storage():
+                    piece = body.read(min(chunk, wanted.stop - at))
+                if not piece:
+                    raise StorageUnavailable(
+                        f"expected bytes {wanted.start} to {wanted.stop}, S3's answer ends at {at}"
+                    )
+                at += len(piece)
+                yield piece
+        finally:
+            body.close()
+
+    def put(self, key: str, data: bytearray, sha256: str) -> None:
+        """Store an object whole. sha256: base64 of its hash, which the server checks."""
+        with _storage():
+            self._client.put_object(
+                Bucket=self._name,
+                Key=self._prefix + key,
+                Body=data,  # type: ignore[arg-type] # boto3 takes a bytearray, its stubs do not say so
+                ContentLength=len(data),
+                ChecksumSHA256=sha256,
+            )
+
+    def copy(self, source: str, target: str, etag: str) -> None:
+        """Copy an object within the server, if it still is what the etag says."""
+        with _storage():
+            self._client.copy_object(
+                Bucket=self._name,
+                Key=self._prefix + target,
+                CopySource={"Bucket": self._name, "Key": self._prefix + source},
+                CopySourceIfMatch=etag,
+            )
+
+    def delete(self, key: str) -> None:
+        """Remove an object, if it is there."""
+        with _storage():
+            self._client.delete_object(Bucket=self._name, Key=self._prefix + key)
+
+    def begin(self, key: str) -> str:
+        """Begin a multipart upload and say its id."""
+        with _storage():
+            return self._client.create_multipart_upload(Bucket=self._name, Key=self._prefix + key)["UploadId"]
+
+    def uploads(self, key: str) -> list[str]:
+        """Ids of the multipart uploads to a key that were begun and neither completed nor aborted."""
+        path = self._prefix + key
+        with _storage():
+            # MinIO lists by whole keys alone, so the prefix is the key.
+            pages = self._client.get_paginator("list_multipart_uploads").paginate(Bucket=self._name, Prefix=path)
+            try:
+                return [
+                    found["UploadId"] for page in pages for found in page.get("Uploads", []) if found["Key"] == path
+                ]
+            except ClientError as error:
+                if _code(error) in _MISSING:
+                    return []
+                raise
+
+    def parts(self, key: str, upload: str) -> list[Part]:
+        """The parts of a multipart upload by number; none where it is no more."""
+        with _storage():
+            pages = self._client.get_paginator("list_parts").paginate(
+                Bucket=self._name, Key=self._prefix + key, UploadId=upload
+            )
+            try:
+                return [
+                    Part(part["PartNumber"], part["ETag"], part["Size"])
+                    for page in pages
+                    for part in page.get("Parts", [])
+                ]
+            except ClientError as error:
+                if _code(error) in _MISSING:
+                    return []
+                raise
+
+    def send(self, key: str, upload: str, number: int, data: bytearray) -> Part:
+        """Store one part."""
+        with _storage():
+            answer = self._client.upload_part(
+                Bucket=self._name,
+                Key=self._prefix + key,
+                UploadId=upload,
+                PartNumber=number,
+                Body=data,  # type: ignore[arg-type] # as in put
+            )
+        return Part(number, answer["ETag"], len(data))
+
+    def complete(self, key: str, upload: str, parts: list[Part]) -> str:
+        """Make one object of the parts and say its etag."""
+        listed: list[CompletedPartTypeDef] = [{"PartNumber": part.number, "ETag": part.etag} for part in parts]
+        with _storage():
+            return self._client.complete_multipart_upload(
+                Bucket=self._name, Key=self._prefix + key, UploadId=upload, MultipartUpload={"Parts": listed}
+            )["ETag"]
+
+    def abort(self, key: str, upload: str) -> None:
+        """Throw a multipart upload away."""
+        with _storage():
+            self._client.abort_multipart_upload(Bucket=self._name, Key=self._prefix + key, UploadId=upload)
+
+
+def _connect(settings: S3Settings) -> S3Client:
+    return boto3.session.Session().client(
+        "s3",
+        endpoint_url=settings.endpoint,
+        region_name=settings.region,
+        aws_access_key_id=settings.access_key_id,
+        aws_secret_access_key=settings.secret_access_key,
+        config=Config(
+            connect_timeout=_CONNECT_SECONDS,
+            read_timeout=_READ_SECONDS,
+            max_pool_connections=_CONNECTIONS,
+            retries={"mode": "standard", "total_max_attempts": 3},
+            request_checksum_calculation="when_supported",
+            response_checksum_validation="when_supported",
+            # A server of one's own seldom has a DNS name for every bucket.
+            s3={"addressing_style": "path" if settings.endpoint else "auto"},
+        ),
+    )
+
+
+def _code(error: ClientError) -> str:
+    return error.response.get("Error", {}).get("Code", "unknown")
+
+
+@contextmanager
+def _storage() -> Iterator[None]:
+    """What boto3 raises inside is a missing object, or a store that cannot be used now."""
+    try:
+        yield
+    except ClientError as error:
+        if _code(error) == "NoSuchKey" and error.operation_name == "GetObject":
+            raise BlobNotFound("S3 has no such object any more") from error
+        raise StorageUnavailable(f"S3 refused {error.operation_name}: {_code(error)}") from error
+    except (BotoCoreError, ResponseParserError, HTTPError) as error:
+        raise StorageUnavailable(f"S3 cannot be used: {type(error).__name__}") from error

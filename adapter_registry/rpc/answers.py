@@ -1,0 +1,102 @@
+"""The catalogue's records as messages.
+
+Owns the fields of every answer. Does not know requests.
+"""
+
+from __future__ import annotations
+
+from adapter_registry.domain.records import AdapterRecord, AliasRecord, BaseRecord, Event, EventKind, VersionRecord
+from lorry.rpc.convert import base_to_pb, manifest_to_pb, timestamp_to_pb, variant_to_pb
+from lorry.v1 import catalog_pb2, types_pb2
+
+
+def base_answer(base: BaseRecord, *, modules: bool = True) -> types_pb2.BaseModel:
+    """A base, with its module table or without."""
+    message = base_to_pb(base.facts, base.name, base.known_as, base.derived_from or "")
+    if base.created is not None:
+        message.create_time.CopyFrom(timestamp_to_pb(base.created))
+    if not modules:
+        message.ClearField("modules")
+    return message
+
+
+def version_answer(version: VersionRecord) -> types_pb2.Version:
+    """A version as read under its adapter."""
+    return types_pb2.Version(
+        digest=version.digest,
+        namespace=version.namespace,
+        name=version.name,
+        number=version.number,
+        manifest=manifest_to_pb(version.manifest),
+        create_time=timestamp_to_pb(version.created),
+        yank_reason=version.yank_reason,
+        aliases=version.aliases,
+        size_bytes=version.manifest.size,
+        warnings=version.warnings,
+    )
+
+
+def adapter_answer(adapter: AdapterRecord) -> types_pb2.Adapter:
+    """An adapter with the facts of its newest version."""
+    message = types_pb2.Adapter(
+        namespace=adapter.namespace,
+        name=adapter.name,
+        description=adapter.description,
+        labels=adapter.labels,
+        create_time=timestamp_to_pb(adapter.created),
+        version_count=adapter.version_count,
+        revision=adapter.revision,
+        aliases=adapter.aliases,
+    )
+    if adapter.latest is not None:
+        _describe(message, adapter.latest)
+    return message
+
+
+def _describe(message: types_pb2.Adapter, latest: VersionRecord) -> None:
+    message.latest_number = latest.number
+    message.latest_digest = latest.digest
+    message.variant = variant_to_pb(latest.manifest.variant)
+    message.rank = latest.manifest.rank
+    message.base_id = latest.manifest.base_id
+    message.size_bytes = latest.manifest.size
+
+
+def alias_answer(alias: AliasRecord) -> types_pb2.Alias:
+    """An alias, or one move of it."""
+    return types_pb2.Alias(
+        alias=alias.alias,
+        digest=alias.digest or "",
+        number=alias.number,
+        revision=alias.revision,
+        update_time=timestamp_to_pb(alias.updated),
+    )
+
+
+def event_answer(event: Event) -> catalog_pb2.WatchResponse:
+    """One event with the token that goes on behind it."""
+    message = catalog_pb2.WatchResponse(
+        resume_token=str(event.sequence),
+        commit_time=timestamp_to_pb(event.committed),
+        namespace=event.namespace,
+        name=event.name,
+    )
+    _tell(message, event)
+    return message
+
+
+def _tell(message: catalog_pb2.WatchResponse, event: Event) -> None:
+    match event.kind:
+        case EventKind.BASE_REGISTERED:
+            message.base_registered.base_id = event.digest
+        case EventKind.VERSION_CREATED:
+            message.version_created.digest, message.version_created.number = event.digest, event.number
+        case EventKind.VERSION_YANKED:
+            message.version_yanked.digest, message.version_yanked.reason = event.digest, event.text
+        case EventKind.VERSION_DELETED:
+            message.version_deleted.digest = event.digest
+        case EventKind.ALIAS_MOVED:
+            moved = message.alias_moved
+            moved.alias, moved.digest, moved.revision = event.text, event.digest, event.number
+        case EventKind.ALIAS_DELETED:
+            message.alias_deleted.alias = event.text

@@ -1,0 +1,48 @@
+"""CatalogService on the wire: its parts put together, and the calls that concern bases and events.
+
+Owns their requests and answers. Does not know how bases are stored or where events come from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+
+from adapter_registry.rpc.adapters import AdapterCalls
+from adapter_registry.rpc.answers import base_answer, event_answer
+from adapter_registry.rpc.calls import Context
+from adapter_registry.rpc.requests import base_of, namespace_of, page_of
+from adapter_registry.rpc.versions import VersionCalls
+from adapter_registry.service.compatibility import find_base
+from adapter_registry.service.rules import check_base
+from lorry.v1 import catalog_pb2 as pb
+from lorry.v1.catalog_pb2_grpc import CatalogServiceServicer
+
+
+class CatalogServicer(VersionCalls, AdapterCalls, CatalogServiceServicer):
+    """Answers CatalogService."""
+
+    async def RegisterBaseModel(
+        self, request: pb.RegisterBaseModelRequest, context: Context
+    ) -> pb.RegisterBaseModelResponse:
+        """Make a base model known."""
+        base, created = await self._queries.run(self._catalog.add_base, check_base(base_of(request)))
+        return pb.RegisterBaseModelResponse(base_model=base_answer(base), created=created)
+
+    async def GetBaseModel(self, request: pb.GetBaseModelRequest, context: Context) -> pb.GetBaseModelResponse:
+        """Read one base model."""
+        base = await self._queries.run(find_base, self._catalog, request.base_model)
+        return pb.GetBaseModelResponse(base_model=base_answer(base))
+
+    async def ListBaseModels(self, request: pb.ListBaseModelsRequest, context: Context) -> pb.ListBaseModelsResponse:
+        """A page of base models, by name."""
+        listing = await self._queries.run(self._catalog.list_bases, page_of(request))
+        bases = [base_answer(base, modules=False) for base in listing.items]
+        return pb.ListBaseModelsResponse(base_models=bases, next_page_token=listing.next_token)
+
+    async def Watch(self, request: pb.WatchRequest, context: Context) -> AsyncIterator[pb.WatchResponse]:
+        """Events in commit order, without end."""
+        namespace = namespace_of(request.namespace)
+        async with aclosing(self._registry.watcher.watch(request.resume_token, namespace)) as events:
+            async for event in events:
+                yield event_answer(event)

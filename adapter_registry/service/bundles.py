@@ -1,0 +1,78 @@
+"""An adapter that lies in the blob store: is it all there, is it sound, what is it?
+
+Owns the order in which its bytes are looked at: sizes, configuration, header, facts, values. Reads in
+bounded memory. Does not know bases, names or versions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+
+from adapter_registry.blobs.protocol import Blob, BlobStore
+from lorry.errors import InvalidAdapter, MissingBlobs
+from lorry.format.bundle import CONFIG_NAME, WEIGHTS_NAME, check_names
+from lorry.format.config import MAX_CONFIG
+from lorry.format.derive import outline
+from lorry.format.digest import check_digest
+from lorry.format.facts import AdapterFacts
+from lorry.format.finite import check_finite
+from lorry.format.header import LENGTH_BYTES, header_length, parse_header
+from lorry.format.manifest import ManifestFile
+
+# One read of a blob: what the stores read best.
+_CHUNK = 1 << 20
+# Digests that a message lists.
+_LISTED = 20
+
+
+def inspect(store: BlobStore, files: Sequence[ManifestFile]) -> AdapterFacts:
+    """The facts of a whole bundle, every byte of its weights read. Slow; any thread.
+
+    Raises InvalidAdapter, UnsupportedAdapter, InvalidDigest, MissingBlobs, StorageUnavailable.
+    """
+    check_names(file.name for file in files)
+    _check_stored(store, files)
+    facts = outline_of(store, files)
+    with _opened(store, files, WEIGHTS_NAME) as weights:
+        index = parse_header(_header(weights), weights.size)
+        check_finite(index, weights.chunks(0, 0, _CHUNK))
+    return facts
+
+
+def outline_of(store: BlobStore, files: Sequence[ManifestFile]) -> AdapterFacts:
+    """The facts of a bundle from its configuration and header alone.
+
+    Raises InvalidAdapter, UnsupportedAdapter, BlobNotFound, StorageUnavailable.
+    """
+    with _opened(store, files, CONFIG_NAME) as blob:
+        config = _read(blob, 0, MAX_CONFIG + 1)  # one more than parse_config takes
+    with _opened(store, files, WEIGHTS_NAME) as weights:
+        return outline(config, _header(weights), weights.size)
+
+
+def _check_stored(store: BlobStore, files: Sequence[ManifestFile]) -> None:
+    missing = store.missing([check_digest(file.digest) for file in files])
+    if missing:
+        more = f" and {len(missing) - _LISTED} more" if len(missing) > _LISTED else ""
+        raise MissingBlobs(f"expected every file's blob to be stored, missing are {', '.join(missing[:_LISTED])}{more}")
+    for file in files:
+        with closing(store.open(file.digest)) as blob:
+            if blob.size != file.size:
+                raise InvalidAdapter(f"{file.name}: expected the blob's {blob.size} bytes, got a claim of {file.size}")
+
+
+@contextmanager
+def _opened(store: BlobStore, files: Sequence[ManifestFile], name: str) -> Iterator[Blob]:
+    digest = next(file.digest for file in files if file.name == name)
+    with closing(store.open(digest)) as blob:
+        yield blob
+
+
+def _header(weights: Blob) -> bytes:
+    first = _read(weights, 0, LENGTH_BYTES)
+    return first + _read(weights, LENGTH_BYTES, header_length(first) - LENGTH_BYTES)
+
+
+def _read(blob: Blob, offset: int, limit: int) -> bytes:
+    return b"".join(blob.chunks(min(offset, blob.size), limit, _CHUNK))

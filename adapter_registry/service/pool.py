@@ -1,0 +1,74 @@
+"""Blocking work off the event loop, a bounded number of jobs at a time.
+
+Owns one thread pool. Does not know what the jobs do: one pool works on the catalogue's database (as
+many threads as it has connections), another on the blob store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from typing import ParamSpec, Protocol, TypeVar
+
+
+class Closeable(Protocol):
+    """Something that must be let go of."""
+
+    def close(self) -> None:
+        """Let go."""
+
+
+P = ParamSpec("P")
+T = TypeVar("T")
+C = TypeVar("C", bound=Closeable)
+
+
+class Pool:
+    """`threads` threads; more jobs wait for their turn."""
+
+    def __init__(self, threads: int, name: str) -> None:
+        self._executor = ThreadPoolExecutor(threads, thread_name_prefix=name)
+
+    async def run(self, job: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """The job's result; raises what it raises.
+
+        When the caller is cancelled, a job that has not begun is dropped and a running one is
+        waited for: what it uses may be closed right behind this call.
+        """
+        return await _result(self._executor.submit(job, *args, **kwargs))
+
+    @asynccontextmanager
+    async def opened(self, opener: Callable[P, C], *args: P.args, **kwargs: P.kwargs) -> AsyncIterator[C]:
+        """What `opener` gives, closed in the end, also where the caller is cancelled while it opens."""
+        opening = self._executor.submit(opener, *args, **kwargs)
+        try:
+            yield await _result(opening)
+        finally:
+            if opening.done() and not opening.cancelled() and opening.exception() is None:
+                await _ended(asyncio.wrap_future(self._executor.submit(opening.result().close)))
+
+    def close(self) -> None:
+        """Wait for the running jobs; take no more."""
+        self._executor.shutdown(cancel_futures=True)
+
+
+async def _result(future: Future[T]) -> T:
+    outcome = asyncio.wrap_future(future)
+    try:
+        return await asyncio.shield(outcome)
+    except asyncio.CancelledError:
+        if not future.cancel():
+            await _ended(outcome)
+        raise
+
+
+async def _ended(outcome: asyncio.Future[T]) -> None:
+    while not outcome.done():
+        try:
+            await asyncio.wait([outcome])
+        except asyncio.CancelledError:
+            continue  # cancelled again: the job still runs
+    if not outcome.cancelled():
+        outcome.exception()  # seen: nobody else will ask for it

@@ -1,0 +1,118 @@
+"""Base models in the store.
+
+Owns how a base is known: one name, one fingerprint, any number of further names. Does not know
+adapters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from adapter_registry.domain.paging import Cursor, page_size
+from adapter_registry.domain.records import BaseRecord, EventKind, Listing, Page
+from adapter_registry.store.database import Database
+from adapter_registry.store.events import tell
+from adapter_registry.store.models import BaseRow, KnownAsRow
+from lorry.errors import BaseConflict, BaseNotFound
+from lorry.format.base import BaseFacts, BaseModule, ModuleKind
+
+_PAGES = Cursor("bases", "", (str,))
+
+
+class Bases:
+    """The part of the catalogue that keeps base models; see Catalog."""
+
+    _database: Database
+
+    def add_base(self, base: BaseRecord) -> tuple[BaseRecord, bool]:
+        """See Catalog. A known base under another name keeps its name; the other is added to known_as."""
+        with self._database.write() as session:
+            _refuse_taken_name(session, base)
+            row = session.scalar(select(BaseRow).where(BaseRow.base_id == base.facts.base_id))
+            created = row is None
+            if row is None:
+                row = _new_row(base)
+                session.add(row)
+                tell(session, EventKind.BASE_REGISTERED, None, base.facts.base_id)
+            elif _facts(row) != base.facts:
+                raise BaseConflict(f"{base.facts.base_id} is registered as {row.name!r} with another shape")
+            _add_names(session, row, {base.name, *base.known_as})
+            return _records(session, [row])[0], created
+
+    def get_base(self, name: str) -> BaseRecord:
+        """See Catalog."""
+        with self._database.read() as session:
+            row = session.scalar(select(BaseRow).where(BaseRow.name == name))
+            row = row or session.scalar(select(BaseRow).where(BaseRow.base_id == name))
+            row = row or session.scalar(
+                select(BaseRow)
+                .join(KnownAsRow, KnownAsRow.base == BaseRow.id)
+                .where(KnownAsRow.name == name)
+                .order_by(BaseRow.id)
+                .limit(1)
+            )
+            if row is None:
+                raise BaseNotFound(f"no base model {name[:200]!r}; `lorry base register` makes one known")
+            return _records(session, [row])[0]
+
+    def list_bases(self, page: Page) -> Listing[BaseRecord]:
+        """See Catalog."""
+        query = select(BaseRow).order_by(BaseRow.name).limit(page_size(page.size) + 1)
+        if behind := _PAGES.position(page):
+            query = query.where(BaseRow.name > behind[0])
+        with self._database.read() as session:
+            rows = session.scalars(query).all()
+            return _PAGES.listing(rows, page, lambda row: (row.name,), _records(session, rows[: page_size(page.size)]))
+
+
+def _refuse_taken_name(session: Session, base: BaseRecord) -> None:
+    """A name of another base, even a known_as one: adapters that carry it would change their base."""
+    others = select(BaseRow.base_id).outerjoin(KnownAsRow, KnownAsRow.base == BaseRow.id)
+    taken = (BaseRow.name == base.name) | (KnownAsRow.name == base.name)
+    owner = session.scalar(others.where(taken, BaseRow.base_id != base.facts.base_id).limit(1))
+    if owner is not None:
+        raise BaseConflict(f"the name {base.name!r} belongs to base {owner}, not to {base.facts.base_id}")
+
+
+def _new_row(base: BaseRecord) -> BaseRow:
+    facts = base.facts
+    return BaseRow(
+        base_id=facts.base_id,
+        name=base.name,
+        architecture_id=facts.architecture_id,
+        model_type=facts.model_type,
+        vocab_size=facts.vocab_size,
+        quantization=facts.quantization,
+        derived_from=base.derived_from,
+        modules=[[m.name, m.kind.value, m.in_features, m.out_features] for m in facts.modules],
+        created=datetime.now(UTC),
+    )
+
+
+def _add_names(session: Session, row: BaseRow, names: set[str]) -> None:
+    known = set(session.scalars(select(KnownAsRow.name).where(KnownAsRow.base == row.id)))
+    session.add_all(KnownAsRow(base=row.id, name=name) for name in sorted(names - known - {row.name}))
+    session.flush()
+
+
+def _facts(row: BaseRow) -> BaseFacts:
+    return BaseFacts(
+        base_id=row.base_id,
+        architecture_id=row.architecture_id,
+        model_type=row.model_type,
+        vocab_size=row.vocab_size,
+        modules=tuple(BaseModule(name, ModuleKind(kind), i, o) for name, kind, i, o in row.modules),
+        quantization=row.quantization,
+    )
+
+
+def _records(session: Session, rows: Sequence[BaseRow]) -> list[BaseRecord]:
+    query = select(KnownAsRow).where(KnownAsRow.base.in_([row.id for row in rows])).order_by(KnownAsRow.name)
+    names: dict[int, list[str]] = {row.id: [] for row in rows}
+    for known in session.scalars(query):
+        names[known.base].append(known.name)
+    return [BaseRecord(row.name, _facts(row), tuple(names[row.id]), row.derived_from, row.created) for row in rows]

@@ -1,0 +1,103 @@
+"""Rows to records, and the look-ups that every part of the store shares.
+
+Owns what a reference means in the tables and which error says that it means nothing. Does not
+write. All functions work inside the caller's transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+from operator import attrgetter
+from typing import NoReturn
+
+from sqlalchemy import ColumnElement, Select, select
+from sqlalchemy.orm import Session
+
+from adapter_registry.domain.records import VersionRecord
+from adapter_registry.store.models import AdapterRow, AliasRow, VersionRow
+from lorry.errors import AdapterNotFound, AliasNotFound, VersionNotFound
+from lorry.format.manifest import manifest_from_json
+from lorry.format.reference import AdapterName, Reference
+
+Located = tuple[AdapterRow, VersionRow]
+
+
+def name_of(row: AdapterRow) -> AdapterName:
+    """Name of a stored adapter."""
+    return AdapterName(row.namespace, row.name)
+
+
+def named(adapter: AdapterName) -> ColumnElement[bool]:
+    """Condition for the row of an adapter, deleted or not."""
+    return (AdapterRow.namespace == adapter.namespace) & (AdapterRow.name == adapter.name)
+
+
+def adapter_row(session: Session, adapter: AdapterName) -> AdapterRow:
+    """The row of an adapter. Raises AdapterNotFound."""
+    row = session.scalar(select(AdapterRow).where(named(adapter), ~AdapterRow.deleted))
+    if row is None:
+        raise AdapterNotFound(f"no adapter {adapter}", adapter=str(adapter))
+    return row
+
+
+def locate(session: Session, reference: Reference) -> Located:
+    """The version that a reference names, yanked or not. Raises AdapterNotFound, VersionNotFound, AliasNotFound."""
+    found = session.execute(_meaning(reference)).first()
+    if found is None:
+        _explain(session, reference)
+    return found[0], found[1]
+
+
+def _meaning(reference: Reference) -> Select[AdapterRow, VersionRow]:
+    query = select(AdapterRow, VersionRow).join(VersionRow, VersionRow.adapter == AdapterRow.id)
+    query = query.where(named(reference.adapter), ~AdapterRow.deleted)
+    if reference.number is not None:
+        return query.where(VersionRow.number == reference.number)
+    if reference.digest is not None:
+        return query.where(VersionRow.digest == reference.digest)
+    if reference.alias is None:
+        return query.where(VersionRow.number == AdapterRow.latest_number)
+    return query.join(AliasRow, AliasRow.version == VersionRow.id).where(
+        AliasRow.adapter == AdapterRow.id, AliasRow.alias == reference.alias
+    )
+
+
+def _explain(session: Session, reference: Reference) -> NoReturn:
+    adapter = str(name_of(adapter_row(session, reference.adapter)))
+    if reference.alias is not None:
+        raise AliasNotFound(f"adapter {adapter} has no alias {reference.alias!r}", adapter=adapter)
+    if reference == Reference(reference.adapter):
+        raise VersionNotFound(f"adapter {adapter} has no version that is not yanked", adapter=adapter)
+    raise VersionNotFound(f"no version {reference}", adapter=adapter)
+
+
+def version_record(session: Session, found: Located) -> VersionRecord:
+    """The record of one version."""
+    return version_records(session, [found])[0]
+
+
+def version_records(session: Session, found: Sequence[Located]) -> list[VersionRecord]:
+    """The records of versions, in order; their aliases are read in one go."""
+    aliases = _aliases_of(session, [version.id for _, version in found])
+    return [_record(adapter, version, aliases.get(version.id, ())) for adapter, version in found]
+
+
+def _aliases_of(session: Session, versions: Sequence[int]) -> dict[int, tuple[str, ...]]:
+    query = select(AliasRow).where(AliasRow.version.in_(versions)).order_by(AliasRow.version, AliasRow.alias)
+    rows = groupby(session.scalars(query), attrgetter("version"))
+    return {version: tuple(row.alias for row in group) for version, group in rows}
+
+
+def _record(adapter: AdapterRow, version: VersionRow, aliases: tuple[str, ...]) -> VersionRecord:
+    return VersionRecord(
+        namespace=adapter.namespace,
+        name=adapter.name,
+        number=version.number,
+        manifest=manifest_from_json(version.manifest.encode()),
+        digest=version.digest,
+        created=version.created,
+        yank_reason=version.yank_reason,
+        aliases=aliases,
+        warnings=tuple(version.warnings),
+    )

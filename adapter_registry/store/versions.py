@@ -1,0 +1,150 @@
+"""Versions in the store: publishing, reading and yanking.
+
+Owns numbers, which are given once and never again, and which version is an adapter's newest. Does
+not check formats or compatibility: what comes here was checked, and its blobs are stored.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from sqlalchemy import delete, func, select
+from sqlalchemy.orm import Session
+
+from adapter_registry.domain.paging import Cursor, page_size
+from adapter_registry.domain.records import EventKind, Listing, NewVersion, Page, VersionRecord
+from adapter_registry.store.aliases import point, refuse_yanked
+from adapter_registry.store.database import Database
+from adapter_registry.store.events import tell
+from adapter_registry.store.models import AdapterRow, LabelRow, LineageRow, VersionRow
+from adapter_registry.store.reading import adapter_row, locate, named, version_record, version_records
+from lorry.errors import ParentNotFound
+from lorry.format.manifest import Manifest, manifest_from_json
+from lorry.format.reference import AdapterName, Reference
+
+
+def renew_latest(session: Session, adapter: AdapterRow) -> None:
+    """Find the newest version that is not yanked again, after one was hidden or deleted."""
+    query = select(func.max(VersionRow.number)).where(
+        VersionRow.adapter == adapter.id, VersionRow.yank_reason.is_(None)
+    )
+    adapter.latest_number = session.scalar(query) or 0
+
+
+class Versions:
+    """The part of the catalogue that keeps versions; see Catalog."""
+
+    _database: Database
+
+    def create_version(self, new: NewVersion) -> tuple[VersionRecord, bool]:
+        """See Catalog."""
+        with self._database.write() as session:
+            adapter = _owner(session, new)
+            stored = (VersionRow.adapter == adapter.id) & (VersionRow.digest == new.manifest.digest)
+            version = session.scalar(select(VersionRow).where(stored))
+            created = version is None
+            if version is None:
+                version = _publish(session, adapter, new)
+            if new.alias is not None:
+                point(session, adapter, version, new.alias, None)
+            return version_record(session, (adapter, version)), created
+
+    def get_version(self, reference: Reference) -> VersionRecord:
+        """See Catalog."""
+        with self._database.read() as session:
+            return version_record(session, locate(session, reference))
+
+    def resolve(self, reference: Reference) -> VersionRecord:
+        """See Catalog."""
+        with self._database.read() as session:
+            adapter, version = locate(session, reference)
+            if reference.digest is None:
+                refuse_yanked(adapter, version)
+            return version_record(session, (adapter, version))
+
+    def list_versions(self, adapter: AdapterName, page: Page) -> Listing[VersionRecord]:
+        """See Catalog."""
+        cursor = Cursor("versions", str(adapter), (int,))
+        size = page_size(page.size)
+        behind = cursor.position(page)
+        with self._database.read() as session:
+            owner = adapter_row(session, adapter)
+            query = select(VersionRow).where(VersionRow.adapter == owner.id)
+            if behind:
+                query = query.where(VersionRow.number < behind[0])
+            rows = session.scalars(query.order_by(VersionRow.number.desc()).limit(size + 1)).all()
+            items = version_records(session, [(owner, row) for row in rows[:size]])
+        return cursor.listing(rows, page, lambda row: (row.number,), items)
+
+    def yank_version(self, reference: Reference, reason: str) -> VersionRecord:
+        """See Catalog."""
+        with self._database.write() as session:
+            adapter, version = locate(session, reference)
+            if version.yank_reason is None:
+                version.yank_reason = reason
+                session.flush()
+                renew_latest(session, adapter)
+                tell(session, EventKind.VERSION_YANKED, adapter, version.digest, number=version.number, text=reason)
+            return version_record(session, (adapter, version))
+
+
+def _owner(session: Session, new: NewVersion) -> AdapterRow:
+    """The adapter of a new version; made, or called back from deletion, where there is none."""
+    row = session.scalar(select(AdapterRow).where(named(AdapterName(new.namespace, new.name))))
+    if row is not None and not row.deleted:
+        return row
+    if row is None:
+        row = AdapterRow(namespace=new.namespace, name=new.name, revision=0, last_number=0)
+        session.add(row)
+    row.created = datetime.now(UTC)
+    row.revision += 1
+    row.latest_number = row.version_count = 0
+    row.deleted = False
+    row.description = new.description
+    session.flush()
+    write_labels(session, row, new.labels)
+    return row
+
+
+def write_labels(session: Session, adapter: AdapterRow, labels: dict[str, str]) -> None:
+    """Put these labels in the place of all that the adapter has."""
+    session.execute(delete(LabelRow).where(LabelRow.adapter == adapter.id))
+    session.add_all(LabelRow(adapter=adapter.id, key=key, value=value) for key, value in labels.items())
+    session.flush()
+
+
+def _publish(session: Session, adapter: AdapterRow, new: NewVersion) -> VersionRow:
+    # What could not be read again is not stored.
+    manifest = manifest_from_json(new.manifest.canonical_json())
+    ancestors = _ancestors(session, manifest)
+    adapter.last_number += 1
+    adapter.latest_number = adapter.last_number
+    adapter.version_count += 1
+    version = VersionRow(
+        adapter=adapter.id,
+        number=adapter.last_number,
+        digest=manifest.digest,
+        base_id=manifest.base_id,
+        variant=manifest.variant,
+        rank=manifest.rank,
+        size=manifest.size,
+        created=datetime.now(UTC),
+        warnings=list(new.warnings),
+        manifest=manifest.canonical_json().decode(),
+    )
+    session.add(version)
+    session.flush()
+    session.add_all(LineageRow(child=version.id, parent=digest) for digest in ancestors)
+    tell(session, EventKind.VERSION_CREATED, adapter, version.digest, number=version.number)
+    return version
+
+
+def _ancestors(session: Session, manifest: Manifest) -> list[str]:
+    """Parents and recipe sources, each once. Raises ParentNotFound."""
+    sources = [source.digest for source in manifest.recipe.sources] if manifest.recipe else []
+    named_digests = list(dict.fromkeys([*manifest.parents, *sources]))
+    known = set(session.scalars(select(VersionRow.digest).where(VersionRow.digest.in_(named_digests))))
+    missing = [digest for digest in named_digests if digest not in known]
+    if missing:
+        raise ParentNotFound(f"no version has the digest of {len(missing)} parents: {', '.join(missing[:20])}")
+    return named_digests

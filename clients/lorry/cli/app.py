@@ -1,0 +1,53 @@
+"""The `lorry` application: global options and the list of commands.
+
+Owns the command line's shape. What a command does is in its module; each imports what it needs when
+it runs, so that `lorry --help` stays fast.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from lorry.cli import aliases, bases, catalog, combine, generate, residency, routes, transfer
+from lorry.cli.context import REGISTRY, WORKER, Addresses
+from lorry.cli.exits import table
+
+_EPILOG = f"""
+Adapters are written [namespace/]name, with @number, :alias or @sha256:... behind it; `-a name=0.5` gives one a weight.
+Errors are one line on stderr, `error: REASON: message`.
+
+Exit codes:
+
+{table()}
+"""
+
+app = typer.Typer(
+    name="lorry",
+    help="Adapters: keep them in a registry, serve any mix of them from a worker.",
+    epilog=_EPILOG,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback()
+def _configure(
+    ctx: typer.Context,
+    *,
+    registry: Annotated[
+        str, typer.Option(envvar="LORRY_REGISTRY", metavar="HOST:PORT", help="The adapter registry.")
+    ] = REGISTRY,
+    worker: Annotated[
+        str, typer.Option(envvar="LORRY_WORKER", metavar="HOST:PORT", help="The compute worker.")
+    ] = WORKER,
+) -> None:
+    ctx.obj = Addresses(registry=registry, worker=worker)
+
+
+for _module in (transfer, catalog, generate, routes, combine, residency):
+    _module.register(app)
+app.add_typer(aliases.app, name="alias")
+app.add_typer(bases.app, name="base")

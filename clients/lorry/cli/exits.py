@@ -1,0 +1,45 @@
+"""What the command's exit code says, and how an error looks.
+
+Owns the table of exit codes and the one line on stderr. Does not know any command.
+"""
+
+from __future__ import annotations
+
+from lorry import errors
+
+OTHER = 1
+MISSING_EXTRA = "MISSING_EXTRA"
+
+# First match wins. Printed by `lorry --help`.
+_CODES: tuple[tuple[int, str, tuple[type[errors.LorryError], ...]], ...] = (
+    (2, "wrong usage, or input that cannot be right", (errors.InvalidInput, errors.OutOfRange)),
+    (3, "no such thing", (errors.NotFound,)),
+    (4, "conflict: another thing has that name, or a revision moved on", (errors.Conflict, errors.RevisionConflict)),
+    (5, "unavailable, or not done in time: try again later", (errors.Unavailable, errors.DeadlineExceeded)),
+    (6, "does not fit: incompatible, unsupported, yanked, pinned, in use", (errors.FailedPrecondition,)),
+    (7, "no room", (errors.Exhausted,)),
+    (8, "bytes are damaged", (errors.DataLoss,)),
+    (9, "not authenticated", (errors.Unauthenticated,)),
+)
+
+
+class MissingExtra(errors.FailedPrecondition):
+    """A part of the installation that this command needs is not there."""
+
+    reason = MISSING_EXTRA
+
+
+def exit_code(error: errors.LorryError) -> int:
+    """The exit code of an error; 1 where the table has no line for it."""
+    return next((code for code, _, kinds in _CODES if isinstance(error, kinds)), OTHER)
+
+
+def table() -> str:
+    """The exit codes for people."""
+    lines = [(0, "done"), (OTHER, "anything else"), *((code, text) for code, text, _ in _CODES), (130, "interrupted")]
+    return "\n\n".join(f"{code:>3}  {text}" for code, text in lines)
+
+
+def error_line(reason: str, message: str) -> str:
+    """One line, whatever the message holds."""
+    return f"error: {reason}: {'; '.join(line.strip() for line in message.splitlines() if line.strip())}"

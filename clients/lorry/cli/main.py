@@ -1,0 +1,35 @@
+"""Entry point of `lorry`: runs the command and turns whatever it raises into a line and an exit code.
+
+Owns the way out. Imports nothing heavy, so that a missing extra is told in words.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from lorry.cli.exits import MISSING_EXTRA, OTHER, error_line, exit_code
+from lorry.errors import LorryError
+
+_PACKAGES = {"typer", "rich"}
+
+
+def main() -> None:
+    """Run the command of sys.argv and leave with its exit code."""
+    try:
+        from lorry.cli.app import app
+    except ModuleNotFoundError as error:
+        if error.name not in _PACKAGES:
+            raise
+        _leave(error_line(MISSING_EXTRA, "the command needs the extra `cli`: pip install 'lorry[cli]'"), OTHER)
+    try:
+        app()
+    except LorryError as error:
+        _leave(error_line(error.reason, error.message), exit_code(error))
+    except OSError as error:
+        _leave(error_line("IO", str(error)), OTHER)
+
+
+def _leave(line: str, code: int) -> None:
+    sys.stdout.flush()
+    print(line, file=sys.stderr)  # noqa: T201 - this is how a command line tool says why
+    sys.exit(code)

@@ -1,0 +1,180 @@
+"""How answers look: JSON for programs, tables for people, bars for the impatient.
+
+Owns rendering. Results go to stdout; progress goes to stderr, and only where that is a terminal.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from google.protobuf.descriptor import FieldDescriptor
+    from google.protobuf.message import Message
+
+    from lorry.blobs import Progress
+
+# Where nobody looks at a terminal, a table is as wide as it needs to be, up to this.
+_PIPE_WIDTH = 200
+_STEP = 1024
+_UNITS = ("B", "KiB", "MiB", "GiB")
+_SHORT_DIGEST = len("sha256:") + 12
+
+
+def say(text: str) -> None:
+    """A line on stdout."""
+    print(text)  # noqa: T201 - this is the command's output
+
+
+def note(text: str) -> None:
+    """A line for people on stderr, which no program that reads stdout sees."""
+    print(text, file=sys.stderr)  # noqa: T201 - likewise
+
+
+def write(piece: str) -> None:
+    """A piece of a streaming text, shown at once."""
+    sys.stdout.write(piece)
+    sys.stdout.flush()
+
+
+def say_json(value: object) -> None:
+    """One JSON document on one line. Messages are written with the contract's field names."""
+    say(json.dumps(plain(value), ensure_ascii=False))
+
+
+def plain(value: Any) -> Any:
+    """A message as dictionaries: numbers stay numbers, enumerations their names, times RFC 3339, bytes counted.
+
+    A field without a value is absent where the contract tells unset from empty, else its default.
+    """
+    from google.protobuf.message import Message
+
+    if isinstance(value, Message):
+        if hasattr(value, "ToJsonString"):  # Timestamp, Duration, FieldMask
+            return value.ToJsonString()
+        return {
+            field.name: _field(field, getattr(value, field.name))
+            for field in value.DESCRIPTOR.fields
+            if not field.has_presence or value.HasField(field.name)
+        }
+    if isinstance(value, dict):
+        return {key: plain(entry) for key, entry in value.items()}
+    return [plain(entry) for entry in value] if isinstance(value, list | tuple) else value
+
+
+def _field(field: FieldDescriptor, value: Any) -> Any:
+    if field.message_type is not None and field.message_type.GetOptions().map_entry:
+        return dict(sorted(value.items()))
+    if field.is_repeated:
+        return [_one(field, entry) for entry in value]
+    return _one(field, value)
+
+
+def _one(field: FieldDescriptor, value: Any) -> Any:
+    if field.enum_type is not None:
+        return word(field, value)
+    return plain(value)
+
+
+def word(field: FieldDescriptor, number: int) -> str:
+    """The name of an enumeration's value; its number where this release does not know it."""
+    known = field.enum_type.values_by_number.get(number)
+    return str(number) if known is None else known.name
+
+
+def enum_word(message: Message, name: str) -> str:
+    """An enumeration field for people: `VARIANT_RSLORA` is `rslora`, unset is nothing."""
+    field = message.DESCRIPTOR.fields_by_name[name]
+    full = word(field, getattr(message, name))
+    short = full.removeprefix(_prefix(field.enum_type.name)).lower()
+    return "" if short == "unspecified" else short
+
+
+def _prefix(camel: str) -> str:
+    return "".join(f"_{c}" if c.isupper() else c for c in camel).lstrip("_").upper() + "_"
+
+
+def size(count: int) -> str:
+    """Bytes for people."""
+    amount = float(count)
+    for unit in _UNITS[:-1]:
+        if amount < _STEP:
+            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= _STEP
+    return f"{amount:.1f} {_UNITS[-1]}"
+
+
+def short(digest: str) -> str:
+    """A digest, long enough to tell versions apart."""
+    return digest[:_SHORT_DIGEST]
+
+
+def selection(adapters: Iterable[Any]) -> str:
+    """Adapters with weights for people, `pirate + 0.5 json`; the base where there is none."""
+    parts = [a.adapter if a.weight == 1 else f"{a.weight:g} {a.adapter}" for a in adapters]
+    return " + ".join(parts) or "(base)"
+
+
+def show_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None) -> None:
+    """A table on stdout; a column whose name ends in `>` is set to the right."""
+    from rich.console import Console
+    from rich.table import Table
+
+    shown = Table(title=title, box=None, pad_edge=False, header_style="bold", title_justify="left")
+    for column in columns:
+        right = column.endswith(">")
+        shown.add_column(column.rstrip(">"), justify="right" if right else "left", overflow="fold")
+    for row in rows:
+        shown.add_row(*(_cell(value) for value in row))
+    Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH, markup=False, highlight=False).print(shown)
+
+
+def _cell(value: object) -> str:
+    # Names and descriptions are other people's text: control characters would drive the terminal.
+    return "".join(c if c.isprintable() else "?" for c in str(value))
+
+
+def show_facts(facts: Iterable[tuple[str, object]]) -> None:
+    """Name and value, a line each; what is empty is left out."""
+    kept = [(name, _cell(value)) for name, value in facts if value not in ("", None)]
+    width = max((len(name) for name, _ in kept), default=0)
+    for name, value in kept:
+        say(f"{name:<{width}}  {value}")
+
+
+@contextmanager
+def bars(verb: str) -> Iterator[Progress]:
+    """A bar a file while the block runs."""
+    from lorry.blobs import silent
+
+    if not sys.stderr.isatty():
+        yield silent
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    columns = (TextColumn(f"{verb} {{task.description}}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as shown:
+        tasks: dict[str, Any] = {}
+
+        def advance(name: str, done: int, total: int) -> None:
+            if name not in tasks:
+                tasks[name] = shown.add_task(name, total=total)
+            shown.update(tasks[name], completed=done, total=total)
+
+        yield advance
+
+
+@contextmanager
+def spinner(text: str) -> Iterator[None]:
+    """Says what is being waited for, while the block runs."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(text):
+        yield

@@ -1,0 +1,165 @@
+"""The registry's client: the catalogue's and the blob store's calls, and whole adapters in and out.
+
+Owns push (check, compare, send what is missing, publish) and pull (resolve, verify, fetch, note the
+origin). Does not know torch or PEFT: a folder goes in and comes out as the bytes that it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+from lorry.blobs import BlobCalls, Progress, silent
+from lorry.catalog import CatalogCalls
+from lorry.errors import Conflict, DigestMismatch, IncompatibleAdapter
+from lorry.format.bundle import WEIGHTS_NAME, Bundle, check_bundle, check_names
+from lorry.format.digest import digest_of_file
+from lorry.format.manifest import Manifest, ManifestFile, Recipe
+from lorry.origin import NOTES, Origin, read_origin, write_origin
+from lorry.partfile import sync_folder
+from lorry.rpc.convert import manifest_from_pb
+from lorry.v1.catalog_pb2 import AdapterOutline, CheckCompatibilityResponse
+from lorry.v1.types_pb2 import Version
+
+# Plain calls read and write rows; the slowest, CreateVersion, reads the stored weights once.
+DEFAULT_TIMEOUT_SECONDS = 60.0
+# Files of one adapter in flight. There is one big file; the others hide behind it.
+_PARALLEL_FILES = 4
+
+
+class RegistryClient(CatalogCalls, BlobCalls):
+    """An adapter registry at `host:port`."""
+
+    def __init__(
+        self, address: str, *, timeout: float = DEFAULT_TIMEOUT_SECONDS, root_certificates: Path | None = None
+    ) -> None:
+        super().__init__(address, timeout=timeout, root_certificates=root_certificates)
+
+    async def push(  # noqa: PLR0913 - what a version may say besides its files, all with defaults
+        self,
+        directory: Path,
+        adapter: str,
+        *,
+        base: str = "",
+        parents: Sequence[str] | None = None,
+        recipe: Recipe | None = None,
+        alias: str = "",
+        description: str = "",
+        labels: Mapping[str, str] | None = None,
+        progress: Progress = silent,
+    ) -> Version:
+        """Publish a PEFT folder as a version of `adapter`; idempotent, and resumed where it was cut.
+
+        `base` (name or base_id) is judged before any weights are sent. `parents` None: the version
+        that the folder was pulled from, if the folder changed since. Raises InvalidAdapter,
+        UnsupportedAdapter, IncompatibleAdapter, BaseNotFound, ParentNotFound, and what `upload`
+        and `create_version` raise; OSError where the folder cannot be read.
+        """
+        bundle = await asyncio.to_thread(check_bundle, directory)
+        if parents is None:
+            parents = await asyncio.to_thread(_parents, directory, bundle)
+        if base:
+            _demand(await self.check_compatibility(outline(bundle), base), base)
+        missing = set(await self.find_missing(sorted({file.digest for file in bundle.files})))
+        by_digest = {file.digest: file for file in bundle.files if file.digest in missing}
+        await _together(self.upload(bundle.path(file), file.digest, progress=progress) for file in by_digest.values())
+        return await self.create_version(
+            adapter,
+            bundle.files,
+            base=base,
+            parents=parents,
+            recipe=recipe,
+            alias=alias,
+            description=description,
+            labels=labels,
+        )
+
+    async def check(self, subject: Path | str, base: str) -> CheckCompatibilityResponse:
+        """The verdict on a folder, or on a published version by its reference, against a base. Sends no weights."""
+        if isinstance(subject, str):
+            return await self.check_compatibility(subject, base)
+        return await self.check_compatibility(outline(await asyncio.to_thread(check_bundle, subject)), base)
+
+    async def pull(
+        self, reference: str, into: Path, *, overwrite: bool = False, progress: Progress = silent
+    ) -> Version:
+        """Write a version's files into a folder that PeftModel.from_pretrained loads.
+
+        Every byte is verified before its file appears; files that are right already are kept. The
+        folder remembers the version, so that a later push names it as parent. Raises Conflict where
+        a file differs and `overwrite` is False, DigestMismatch, what `resolve` and `download` raise.
+        """
+        version = await self.resolve(reference)
+        manifest = _verified(version)
+        wanted = await asyncio.to_thread(_to_fetch, manifest, into, overwrite=overwrite)
+        notes = into / NOTES
+        notes.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=notes) as staging:
+            await _together(
+                self.download(file.digest, file.size, Path(staging, file.name), progress=progress) for file in wanted
+            )
+            await asyncio.to_thread(_publish, Path(staging), into, wanted)
+        source = f"{version.namespace}/{version.name}@{version.digest}"
+        write_origin(into, Origin(source, {file.name: file.digest for file in manifest.files}))
+        return version
+
+
+def outline(bundle: Bundle) -> AdapterOutline:
+    """All that a bundle's compatibility depends on: a few KB, whatever the weights' size."""
+    weights = next(file for file in bundle.files if file.name == WEIGHTS_NAME)
+    return AdapterOutline(config_json=bundle.config, safetensors_header=bundle.header, weights_size_bytes=weights.size)
+
+
+def _demand(verdict: CheckCompatibilityResponse, base: str) -> None:
+    if not verdict.compatible:
+        reasons = [f"{finding.code}: {finding.message}" for finding in verdict.findings if not finding.warning]
+        raise IncompatibleAdapter(f"the adapter does not fit {base}: {'; '.join(reasons)}")
+
+
+def _parents(directory: Path, bundle: Bundle) -> list[str]:
+    origin = read_origin(directory)
+    return [origin.reference] if origin is not None and origin.differs_from(bundle.files) else []
+
+
+def _verified(version: Version) -> Manifest:
+    manifest = manifest_from_pb(version.manifest)
+    if manifest.digest != version.digest:
+        raise DigestMismatch(f"expected a manifest of {version.digest}, got one of {manifest.digest}")
+    check_names(file.name for file in manifest.files)
+    return manifest
+
+
+def _to_fetch(manifest: Manifest, into: Path, *, overwrite: bool) -> list[ManifestFile]:
+    wanted = []
+    for file in manifest.files:
+        path = into / file.name
+        if path.exists() and digest_of_file(path) == file.digest:
+            continue
+        if path.exists() and not overwrite:
+            raise Conflict(f"{path} holds something else; pull into another folder, or overwrite it on purpose")
+        wanted.append(file)
+    return wanted
+
+
+def _publish(staging: Path, into: Path, files: Iterable[ManifestFile]) -> None:
+    for file in files:
+        (staging / file.name).replace(into / file.name)
+    sync_folder(into)
+
+
+async def _together(work: Iterable[Awaitable[None]]) -> None:
+    """Run all, a few at a time; the first failure cancels the others and is raised."""
+    places = asyncio.Semaphore(_PARALLEL_FILES)
+
+    async def one(task: Awaitable[None]) -> None:
+        async with places:
+            await task
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for task in work:
+                group.create_task(one(task))
+    except BaseExceptionGroup as failures:
+        raise failures.exceptions[0] from None

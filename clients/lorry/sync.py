@@ -1,0 +1,214 @@
+"""The clients for code without an event loop: same methods, same arguments, plain values and iterators.
+
+    with lorry.sync.RegistryClient("127.0.0.1:7471") as client:
+        for adapter in client.adapters(): ...
+
+Owns one background thread with an event loop, shared by all clients of the process, and the two
+wrappers that bring a coroutine or a stream over to the caller's thread. Does not know any rpc.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import functools
+import threading
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, Unpack
+
+from lorry import generation, registry, worker
+from lorry.connection import Connection
+from lorry.generation import GenerateOptions
+from lorry.v1.inference_pb2 import GenerateResponse
+
+P = ParamSpec("P")
+T = TypeVar("T")
+ClientT = TypeVar("ClientT", bound=Connection)
+
+
+@functools.cache
+def _loop() -> asyncio.AbstractEventLoop:
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="lorry-sync", daemon=True).start()
+    return loop
+
+
+def _wait(work: Coroutine[Any, Any, T]) -> T:
+    """The result of the work, done on the background loop; cancelled there when the wait is interrupted."""
+    future = asyncio.run_coroutine_threadsafe(work, _loop())
+    try:
+        return future.result()
+    except BaseException:
+        future.cancel()
+        raise
+
+
+_END: Any = object()
+
+
+async def _made(make: Callable[[], T]) -> T:
+    return make()
+
+
+async def _next(stream: AsyncIterator[T]) -> T:
+    return await anext(stream, _END)
+
+
+async def _closed(stream: AsyncIterator[T]) -> None:
+    if isinstance(stream, AsyncGenerator):
+        await stream.aclose()
+
+
+def _drain(stream: AsyncIterator[T]) -> Iterator[T]:
+    """The stream's items on the caller's thread; the stream is closed when the loop is left."""
+    try:
+        while (item := _wait(_next(stream))) is not _END:
+            yield item
+    finally:
+        _wait(_closed(stream))
+
+
+class _Face(Generic[ClientT]):
+    """An asyncio client seen from outside of its loop."""
+
+    _client: ClientT
+
+    def within(self, timeout: float) -> Self:
+        """The same connection with another deadline, in seconds."""
+        other = copy.copy(self)
+        other._client = self._client.within(timeout)  # noqa: SLF001 - a copy of our own
+        return other
+
+    def close(self) -> None:
+        """End the channel and every call on it."""
+        _wait(self._client.close())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _call(
+    method: Callable[Concatenate[ClientT, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[_Face[ClientT], P], T]:
+    """The method as a plain one."""
+
+    @functools.wraps(method)
+    def call(face: _Face[ClientT], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return _wait(method(face._client, *args, **kwargs))  # noqa: SLF001 - the wrapper is the face's own
+
+    return call
+
+
+def _stream(
+    method: Callable[Concatenate[ClientT, P], AsyncIterator[T]],
+) -> Callable[Concatenate[_Face[ClientT], P], Iterator[T]]:
+    """The method as one that answers a plain iterator."""
+
+    @functools.wraps(method)
+    def stream(face: _Face[ClientT], /, *args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
+        return _drain(_wait(_made(lambda: method(face._client, *args, **kwargs))))  # noqa: SLF001 - likewise
+
+    return stream
+
+
+class RegistryClient(_Face[registry.RegistryClient]):
+    """lorry.RegistryClient without an event loop. Arguments as there."""
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        timeout: float = registry.DEFAULT_TIMEOUT_SECONDS,
+        root_certificates: Path | None = None,
+    ) -> None:
+        self._client = _wait(
+            _made(lambda: registry.RegistryClient(address, timeout=timeout, root_certificates=root_certificates))
+        )
+
+    register_base_model = _call(registry.RegistryClient.register_base_model)
+    base_model = _call(registry.RegistryClient.base_model)
+    base_models = _stream(registry.RegistryClient.base_models)
+    create_version = _call(registry.RegistryClient.create_version)
+    version = _call(registry.RegistryClient.version)
+    versions = _stream(registry.RegistryClient.versions)
+    yank = _call(registry.RegistryClient.yank)
+    delete_version = _call(registry.RegistryClient.delete_version)
+    adapter = _call(registry.RegistryClient.adapter)
+    adapters = _stream(registry.RegistryClient.adapters)
+    update_adapter = _call(registry.RegistryClient.update_adapter)
+    delete_adapter = _call(registry.RegistryClient.delete_adapter)
+    set_alias = _call(registry.RegistryClient.set_alias)
+    delete_alias = _call(registry.RegistryClient.delete_alias)
+    aliases = _stream(registry.RegistryClient.aliases)
+    resolve = _call(registry.RegistryClient.resolve)
+    check_compatibility = _call(registry.RegistryClient.check_compatibility)
+    check = _call(registry.RegistryClient.check)
+    watch = _stream(registry.RegistryClient.watch)
+    find_missing = _call(registry.RegistryClient.find_missing)
+    query_upload = _call(registry.RegistryClient.query_upload)
+    upload = _call(registry.RegistryClient.upload)
+    read = _stream(registry.RegistryClient.read)
+    download = _call(registry.RegistryClient.download)
+    push = _call(registry.RegistryClient.push)
+    pull = _call(registry.RegistryClient.pull)
+
+
+class WorkerClient(_Face[worker.WorkerClient]):
+    """lorry.WorkerClient without an event loop. Arguments as there."""
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        timeout: float = worker.DEFAULT_TIMEOUT_SECONDS,
+        root_certificates: Path | None = None,
+    ) -> None:
+        self._client = _wait(
+            _made(lambda: worker.WorkerClient(address, timeout=timeout, root_certificates=root_certificates))
+        )
+
+    def generate(
+        self, prompt: str | None = None, *, timeout: float | None = None, **options: Unpack[GenerateOptions]
+    ) -> Generation:
+        """Begin a generation; see lorry.WorkerClient.generate."""
+        return Generation(_wait(_made(lambda: self._client.generate(prompt, timeout=timeout, **options))))
+
+    switch = _call(worker.WorkerClient.switch)
+    route = _call(worker.WorkerClient.route)
+    routes = _stream(worker.WorkerClient.routes)
+    load = _call(worker.WorkerClient.load)
+    unload = _call(worker.WorkerClient.unload)
+    pin = _call(worker.WorkerClient.pin)
+    unpin = _call(worker.WorkerClient.unpin)
+    residents = _stream(worker.WorkerClient.residents)
+    watch = _stream(worker.WorkerClient.watch)
+    combine = _call(worker.WorkerClient.combine)
+    capabilities = _call(worker.WorkerClient.capabilities)
+
+
+class Generation:
+    """An answer on its way: iterate over the messages once, or take `text()`.
+
+    Leaving the loop early cancels the generation on the worker.
+    """
+
+    def __init__(self, generation: generation.Generation) -> None:
+        self._generation = generation
+
+    def __iter__(self) -> Iterator[GenerateResponse]:
+        return _drain(aiter(self._generation))
+
+    def text(self) -> str:
+        """The whole answer. Raises what the worker raised."""
+        return _wait(self._generation.text())
+
+    def close(self) -> None:
+        """Cancel what is still to come."""
+        _wait(self._generation.aclose())

@@ -1,0 +1,199 @@
+"""Attention over the paged KV, as transformers' models call it.
+
+Owns the function registered with AttentionInterface, its semantics (scaling, window, softcap,
+sinks) and the masks of a step. A model's layers find the step in progress through a context
+variable, since arguments of their own do not pass through every model. Does not know adapters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import AttentionInterface
+
+from compute_worker.engine.kv import BLOCK_TOKENS, KvCache
+from compute_worker.engine.layout import Layout, Part
+from lorry.errors import UnsupportedModel
+
+NAME = "lorry"
+# Arguments that say nothing about which keys count for how much, or repeat what is known.
+_NEUTRAL = frozenset({"position_ids", "position_embeddings", "cache_position", "is_causal", "output_attentions"})
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """How a layer weighs its keys.
+
+    Key j is visible to query i where i - window < j <= i (window None: j <= i). Scores are q.k *
+    scaling, then tanh(score / softcap) * softcap; a sink is one more logit a head, [heads], that takes
+    probability and gives no value.
+    """
+
+    scaling: float
+    window: int | None = None
+    softcap: float | None = None
+    sinks: Tensor | None = None
+
+
+class Attending(Protocol):
+    """What answers a layer's attention while a model runs."""
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, rule: Rule) -> Tensor:
+        """query [1, heads, T, D], key [1, kv_heads, T, D], value [1, kv_heads, T, Dv] -> [1, T, heads, Dv]."""
+
+
+_CURRENT: ContextVar[Attending] = ContextVar("attending")
+
+
+@contextmanager
+def attending(step: Attending) -> Iterator[None]:
+    """Within the block, models in this thread attend through `step`."""
+    token = _CURRENT.set(step)
+    try:
+        yield
+    finally:
+        _CURRENT.reset(token)
+
+
+def _attention(  # noqa: PLR0913 - transformers' signature
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
+    **others: object,
+) -> tuple[Tensor, None]:
+    unknown = sorted(
+        name for name, value in others.items() if name not in _NEUTRAL and value is not None and value is not False
+    )
+    if unknown or attention_mask is not None or dropout or others.get("is_causal") is False:
+        raise UnsupportedModel(
+            f"{type(module).__name__}: expected causal attention without a mask, got {', '.join(unknown) or 'another'}"
+        )
+    rule = Rule(query.shape[-1] ** -0.5 if scaling is None else scaling, sliding_window, softcap, s_aux)
+    return _CURRENT.get().attend(int(module.layer_idx), query, key, value, rule), None  # type: ignore[arg-type] # an int
+
+
+# Registered without a mask function: transformers then builds no masks and looks for no packed sequences.
+AttentionInterface.register(NAME, _attention)
+
+
+class PagedStep:
+    """One step's attention: writes the new keys and values, then answers part by part."""
+
+    def __init__(self, cache: KvCache, layout: Layout, dtype: torch.dtype, device: torch.device) -> None:
+        self._cache = cache
+        self._slots = torch.tensor(layout.slots, device=device)
+        self._views = [_PartView(part, dtype, device) for part in layout.parts]
+        if layout.stale:
+            cache.scrub(torch.tensor(layout.stale, device=device))
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, rule: Rule) -> Tensor:
+        """See Attending."""
+        self._cache.write(layer, self._slots, key[0].transpose(0, 1), value[0].transpose(0, 1))
+        outputs = [view.attend(self._cache, layer, (query, key, value), rule) for view in self._views]
+        return (outputs[0] if len(outputs) == 1 else torch.cat(outputs))[None]
+
+
+class _PartView:
+    """A part with its block tables and masks, made once a step for each width of window."""
+
+    def __init__(self, part: Part, dtype: torch.dtype, device: torch.device) -> None:
+        self._part = part
+        self._dtype = dtype
+        self._device = device
+        self._seen: dict[int | None, tuple[Tensor, Tensor]] = {}
+
+    def attend(self, cache: KvCache, layer: int, qkv: tuple[Tensor, Tensor, Tensor], rule: Rule) -> Tensor:
+        """Output [tokens of the part, heads, Dv]."""
+        part = self._part
+        query, key, value = (tensor[:, :, part.begin : part.end] for tensor in qkv)
+        if part.chunk and part.positions[0] == 0 and _plain(rule, part.end - part.begin):
+            output = functional.scaled_dot_product_attention(
+                query, key, value, is_causal=True, scale=rule.scaling, enable_gqa=True
+            )
+            return output[0].transpose(0, 1)
+        table, mask = self._window(rule.window)
+        keys, values = cache.gather(layer, table)
+        if part.chunk:
+            return _attend_chunk(query, keys, values, mask, rule)
+        return _attend_decode(query, keys, values, mask, rule)
+
+    def _window(self, window: int | None) -> tuple[Tensor, Tensor]:
+        if window not in self._seen:
+            self._seen[window] = self._make_window(window)
+        return self._seen[window]
+
+    def _make_window(self, window: int | None) -> tuple[Tensor, Tensor]:
+        """Block table [N, B] and additive mask [N, queries, B * BLOCK_TOKENS]; only blocks with a visible key."""
+        part = self._part
+        queries = part.end - part.begin if part.chunk else 1
+        firsts = [max(0, position - window + 1) // BLOCK_TOKENS if window else 0 for position in part.positions]
+        lasts = [(position + queries - 1) // BLOCK_TOKENS for position in part.positions]
+        width = max(last - first for first, last in zip(firsts, lasts, strict=True)) + 1
+        # A shorter row is filled up with its own first block, so that no mask has to hide another request's keys.
+        table = [
+            [*blocks[first : last + 1], *[blocks[first]] * (width - 1 - last + first)]
+            for blocks, first, last in zip(part.blocks, firsts, lasts, strict=True)
+        ]
+        begin = torch.tensor(firsts, device=self._device)[:, None, None] * BLOCK_TOKENS
+        key = begin + torch.arange(width * BLOCK_TOKENS, device=self._device)
+        query = torch.tensor(part.positions, device=self._device)[:, None, None]
+        query = query + torch.arange(queries, device=self._device)[:, None]
+        hidden = key > query
+        if window:
+            hidden |= key <= query - window
+        mask = torch.zeros(hidden.shape, dtype=self._dtype, device=self._device).masked_fill_(hidden, float("-inf"))
+        return torch.tensor(table, device=self._device), mask
+
+
+def _plain(rule: Rule, tokens: int) -> bool:
+    return rule.softcap is None and rule.sinks is None and (rule.window is None or tokens <= rule.window)
+
+
+def _attend_decode(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor, rule: Rule) -> Tensor:
+    """query [1, heads, N, D], keys [N, kv_heads, L, D], mask [N, 1, L] -> [N, heads, Dv].
+
+    Heads that share keys become the queries of one product, so that keys are read once for all of them.
+    """
+    grouped = query[0].transpose(0, 1).unflatten(1, (keys.shape[1], -1))
+    sinks = None if rule.sinks is None else rule.sinks.view(1, keys.shape[1], -1, 1)
+    return _attend(grouped, keys, values, mask[:, None], rule, sinks).flatten(1, 2)
+
+
+def _attend_chunk(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor, rule: Rule) -> Tensor:
+    """query [1, heads, n, D], keys [1, kv_heads, L, D], mask [1, n, L] -> [n, heads, Dv]."""
+    tokens, groups = query.shape[2], query.shape[1] // keys.shape[1]
+    grouped = query.unflatten(1, (keys.shape[1], groups)).flatten(2, 3)
+    sinks = None if rule.sinks is None else rule.sinks.repeat_interleave(tokens).view(1, keys.shape[1], -1, 1)
+    output = _attend(grouped, keys, values, mask.repeat(1, groups, 1)[:, None], rule, sinks)
+    return output[0].unflatten(1, (groups, tokens)).flatten(0, 1).transpose(0, 1)
+
+
+def _attend(  # noqa: PLR0913 - attention has six operands
+    query: Tensor, keys: Tensor, values: Tensor, mask: Tensor, rule: Rule, sinks: Tensor | None
+) -> Tensor:
+    """query [N, H, M, D], keys [N, H, L, D], values [N, H, L, Dv], additive mask [N, 1, M or 1, L] -> [N, H, M, Dv]."""
+    if rule.softcap is None and sinks is None:
+        return functional.scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=rule.scaling)
+    scores = query @ keys.transpose(-1, -2) * rule.scaling
+    if rule.softcap is not None:
+        scores = torch.tanh(scores / rule.softcap) * rule.softcap
+    scores = scores + mask
+    if sinks is not None:
+        scores = torch.cat([scores, sinks.to(scores.dtype).expand(*scores.shape[:-1], 1)], -1)
+    weights = functional.softmax(scores, -1, dtype=torch.float32).to(query.dtype)
+    return weights[..., : keys.shape[2]] @ values

@@ -1,0 +1,78 @@
+"""Keys and values of all requests: per layer one tensor of slots, handed out in blocks.
+
+Owns the memory, writing to slots and gathering blocks. Does not know which request owns a block,
+nor what attention does with the keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from compute_worker.engine.memory import reserve
+
+# Tokens of a block. Small, since a request wastes half a block on average; large enough that a block of one head
+# of 64 in bfloat16 (2 KB) is copied at full memory speed.
+BLOCK_TOKENS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class LayerShape:
+    """What one token takes in one layer: [heads, key_size] and [heads, value_size]."""
+
+    heads: int
+    key_size: int
+    value_size: int
+
+    @property
+    def numel(self) -> int:
+        """Numbers of one token."""
+        return self.heads * (self.key_size + self.value_size)
+
+
+def block_bytes(shapes: Mapping[int, LayerShape], dtype: torch.dtype) -> int:
+    """Bytes of one block over all layers."""
+    return BLOCK_TOKENS * dtype.itemsize * sum(shape.numel for shape in shapes.values())
+
+
+class KvCache:
+    """KV slots of every layer, by the layer's index in the model."""
+
+    def __init__(self, shapes: Mapping[int, LayerShape], blocks: int, dtype: torch.dtype, device: torch.device) -> None:
+        slots = blocks * BLOCK_TOKENS
+        self._blocks = blocks
+        # Zeros, not empty: what a mask hides is still multiplied, and must be finite.
+        self._keys = {
+            layer: reserve((slots, shape.heads, shape.key_size), dtype, device)
+            for layer, shape in shapes.items()
+        }
+        self._values = {
+            layer: reserve((slots, shape.heads, shape.value_size), dtype, device)
+            for layer, shape in shapes.items()
+        }
+
+    def scrub(self, slots: Tensor) -> None:
+        """Zero slots in every layer: their last owner may have left infinities behind."""
+        for tensor in (*self._keys.values(), *self._values.values()):
+            tensor.index_fill_(0, slots, 0)
+
+    def write(self, layer: int, slots: Tensor, keys: Tensor, values: Tensor) -> None:
+        """Store keys [T, heads, key_size] and values [T, heads, value_size] at slots [T]."""
+        self._keys[layer].index_copy_(0, slots, keys)
+        self._values[layer].index_copy_(0, slots, values)
+
+    def gather(self, layer: int, table: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of blocks.
+
+        table: block ids [N, B]. Returns [N, heads, B * BLOCK_TOKENS, size] of each.
+        """
+        return self._take(self._keys[layer], table), self._take(self._values[layer], table)
+
+    def _take(self, tensor: Tensor, table: Tensor) -> Tensor:
+        _, heads, size = tensor.shape
+        # Whole blocks: one copy of a block is 16 times fewer than of its slots.
+        taken = tensor.view(self._blocks, -1).index_select(0, table.view(-1))
+        return taken.view(table.shape[0], -1, heads, size).transpose(1, 2)

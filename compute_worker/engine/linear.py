@@ -1,0 +1,74 @@
+"""A linear layer of the base with its place for adapters.
+
+Owns the wrapper that takes a layer's place in a model, and the pool's rows of that layer. Does not
+know which adapters there are: the pool tells it before each step what to add.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from compute_worker.engine.memory import reserve
+
+
+class Term(Protocol):
+    """Something that adapters add to a layer's output."""
+
+    def apply(self, x: Tensor, y: Tensor, a: Tensor, b: Tensor) -> None:
+        """Change y [tokens, out] in place. x: [tokens, in]; a: [rows, in]; b: [rows, out]."""
+
+
+class AdaptedLinear(nn.Module):
+    """`base`, and what the terms add to its output. Every other attribute is the base's.
+
+    a: [rows, in_features], b: [rows, out_features], the pool's rows of this layer.
+    """
+
+    def __init__(self, base: nn.Module) -> None:
+        super().__init__()
+        self.base = base
+        self.terms: Sequence[Term] = ()
+        self.in_features, self.out_features = features(base)
+        self.a = self.b = torch.empty(0)
+
+    def reserve(self, rows: int) -> None:
+        """Make place for `rows` pool rows, all zero."""
+        weight = self.weight
+        self.a = reserve((rows, self.in_features), weight.dtype, weight.device)
+        self.b = reserve((rows, self.out_features), weight.dtype, weight.device)
+
+    def rows(self) -> Tensor:
+        """The base's weight as [out_features, in_features]."""
+        weight: Tensor = self.base.weight.detach()
+        return weight.T if isinstance(self.base, Conv1D) else weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [..., in_features] -> [..., out_features]; all leading dimensions together are the tokens of the step."""
+        y: Tensor = self.base(x)
+        if self.terms:
+            flat_x, flat_y = x.reshape(-1, self.in_features), y.view(-1, self.out_features)
+            for term in self.terms:
+                term.apply(flat_x, flat_y, self.a, self.b)
+        return y
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("base"), name)
+
+
+def is_target(module: nn.Module) -> bool:
+    """Whether adapters can be added to it. By exact type: routers subclass Linear and return tuples."""
+    return type(module) is nn.Linear or isinstance(module, Conv1D)
+
+
+def features(module: nn.Module) -> tuple[int, int]:
+    """(in, out); Conv1D stores its weight as [in, out], Linear as [out, in]."""
+    rows, columns = module.weight.shape  # type: ignore[union-attr,misc] # both kinds of target have a matrix
+    return (rows, columns) if isinstance(module, Conv1D) else (columns, rows)

@@ -1,0 +1,103 @@
+"""A base model, loaded: weights in memory, ready to be fingerprinted and wrapped.
+
+Owns which models are refused before their weights are read, and the guarantee that no weight stays
+a view of a file. Does not know adapters, KV caches or how a step runs.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.utils import logging
+
+from lorry.errors import InvalidInput, UnsupportedModel
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+# Rope whose frequencies depend on the longest position of a batch: one request would change another.
+_BATCH_DEPENDENT_ROPE = frozenset({"dynamic", "longrope"})
+
+
+def load_base(path_or_id: str, device: str, dtype: str) -> PreTrainedModel:
+    """A causal language model in eval mode, without gradients, on `device` in `dtype`.
+
+    Raises UnsupportedModel for an architecture that the engine cannot reproduce, InvalidInput where
+    there is no model, or no such device or type.
+    """
+    config = _config(path_or_id)
+    refuse_unsupported(config)
+    logging.disable_progress_bar()
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            path_or_id, config=config, dtype=_dtype(dtype), attn_implementation="eager", use_safetensors=True
+        )
+    except (OSError, ValueError) as error:
+        raise InvalidInput(f"expected safetensors weights of a causal language model in {path_or_id}: {error}") from error
+    refuse_unhookable(model)
+    target = _device(device)
+    if target.type == "cpu":  # moving to another device copies anyway
+        _own(model)
+    return model.to(target).eval().requires_grad_(requires_grad=False)
+
+
+def refuse_unsupported(config: PretrainedConfig) -> None:
+    """Raise UnsupportedModel, by name, for what a configuration alone gives away."""
+    kind = config.model_type
+    if getattr(config, "quantization_config", None) is not None:
+        raise UnsupportedModel(f"{kind}: expected plain weights, got quantised ones; save the model dequantised")
+    if config.is_encoder_decoder or kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise UnsupportedModel(f"expected a decoder-only causal language model, got {kind}")
+    rope = _rope_types(getattr(config, "rope_parameters", None)) & _BATCH_DEPENDENT_ROPE
+    if rope:
+        raise UnsupportedModel(
+            f"{kind}: rope of type {min(rope)} depends on the other requests of a batch and is not served"
+        )
+
+
+def refuse_unhookable(model: PreTrainedModel) -> None:
+    """Raise UnsupportedModel where attention does not go through AttentionInterface, or is not all there is.
+
+    The first would only be logged by transformers, and the output would be silently wrong.
+    """
+    kind = model.config.model_type
+    if not model._can_set_attn_implementation():  # noqa: SLF001 - its only public form logs a warning and goes on
+        raise UnsupportedModel(f"{kind}: its attention does not go through transformers' AttentionInterface")
+    if model._is_stateful or any(isinstance(module, nn.Conv1d) for module in model.modules()):  # noqa: SLF001 - likewise
+        raise UnsupportedModel(f"{kind}: recurrent and convolutional layers keep a state that is not served")
+
+
+def _config(path_or_id: str) -> PretrainedConfig:
+    try:
+        return AutoConfig.from_pretrained(path_or_id)
+    except (OSError, ValueError) as error:
+        raise InvalidInput(f"expected a Hugging Face folder or hub id, got {path_or_id!r}: {error}") from error
+
+
+def _rope_types(parameters: object) -> set[str]:
+    """Types of the one rope, or of the rope of each kind of layer."""
+    if not isinstance(parameters, dict):
+        return set()
+    inner = [value for value in parameters.values() if isinstance(value, dict)]
+    return {str(rope.get("rope_type")) for rope in (parameters, *inner)}
+
+
+def _dtype(name: str) -> torch.dtype:
+    if name not in DTYPES:
+        raise InvalidInput(f"expected a dtype of {', '.join(DTYPES)}, got {name!r}")
+    return DTYPES[name]
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
+        raise InvalidInput(f"device {name!r} cannot be used: {error}") from error
+    return device
+
+
+def _own(model: nn.Module) -> None:
+    """Copy every tensor: as loaded they are views of the mapped file, and one cut short later would end the process."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        tensor.data = tensor.data.clone()

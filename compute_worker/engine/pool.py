@@ -1,0 +1,211 @@
+"""The rank pool: rank rows of all resident adapters, side by side, in every linear layer.
+
+y = W x + ((x A^T) * M) B, where M [tokens, rows] holds the weight of the adapter that owns a row
+where a token's request has it active (its scaling is in B). Owns the rows, who lies where, and what
+each layer adds in a step. Does not know names or eviction: callers say which rows to overwrite.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from threading import Lock
+
+import torch
+from torch import Tensor, nn
+
+from compute_worker.engine.cover import CPU_COSTS, GPU_COSTS, Cell, Rectangle, cover
+from compute_worker.engine.host import HostModule, LoadedAdapter, Magnitude
+from compute_worker.engine.layout import Layout, Run
+from compute_worker.engine.linear import AdaptedLinear, Term
+from lorry.errors import Internal
+
+
+@dataclass(frozen=True, slots=True)
+class _Product:
+    """((x A^T) * M) B over one rectangle of M."""
+
+    tokens: slice
+    rows: slice
+    weight: float
+    # Where M is zero, [tokens, rows]; None where it is zero nowhere.
+    off: Tensor | None
+    # M in float32 where its weights differ, [tokens, rows]; else None and `weight` is all of them.
+    weights: Tensor | None
+
+    def apply(self, x: Tensor, y: Tensor, a: Tensor, b: Tensor) -> None:
+        """See Term."""
+        z = nn.functional.linear(x[self.tokens], a[self.rows])
+        if self.off is not None:
+            # Filled, not multiplied: another adapter's product may be infinite, and 0 * inf is not 0.
+            z.masked_fill_(self.off, 0)
+        if self.weights is not None:
+            z.mul_(self.weights)
+        y[self.tokens].addmm_(z, b[self.rows], alpha=self.weight)
+
+
+@dataclass(frozen=True, slots=True)
+class _Bias:
+    """+ weight * scaling * lora_bias."""
+
+    tokens: slice
+    weight: float
+    bias: Tensor
+
+    def apply(self, x: Tensor, y: Tensor, a: Tensor, b: Tensor) -> None:  # noqa: ARG002 - one form for all terms
+        """See Term."""
+        y[self.tokens].add_(self.bias, alpha=self.weight)
+
+
+@dataclass(frozen=True, slots=True)
+class _Gain:
+    """DoRA's magnitude, behind the products."""
+
+    tokens: slice
+    magnitude: Magnitude
+
+    def apply(self, x: Tensor, y: Tensor, a: Tensor, b: Tensor) -> None:  # noqa: ARG002 - one form for all terms
+        """See Term."""
+        y[self.tokens].mul_(self.magnitude.gain)
+        if self.magnitude.shift is not None:
+            y[self.tokens].add_(self.magnitude.shift)
+
+
+@dataclass(frozen=True, slots=True)
+class _Resident:
+    """An adapter in the pool. ranks: its rank in each layer, in the pool's order; 0 where it has none.
+
+    extras: by layer, what does not fit the pool's form (A and B left out).
+    """
+
+    start: int
+    end: int
+    ranks: tuple[int, ...]
+    extras: Mapping[int, tuple[Tensor | None, Magnitude | None]]
+
+
+class RankPool:
+    """Pool rows of every layer in `layers`; `head`, where given, sees the kept tokens alone."""
+
+    def __init__(self, layers: Mapping[str, AdaptedLinear], rows: int, head: AdaptedLinear | None) -> None:
+        self._names = tuple(layers)
+        self._layers = tuple(layers.values())
+        self._head = head
+        self._rows = rows
+        self._residents: dict[int, _Resident] = {}
+        self._lock = Lock()
+        self._device = self._layers[0].weight.device
+        self._costs = CPU_COSTS if self._device.type == "cpu" else GPU_COSTS
+        self._planned: object = ()
+        for layer in self._layers:
+            layer.reserve(rows)
+
+    def install(self, adapter: LoadedAdapter, start: int) -> None:
+        """Write into rows [start, start + rank); whoever lay there is gone. Any thread."""
+        end = start + adapter.rank
+        if start < 0 or end > self._rows:
+            raise Internal(f"rows [{start}, {end}) are outside of a pool of {self._rows} rows")
+        with self._lock:
+            self._residents = {
+                key: resident
+                for key, resident in self._residents.items()
+                if resident.end <= start or resident.start >= end
+            }
+        resident = self._copy(adapter, start, end)
+        with self._lock:
+            self._residents = {**self._residents, start: resident}
+
+    def _copy(self, adapter: LoadedAdapter, start: int, end: int) -> _Resident:
+        extras = {}
+        for index, (name, layer) in enumerate(zip(self._names, self._layers, strict=True)):
+            module = adapter.modules.get(name)
+            if module is None:
+                continue
+            layer.a[start : start + module.rank].copy_(module.a)
+            layer.b[start : start + module.rank].copy_(module.b)
+            if module.bias is not None or module.magnitude is not None:
+                extras[index] = self._extra(module)
+        ranks = tuple(adapter.modules[name].rank if name in adapter.modules else 0 for name in self._names)
+        return _Resident(start, end, ranks, extras)
+
+    def _extra(self, module: HostModule) -> tuple[Tensor | None, Magnitude | None]:
+        bias, magnitude = module.bias, module.magnitude
+        if magnitude is not None:
+            shift = magnitude.shift
+            magnitude = Magnitude(
+                magnitude.gain.to(self._device), None if shift is None else shift.to(self._device)
+            )
+        return None if bias is None else bias.to(self._device), magnitude
+
+    def plan(self, layout: Layout) -> None:
+        """Tell every layer what to add in the coming step. Free where the step is like the last one."""
+        with self._lock:
+            residents = self._residents
+        runs = (tuple(run for run in layout.runs if run.adapters), tuple(run for run in layout.kept_runs if run.adapters))
+        planned = (runs, residents if runs[0] else None)
+        if planned == self._planned:
+            return
+        self._planned = planned
+        for layer, terms in zip(self._layers, self._terms(*runs, residents), strict=True):
+            layer.terms = terms
+
+    def _terms(
+        self, runs: tuple[Run, ...], kept: tuple[Run, ...], residents: Mapping[int, _Resident]
+    ) -> Iterator[Sequence[Term]]:
+        starts = sorted({adapter.start for run in runs for adapter in run.adapters})
+        active = [_lying_at(start, residents) for start in starts]
+
+        @cache
+        def products(ranks: tuple[int, ...], features: int, over: tuple[Run, ...]) -> tuple[Term, ...]:
+            cells = _cells(over, dict(zip(starts, ranks, strict=True)))
+            return tuple(_product(rectangle, self._device) for rectangle in cover(cells, features, self._costs))
+
+        for index, layer in enumerate(self._layers):
+            over = kept if layer is self._head else runs
+            ranks = tuple(resident.ranks[index] for resident in active)
+            shared = products(ranks, layer.in_features + layer.out_features, over) if any(ranks) else ()
+            yield shared + tuple(_extras(index, over, residents)) if any(r.extras for r in active) else shared
+
+
+def _lying_at(start: int, residents: Mapping[int, _Resident]) -> _Resident:
+    if start not in residents:
+        raise Internal(f"no adapter lies at pool row {start}")
+    return residents[start]
+
+
+def _cells(runs: Sequence[Run], ranks: Mapping[int, int]) -> Iterator[Cell]:
+    for run in runs:
+        for adapter in run.adapters:
+            # Weight 0 is left out rather than multiplied: nothing of that adapter may show.
+            if ranks[adapter.start] and adapter.weight:
+                yield Cell(run.begin, run.end, adapter.start, adapter.start + ranks[adapter.start], adapter.weight)
+
+
+def _product(rectangle: Rectangle, device: torch.device) -> _Product:
+    tokens, rows = slice(rectangle.begin, rectangle.end), slice(rectangle.first, rectangle.last)
+    if len(rectangle.cells) == 1:
+        return _Product(tokens, rows, rectangle.cells[0].weight, None, None)
+    m = torch.zeros(rectangle.end - rectangle.begin, rectangle.last - rectangle.first)
+    for cell in rectangle.cells:
+        begin, first = rectangle.begin, rectangle.first
+        m[cell.begin - begin : cell.end - begin, cell.first - first : cell.last - first] = cell.weight
+    off = m == 0
+    alike = {cell.weight for cell in rectangle.cells}
+    return _Product(
+        tokens,
+        rows,
+        alike.pop() if len(alike) == 1 else 1.0,
+        off.to(device) if bool(off.any()) else None,
+        m.to(device) if alike else None,
+    )
+
+
+def _extras(index: int, runs: Sequence[Run], residents: Mapping[int, _Resident]) -> Iterator[Term]:
+    for run in runs:
+        for adapter in run.adapters:
+            bias, magnitude = residents[adapter.start].extras.get(index, (None, None))
+            if bias is not None and adapter.weight:
+                yield _Bias(slice(run.begin, run.end), adapter.weight, bias)
+            if magnitude is not None:
+                yield _Gain(slice(run.begin, run.end), magnitude)

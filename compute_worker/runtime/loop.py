@@ -1,0 +1,100 @@
+"""The engine's thread: plan, step, deliver, and again.
+
+Owns the only thread that touches scheduler and KV, and the two ways across: an inbox towards it,
+one `call_soon_threadsafe` a step away from it. Does not know requests beyond the scheduler's Job,
+and not what a step computes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import queue
+import threading
+from collections.abc import Callable, Sequence
+
+from compute_worker.contract import Engine
+from compute_worker.runtime.scheduler import Job, Left, Outcome, Planned, Scheduler
+from lorry.errors import Draining, Internal
+
+_log = logging.getLogger(__name__)
+
+
+class EngineLoop:
+    """Runs the scheduler's steps on the engine, in a thread of its own, until closed."""
+
+    def __init__(self, engine: Engine, scheduler: Scheduler) -> None:
+        self._engine = engine
+        self._scheduler = scheduler
+        self._inbox: queue.SimpleQueue[Callable[[], Sequence[Outcome] | None]] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._closing = False  # told to the callers' side
+        self._closed = False  # the thread's own
+
+    def start(self) -> None:
+        """Start the thread; events go to the event loop that runs now."""
+        # A daemon, so that a process whose event loop died does not stay behind for its sake.
+        self._thread = threading.Thread(
+            target=self._run, args=(asyncio.get_running_loop(),), name="lorry-engine", daemon=True
+        )
+        self._thread.start()
+
+    def submit(self, job: Job) -> None:
+        """Queue a request. From here on its sink gets events, the last of which is Left."""
+        if self._closing:
+            job.sink(Left(error=_stopping()))
+        else:
+            self._inbox.put(lambda: self._scheduler.submit(job))
+
+    def cancel(self, job: Job) -> None:
+        """Take a request out before the next step; Left follows unless it has come already."""
+        self._inbox.put(lambda: self._scheduler.cancel(job))
+
+    async def close(self) -> None:
+        """Fail what still waits or runs with Draining, and end the thread."""
+        self._closing = True
+        if self._thread is not None:
+            self._inbox.put(self._close)
+            await asyncio.to_thread(self._thread.join)
+
+    def _close(self) -> list[Outcome]:
+        self._closed = True
+        return self._scheduler.cancel_all(_stopping())
+
+    def _run(self, events: asyncio.AbstractEventLoop) -> None:
+        while not self._closed:
+            outcomes = self._take_orders()
+            outcomes += self._scheduler.admit()
+            planned = self._scheduler.plan()
+            if planned:
+                outcomes += self._step(planned)
+            if outcomes:
+                events.call_soon_threadsafe(_deliver, outcomes)
+
+    def _take_orders(self) -> list[Outcome]:
+        """What came in, at least one order where there is nothing else to do."""
+        outcomes: list[Outcome] = []
+        if not self._scheduler.busy:
+            outcomes += self._inbox.get()() or ()
+        while not self._inbox.empty():
+            outcomes += self._inbox.get()() or ()
+        return outcomes
+
+    def _step(self, planned: Sequence[Planned]) -> list[Outcome]:
+        try:
+            drawn = self._engine.step([row for _, row in planned])
+            return self._scheduler.apply(planned, drawn)
+        except Exception:
+            # Whatever the engine stumbled over belongs to the requests of this step: they fail, typed,
+            # and the thread goes on for the others.
+            _log.exception("a step of %d rows failed", len(planned))
+            return self._scheduler.fail(planned, Internal("the engine failed in a step"))
+
+
+def _deliver(outcomes: Sequence[Outcome]) -> None:
+    for job, event in outcomes:
+        job.sink(event)
+
+
+def _stopping() -> Draining:
+    return Draining("the worker is stopping")

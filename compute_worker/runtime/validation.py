@@ -1,0 +1,98 @@
+"""What a generate call may ask for, checked before anything is held for it.
+
+Owns the ranges that inference.proto states. Does not know adapters (selection does) nor what is
+free at the moment (scheduler and cache do).
+"""
+
+from __future__ import annotations
+
+import math
+
+from compute_worker.contract import EngineLimits, Sampling
+from compute_worker.runtime.api import GenerateCall, Stop
+from lorry.errors import InvalidInput, PromptTooLong, RequestTooLarge
+
+DEFAULT_NEW_TOKENS = 256
+MAX_STOP_STRINGS = 16
+MAX_STOP_CHARACTERS = 256
+MAX_STOP_TOKENS = 64
+MAX_LOGPROBS = 20
+MAX_SEED = 2**64 - 1  # uint64 on the wire
+# No vocabulary has longer tokens (runs of spaces reach 128 characters), so a text that has more
+# characters for each token of the context cannot fit and need not be tokenised to be refused.
+MAX_CHARACTERS_PER_TOKEN = 256
+
+
+def check_call(call: GenerateCall, limits: EngineLimits, vocab_size: int) -> None:
+    """Everything that can be said before the prompt is tokenised. Raises InvalidInput, PromptTooLong."""
+    _check_prompt(call, limits, vocab_size)
+    _check_sampling(call.sampling)
+    _check_stop(call.stop, vocab_size)
+    if call.seed is not None:
+        _between("seed", call.seed, 0, MAX_SEED)
+
+
+def fit(prompt_tokens: int, max_new_tokens: int, limits: EngineLimits) -> int:
+    """The most new tokens that the context leaves, at most what was asked for (0: 256).
+
+    Raises InvalidInput for an empty prompt, PromptTooLong where no token is left for the answer,
+    RequestTooLarge where the KV cache could not hold the request even if it were empty.
+    """
+    if prompt_tokens == 0:
+        raise InvalidInput("the prompt has no tokens")
+    if prompt_tokens >= limits.max_context:
+        raise PromptTooLong(
+            f"the context holds {limits.max_context} tokens, answer included; the prompt has {prompt_tokens}"
+        )
+    new = min(max_new_tokens or DEFAULT_NEW_TOKENS, limits.max_context - prompt_tokens)
+    capacity = limits.kv_blocks * limits.block_tokens
+    if prompt_tokens + new > capacity:
+        raise RequestTooLarge(
+            f"the KV cache holds {capacity} tokens; the prompt has {prompt_tokens} and {new} more were asked for"
+        )
+    return new
+
+
+def _check_prompt(call: GenerateCall, limits: EngineLimits, vocab_size: int) -> None:
+    given = [name for name in ("text", "chat", "tokens") if getattr(call, name) is not None]
+    if len(given) != 1:
+        raise InvalidInput(f"expected exactly one of text, chat and tokens, got {' and '.join(given) or 'none'}")
+    if call.chat is not None and not call.chat:
+        raise InvalidInput("a chat has at least one message, got none")
+    if call.tokens is not None:
+        _check_ids("prompt token", call.tokens, vocab_size)
+    characters = len(call.text or "") + sum(len(content) for _, content in call.chat or ())
+    if characters > limits.max_context * MAX_CHARACTERS_PER_TOKEN:
+        raise PromptTooLong(f"{characters} characters cannot fit a context of {limits.max_context} tokens")
+
+
+def _check_sampling(sampling: Sampling) -> None:
+    _between("temperature", sampling.temperature, 0, 100)
+    _between("top_k", sampling.top_k, 0, 2**31 - 1)
+    _between("top_p", sampling.top_p, 0, 1, above=True)
+    _between("min_p", sampling.min_p, 0, 1)
+    _between("repetition_penalty", sampling.repetition_penalty, 0, 10, above=True)
+    if sampling.logprobs is not None:
+        _between("logprobs", sampling.logprobs, 0, MAX_LOGPROBS)
+
+
+def _check_stop(stop: Stop, vocab_size: int) -> None:
+    _between("max_new_tokens", stop.max_new_tokens, 0, 2**31 - 1)
+    _between("number of stop strings", len(stop.strings), 0, MAX_STOP_STRINGS)
+    _between("number of stop tokens", len(stop.token_ids), 0, MAX_STOP_TOKENS)
+    for text in stop.strings:
+        _between("characters of a stop string", len(text), 1, MAX_STOP_CHARACTERS)
+    _check_ids("stop token", stop.token_ids, vocab_size)
+
+
+def _check_ids(what: str, ids: tuple[int, ...], vocab_size: int) -> None:
+    wrong = next((token for token in ids if not 0 <= token < vocab_size), None)
+    if wrong is not None:
+        raise InvalidInput(f"{what}: expected 0 to {vocab_size - 1}, got {wrong}")
+
+
+def _between(what: str, value: float, low: float, high: float, *, above: bool = False) -> None:
+    if math.isfinite(value) and low <= value <= high and not (above and value == low):
+        return
+    expected = f"above {low}, up to {high}" if above else f"{low} to {high}"
+    raise InvalidInput(f"{what}: expected {expected}, got {value}")

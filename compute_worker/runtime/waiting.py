@@ -1,0 +1,106 @@
+"""Waiting: for a change, for a limit in time, for the last of the running calls, for another's result.
+
+Owns four small primitives of the event loop; all of them belong to the one loop that the runtime
+runs on. Does not know what is waited for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Generic, TypeVar
+
+from lorry.errors import Draining, LorryError
+
+T = TypeVar("T")
+
+
+class Signal:
+    """Something changed: everybody who waits wakes up once and looks again."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+
+    def notify(self) -> None:
+        """Wake everybody who waits now."""
+        self._event.set()
+        self._event = asyncio.Event()
+
+    async def wait(self) -> None:
+        """Until the next `notify`."""
+        await self._event.wait()
+
+
+@asynccontextmanager
+async def until(limit: float | None, error: Callable[[], LorryError]) -> AsyncIterator[None]:
+    """Raise `error()` where the block still runs at `limit` (time.monotonic()'s clock, None: never)."""
+    scope = asyncio.timeout(None if limit is None else limit - time.monotonic())
+    try:
+        async with scope:
+            yield
+    except TimeoutError:
+        if scope.expired():
+            raise error() from None
+        raise
+
+
+class Gate:
+    """Counts the calls inside; once shut, it lets nobody in and tells when the last has left."""
+
+    def __init__(self) -> None:
+        self._inside = 0
+        self._shut = False
+        self._left = Signal()
+
+    @contextmanager
+    def inside(self) -> Iterator[None]:
+        """Be counted. Raises Draining where the gate is shut."""
+        if self._shut:
+            raise Draining("the worker is about to stop and takes nothing new")
+        self._inside += 1
+        try:
+            yield
+        finally:
+            self._inside -= 1
+            self._left.notify()
+
+    async def drain(self) -> None:
+        """Shut, and wait for the last call inside."""
+        self._shut = True
+        while self._inside:
+            await self._left.wait()
+
+
+class SingleFlight(Generic[T]):
+    """Work by key, done once however many ask for it at the same time.
+
+    The work is nobody's: it goes on where the one who asked first goes away.
+    """
+
+    def __init__(self) -> None:
+        self._tasks: dict[str, asyncio.Task[T]] = {}
+
+    async def run(self, key: str, work: Callable[[], Coroutine[None, None, T]]) -> T:
+        """Result of the work under this key, begun now or earlier. Raises what the work raises."""
+        task = self._tasks.get(key)
+        if task is None:
+            task = self._tasks[key] = asyncio.create_task(work())
+            task.add_done_callback(lambda done: self._landed(key, done))
+        return await asyncio.shield(task)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._tasks
+
+    async def close(self) -> None:
+        """Stop what is in the air and wait until it has let go."""
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _landed(self, key: str, task: asyncio.Task[T]) -> None:
+        del self._tasks[key]
+        if not task.cancelled():
+            task.exception()  # seen, though everybody who asked may have gone

@@ -1,0 +1,15 @@
+"""The memory store obeys the suite."""
+
+from __future__ import annotations
+
+import pytest
+from adapter_registry.blobs.memory import MemoryStore
+
+from tests.suites.blob_store import BlobStoreSuite, Place
+
+
+class TestMemoryStore(BlobStoreSuite):
+    @pytest.fixture
+    def place(self) -> Place:
+        store = MemoryStore()
+        return Place(open=lambda: store, granule=1)

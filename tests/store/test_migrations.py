@@ -1,0 +1,82 @@
+"""Migrations, on both databases, for real."""
+
+from __future__ import annotations
+
+import pytest
+from alembic import command
+from sqlalchemy import inspect
+
+from adapter_registry.store.database import create_engine_for
+from adapter_registry.store.migrate import current_is_head, migration, upgrade
+from lorry.errors import InvalidInput, StorageUnavailable
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def empty_url(request: pytest.FixtureRequest) -> str:
+    if request.param == "postgres":
+        return request.getfixturevalue("empty_postgres_url")
+    return f"sqlite:///{request.getfixturevalue('tmp_path') / 'catalog.db'}"
+
+
+def tables(url: str) -> set[str]:
+    engine = create_engine_for(url, 1)
+    try:
+        return set(inspect(engine).get_table_names())
+    finally:
+        engine.dispose()
+
+
+def test_up_down_and_up_again(empty_url: str) -> None:
+    upgrade(empty_url)
+    made = tables(empty_url)
+    with migration(empty_url) as config:
+        command.downgrade(config, "base")
+    assert tables(empty_url) == {"alembic_version"}
+    upgrade(empty_url)
+    assert tables(empty_url) == made
+
+
+def test_the_tables_are_those_of_the_models(empty_url: str) -> None:
+    upgrade(empty_url)
+    with migration(empty_url) as config:
+        command.check(config)  # raises where autogenerate would find something to do
+
+
+def test_head_is_told_from_anything_else(empty_url: str) -> None:
+    assert not current_is_head(empty_url)
+    upgrade(empty_url)
+    assert current_is_head(empty_url)
+    with migration(empty_url) as config:
+        command.downgrade(config, "base")
+    assert not current_is_head(empty_url)
+
+
+def test_an_upgrade_of_an_upgraded_database_changes_nothing(empty_url: str) -> None:
+    upgrade(empty_url)
+    upgrade(empty_url)
+    assert current_is_head(empty_url)
+
+
+def test_a_migration_that_fails_leaves_nothing_behind(empty_url: str) -> None:
+    with pytest.raises(ZeroDivisionError), migration(empty_url) as config:
+        command.upgrade(config, "head")
+        raise ZeroDivisionError
+    assert tables(empty_url) == set()
+
+
+def test_a_folder_with_percent_and_space_in_its_name_is_a_place_for_a_database(tmp_path_factory) -> None:
+    folder = tmp_path_factory.mktemp("50%s of a place")
+    upgrade(f"sqlite:///{folder / 'catalog.db'}")
+    assert (folder / "catalog.db").exists()
+
+
+def test_a_database_that_is_not_there_is_unavailable(tmp_path) -> None:
+    with pytest.raises(StorageUnavailable):
+        upgrade(f"sqlite:///{tmp_path / 'no' / 'catalog.db'}")
+
+
+@pytest.mark.parametrize("url", ["", "catalog.db", "sqlite://", "sqlite:///:memory:", "mysql://user:secret@host/db"])
+def test_what_is_no_url_of_a_database_is_refused_without_telling_its_secrets(url: str) -> None:
+    with pytest.raises(InvalidInput, match="database URL: expected sqlite:///FILE|expected a file") as refused:
+        upgrade(url)
+    assert "secret" not in refused.value.message

@@ -38,13 +38,13 @@ class RegistrySource:
             await self._client.download(file.digest, file.size, into)
 
     async def publish(self, directory: Path, publication: Publication) -> PublishedAdapter:
-        """See AdapterSource. The parents are the recipe's sources."""
+        """See AdapterSource. The registry takes the recipe's sources as parents."""
         with _reachable(self._client.address):
             version = await self._client.push(
                 directory,
                 publication.adapter,
                 base=publication.base_id,
-                parents=[source.digest for source in publication.recipe.sources],
+                parents=(),
                 recipe=publication.recipe,
                 alias=publication.alias,
                 description=publication.description,

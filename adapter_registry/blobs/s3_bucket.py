@@ -70,12 +70,10 @@ class Bucket:
     def ensure(self) -> None:
         """Create the bucket where there is none."""
         with _storage():
-            try:
+            with _nothing_there():
                 self._client.head_bucket(Bucket=self._name)
-            except ClientError as error:
-                if _code(error) not in _MISSING:
-                    raise
-                self._create()
+                return
+            self._create()
 
     def _create(self) -> None:
         try:
@@ -92,13 +90,9 @@ class Bucket:
 
     def size_of(self, key: str) -> int | None:
         """Length of an object in bytes; None where there is none."""
-        with _storage():
-            try:
-                return self._client.head_object(Bucket=self._name, Key=self._prefix + key)["ContentLength"]
-            except ClientError as error:
-                if _code(error) in _MISSING:
-                    return None
-                raise
+        with _storage(), _nothing_there():
+            return self._client.head_object(Bucket=self._name, Key=self._prefix + key)["ContentLength"]
+        return None
 
     def read(self, key: str, wanted: range, chunk: int, etag: str | None = None) -> Iterator[bytes]:
         """The wanted bytes of an object in pieces; all of them, or an error. Raises BlobNotFound.
@@ -153,7 +147,7 @@ class Bucket:
 
     def delete(self, key: str) -> None:
         """Remove an object, if it is there."""
-        with _storage():
+        with _storage(), _nothing_there():
             self._client.delete_object(Bucket=self._name, Key=self._prefix + key)
 
     def begin(self, key: str) -> str:
@@ -167,14 +161,11 @@ class Bucket:
         with _storage():
             # MinIO lists by whole keys alone, so the prefix is the key.
             pages = self._client.get_paginator("list_multipart_uploads").paginate(Bucket=self._name, Prefix=path)
-            try:
+            with _nothing_there():
                 return [
                     found["UploadId"] for page in pages for found in page.get("Uploads", []) if found["Key"] == path
                 ]
-            except ClientError as error:
-                if _code(error) in _MISSING:
-                    return []
-                raise
+        return []
 
     def parts(self, key: str, upload: str) -> list[Part]:
         """The parts of a multipart upload by number; none where it is no more."""
@@ -182,16 +173,13 @@ class Bucket:
             pages = self._client.get_paginator("list_parts").paginate(
                 Bucket=self._name, Key=self._prefix + key, UploadId=upload
             )
-            try:
+            with _nothing_there():
                 return [
                     Part(part["PartNumber"], part["ETag"], part["Size"])
                     for page in pages
                     for part in page.get("Parts", [])
                 ]
-            except ClientError as error:
-                if _code(error) in _MISSING:
-                    return []
-                raise
+        return []
 
     def send(self, key: str, upload: str, number: int, data: bytearray) -> Part:
         """Store one part."""
@@ -214,8 +202,8 @@ class Bucket:
             )["ETag"]
 
     def abort(self, key: str, upload: str) -> None:
-        """Throw a multipart upload away."""
-        with _storage():
+        """Throw a multipart upload away, if it is there."""
+        with _storage(), _nothing_there():
             self._client.abort_multipart_upload(Bucket=self._name, Key=self._prefix + key, UploadId=upload)
 
 
@@ -241,6 +229,16 @@ def _connect(settings: S3Settings) -> S3Client:
 
 def _code(error: ClientError) -> str:
     return error.response.get("Error", {}).get("Code", "unknown")
+
+
+@contextmanager
+def _nothing_there() -> Iterator[None]:
+    """Go on behind the block where S3 says that there is no such thing."""
+    try:
+        yield
+    except ClientError as error:
+        if _code(error) not in _MISSING:
+            raise
 
 
 @contextmanager

@@ -37,7 +37,7 @@ class BlobServicer(BlobServiceServicer):
         progress = await self._pool.run(self._store.progress, check_digest(request.digest))
         return pb.QueryUploadResponse(committed_bytes=progress.committed, complete=progress.complete)
 
-    async def Upload(  # type: ignore[override]  # the stub also allows the iterator of a synchronous server
+    async def Upload(
         self,
         request_iterator: AsyncIterator[pb.UploadRequest],
         context: Context,
@@ -47,22 +47,8 @@ class BlobServicer(BlobServiceServicer):
         digest, size = check_digest(header.digest), header.size_bytes
         async with self._pool.opened(self._store.upload, digest, size) as upload:
             if not upload.existed:  # else the answer comes at once: the chunks are not needed
-                await self._receive(request_iterator, upload)
+                await _receive(request_iterator, upload, self._pool)
             return pb.UploadResponse(digest=digest, size_bytes=upload.committed, existed=upload.existed)
-
-    async def _receive(self, messages: AsyncIterator[pb.UploadRequest], upload: Upload) -> None:
-        async for message in messages:
-            kind = message.WhichOneof("message")
-            if kind == "finish":
-                await self._pool.run(upload.finish)
-                return
-            if kind != "chunk":
-                raise InvalidInput(f"upload: expected a chunk or the finish, got {kind or 'an empty message'}")
-            await self._pool.run(upload.write, message.chunk.offset, _checked(message.chunk.data))
-        raise UploadIncomplete(
-            f"upload: expected a finish behind the last chunk, the stream ended at {upload.committed} bytes",
-            committed_bytes=str(upload.committed),
-        )
 
     async def Read(self, request: pb.ReadRequest, context: Context) -> AsyncIterator[pb.ReadResponse]:
         """Stream a blob, or a part of it, in order."""
@@ -74,6 +60,21 @@ class BlobServicer(BlobServiceServicer):
             while (chunk := await self._pool.run(next, chunks, None)) is not None:
                 yield pb.ReadResponse(offset=offset, data=bytes(chunk))
                 offset += len(chunk)
+
+
+async def _receive(messages: AsyncIterator[pb.UploadRequest], upload: Upload, pool: Pool) -> None:
+    async for message in messages:
+        kind = message.WhichOneof("message")
+        if kind == "finish":
+            await pool.run(upload.finish)
+            return
+        if kind != "chunk":
+            raise InvalidInput(f"upload: expected a chunk or the finish, got {kind or 'an empty message'}")
+        await pool.run(upload.write, message.chunk.offset, _checked(message.chunk.data))
+    raise UploadIncomplete(
+        f"upload: expected a finish behind the last chunk, the stream ended at {upload.committed} bytes",
+        committed_bytes=str(upload.committed),
+    )
 
 
 def _checked(data: bytes) -> bytes:

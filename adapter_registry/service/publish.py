@@ -28,7 +28,8 @@ from lorry.format.reference import AdapterName, Reference, check_name
 class Submission:
     """What a caller wants published.
 
-    base: name or id, empty for the one that the configuration names. expected_digest: of the
+    base: name or id, empty for the one that the configuration names. parents: the sources of a
+    recipe are parents besides and need not be repeated. expected_digest: of the
     manifest as the caller derived it, empty for no comparison. alias: None for none.
     """
 
@@ -65,7 +66,8 @@ class Publisher:
     def _write(self, submission: Submission, facts: AdapterFacts) -> tuple[VersionRecord, bool]:
         judged = verdict(self._catalog, facts, submission.base)
         refuse(judged.findings)
-        parents = self._digests(submission.parents)
+        sources = submission.recipe.sources if submission.recipe else ()
+        parents = list(dict.fromkeys([*self._digests(submission.parents), *(source.digest for source in sources)]))
         manifest = build_manifest(submission.files, facts, judged.base.base_id, parents, submission.recipe)
         _compare(manifest, submission.expected_digest)
         return self._catalog.create_version(

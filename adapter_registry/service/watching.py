@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import suppress
 
 from adapter_registry.domain.catalog import Catalog
@@ -31,7 +31,7 @@ class Watcher:
         self._queries = queries
         self._draining = draining
 
-    async def watch(self, token: str, namespace: str | None) -> AsyncIterator[Event]:
+    async def watch(self, token: str, namespace: str | None) -> AsyncGenerator[Event, None]:
         """Events behind the one that `token` names, in commit order; an empty token means from now on.
 
         The token of an event is its sequence. Raises InvalidResumeToken, StorageUnavailable, and

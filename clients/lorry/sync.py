@@ -26,6 +26,8 @@ from lorry.v1.inference_pb2 import GenerateResponse
 P = ParamSpec("P")
 T = TypeVar("T")
 ClientT = TypeVar("ClientT", bound=Connection)
+# A face of a client is one of each of its parts: the wrappers below take methods of either.
+SeenT_co = TypeVar("SeenT_co", bound=Connection, covariant=True)
 
 
 @functools.cache
@@ -70,10 +72,10 @@ def _drain(stream: AsyncIterator[T]) -> Iterator[T]:
         _wait(_closed(stream))
 
 
-class _Face(Generic[ClientT]):
+class _Face(Generic[SeenT_co]):
     """An asyncio client seen from outside of its loop."""
 
-    _client: ClientT
+    _client: SeenT_co
 
     def within(self, timeout: float) -> Self:
         """The same connection with another deadline, in seconds."""

@@ -36,6 +36,11 @@ class AdaptedLinear(nn.Module):
         self.in_features, self.out_features = features(base)
         self.a = self.b = torch.empty(0)
 
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one pool row."""
+        return (self.in_features + self.out_features) * int(self.weight.dtype.itemsize)
+
     def reserve(self, rows: int) -> None:
         """Make place for `rows` pool rows, all zero."""
         weight = self.weight

@@ -72,7 +72,7 @@ class _Gain:
             y[self.tokens].add_(self.magnitude.shift)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Resident:
     """An adapter in the pool. ranks: its rank in each layer, in the pool's order; 0 where it has none.
 
@@ -97,7 +97,7 @@ class RankPool:
         self._lock = Lock()
         self._device = self._layers[0].weight.device
         self._costs = CPU_COSTS if self._device.type == "cpu" else GPU_COSTS
-        self._planned: object = ()
+        self._planned: tuple[object, object] = (((), ()), None)
         for layer in self._layers:
             layer.reserve(rows)
 
@@ -142,13 +142,13 @@ class RankPool:
         """Tell every layer what to add in the coming step. Free where the step is like the last one."""
         with self._lock:
             residents = self._residents
-        runs = (tuple(run for run in layout.runs if run.adapters), tuple(run for run in layout.kept_runs if run.adapters))
-        planned = (runs, residents if runs[0] else None)
-        if planned == self._planned:
+        runs = tuple(run for run in layout.runs if run.adapters)
+        kept = tuple(run for run in layout.kept_runs if run.adapters)
+        if self._planned[0] == (runs, kept) and (not runs or self._planned[1] is residents):
             return
-        self._planned = planned
-        for layer, terms in zip(self._layers, self._terms(*runs, residents), strict=True):
+        for layer, terms in zip(self._layers, self._terms(runs, kept, residents), strict=True):
             layer.terms = terms
+        self._planned = ((runs, kept), residents)
 
     def _terms(
         self, runs: tuple[Run, ...], kept: tuple[Run, ...], residents: Mapping[int, _Resident]
@@ -191,13 +191,14 @@ def _product(rectangle: Rectangle, device: torch.device) -> _Product:
         begin, first = rectangle.begin, rectangle.first
         m[cell.begin - begin : cell.end - begin, cell.first - first : cell.last - first] = cell.weight
     off = m == 0
-    alike = {cell.weight for cell in rectangle.cells}
+    weights = {cell.weight for cell in rectangle.cells}
+    alike = len(weights) == 1
     return _Product(
         tokens,
         rows,
-        alike.pop() if len(alike) == 1 else 1.0,
+        weights.pop() if alike else 1.0,
         off.to(device) if bool(off.any()) else None,
-        m.to(device) if alike else None,
+        None if alike else m.to(device),
     )
 
 

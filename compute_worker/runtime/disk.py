@@ -170,8 +170,7 @@ class DiskCache:
         slot = self._slots[digest]
         slot.holds -= 1
         if not slot.holds and not slot.present:
-            del self._slots[digest]
-            self.dropped(digest)
+            self._drop(digest)  # what lies there, if anything, is not what it should be
         self._room.notify()
 
     async def _ensure(self, file: ManifestFile, fetch: Fetch) -> None:

@@ -16,7 +16,7 @@ from typing import BinaryIO
 from compute_worker.contract import Engine, HostAdapter
 from compute_worker.runtime.disk import DiskCache, Fetch
 from compute_worker.runtime.version import Version
-from lorry.errors import IncompatibleAdapter, InvalidAdapter
+from lorry.errors import IncompatibleAdapter, VersionNotFound
 from lorry.format.base import BaseFacts
 from lorry.format.compatibility import judge, refuse
 from lorry.format.config import MAX_CONFIG, parse_config
@@ -24,6 +24,7 @@ from lorry.format.derive import derive_facts
 from lorry.format.facts import AdapterFacts
 from lorry.format.finite import check_finite
 from lorry.format.header import LENGTH_BYTES, header_length, parse_header
+from lorry.format.manifest import ManifestFile
 
 _CHUNK = 1 << 20  # one read; large enough that the call costs nothing beside looking at the values
 
@@ -91,5 +92,5 @@ def _whole(file: BinaryIO) -> Iterator[bytes]:
         yield piece
 
 
-async def _lost(file: object, _: Path) -> None:
-    raise InvalidAdapter(f"{file} of a combination is not on this worker any more: combine its sources again")
+async def _lost(file: ManifestFile, _: Path) -> None:
+    raise VersionNotFound(f"{file.name} of a combination is not on this worker any more: combine its sources again")

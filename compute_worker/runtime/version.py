@@ -1,6 +1,6 @@
 """An adapter as the worker means it: identity, manifest, and where its bytes come from.
 
-Owns one immutable value that cache, loader and combinations pass around. Does not know names,
+Owns immutable values that cache, loader and combinations pass around. Does not know names,
 tiers or tensors.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from compute_worker.runtime.api import Resolved
 from lorry.errors import InvalidAdapter
 from lorry.format.bundle import CONFIG_NAME, WEIGHTS_NAME
 from lorry.format.manifest import Manifest, ManifestFile
@@ -36,3 +37,17 @@ class Version:
             if file.name == name:
                 return file
         raise InvalidAdapter(f"version {self.digest} has no {name}")
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One adapter of a selection after its one resolution. `adapter`: the reference as it was written."""
+
+    adapter: str
+    version: Version
+    weight: float = 1.0
+
+    @property
+    def resolved(self) -> Resolved:
+        """As callers are told."""
+        return Resolved(self.adapter, self.version.digest, self.weight)

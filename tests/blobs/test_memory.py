@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from adapter_registry.blobs.memory import MemoryStore
 
+from adapter_registry.blobs.memory import MemoryStore
 from tests.suites.blob_store import BlobStoreSuite, Place
 
 

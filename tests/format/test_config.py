@@ -46,7 +46,9 @@ def test_a_pattern_key_matches_equality_and_suffixes_behind_a_dot(key: str) -> N
     assert parse(rank_pattern={key: 7}).rank_of(MODULE) == 7
 
 
-@pytest.mark.parametrize("key", ["proj", "0.self_attn.q_proj", "self_attn", "model.layers.1.self_attn.q_proj", "^q_proj"])
+@pytest.mark.parametrize(
+    "key", ["proj", "0.self_attn.q_proj", "self_attn", "model.layers.1.self_attn.q_proj", "^q_proj"]
+)
 def test_a_pattern_key_does_not_match_a_part_of_a_name(key: str) -> None:
     assert parse(r=2, rank_pattern={key: 7}).rank_of(MODULE) == 2
 

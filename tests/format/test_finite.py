@@ -21,7 +21,7 @@ def index_of(file: bytes) -> TensorIndex:
 
 def cut(data: bytes, sizes: list[int]) -> Iterator[memoryview]:
     view = memoryview(data)
-    while len(view):
+    while view:
         size = sizes[len(view) % len(sizes)]
         yield view[:size]
         view = view[size:]

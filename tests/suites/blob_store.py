@@ -11,8 +11,10 @@ import tracemalloc
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 
 import pytest
+
 from adapter_registry.blobs.protocol import MAX_BLOB_BYTES, BlobStore, Progress
 from lorry.errors import (
     BlobNotFound,
@@ -39,12 +41,13 @@ class Place:
 
     @property
     def large(self) -> int:
-        """Size of a blob of two and a half granules, or of a few chunks where a granule is small."""
-        return max(5 * self.granule // 2, 1_000_000)
+        """Size of a blob of two granules and some bytes."""
+        return 2 * self.granule + 100_000
 
 
+@cache
 def blob(size: int, seed: int = 1) -> bytes:
-    return random.Random(seed).randbytes(size)
+    return random.Random(seed).randbytes(size)  # noqa: S311 - bytes to store, the same in each run
 
 
 def put(store: BlobStore, data: bytes, chunk: int = CHUNK) -> str:
@@ -224,7 +227,7 @@ class BlobStoreSuite:
         wrong.close()
         store = place.open()
         upload = store.upload(digest, len(data))
-        assert upload.committed == 0 or data.startswith(data[: upload.committed])
+        assert upload.committed == 0
         feed(upload, data)
         upload.finish()
         upload.close()

@@ -68,7 +68,7 @@ def adapter_bytes(  # noqa: PLR0913 - a builder: every option is a keyword with 
         rank_pattern=dict(odd if rank_pattern is None else rank_pattern),
         alpha_pattern=dict(alpha_pattern or {}),
         base_model_name_or_path=base_name,
-        target_modules=sorted({name.rpartition(".")[2] for name in modules}),
+        target_modules=sorted(modules),
     )
     arrays = tensors(modules, seed=seed, dora=dora, lora_bias=lora_bias, scale=scale)
     return json_bytes(fields | dict(config or {})), safetensors_bytes(encode(arrays, dtype))

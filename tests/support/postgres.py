@@ -15,7 +15,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -87,14 +86,12 @@ def _running(shared: Path) -> PostgresServer | None:
 def _started(shared: Path) -> PostgresServer:
     log = shared / "postgres.log"
     with log.open("w") as out:
-        keeper = subprocess.Popen(
-            [sys.executable, __file__, str(shared)], stdout=out, stderr=out, start_new_session=True
+        keeper = subprocess.run(
+            [sys.executable, __file__, str(shared)], stdout=out, stderr=out, check=False, start_new_session=True
         )
-    end = time.monotonic() + _START_S
-    while (server := _running(shared)) is None:
-        if keeper.poll() is not None or time.monotonic() > end:
-            pytest.fail(f"PostgreSQL did not start:\n{log.read_text()}")
-        time.sleep(0.05)
+    server = _running(shared)
+    if keeper.returncode != 0 or server is None:
+        pytest.fail(f"PostgreSQL did not start:\n{log.read_text()}")
     _make_template(server)
     return server
 
@@ -176,18 +173,20 @@ class _Keeper:
 
 
 def _keep(shared: Path) -> None:
+    """Start the server, then leave a process behind that stops it when its users are gone."""
+    folder = Path(tempfile.mkdtemp(prefix="lorry-pg-"))
+    keeper = _Keeper(folder)
+    keeper.start()
     state = shared / "postgres.folder"
-    with tempfile.TemporaryDirectory(prefix="lorry-pg-", ignore_cleanup_errors=True) as name:
-        keeper = _Keeper(Path(name))
-        keeper.start()
-        try:
-            written = state.with_suffix(".new")
-            written.write_text(name)
-            written.rename(state)
-            with _locked(shared / "postgres.users", fcntl.LOCK_EX):
-                state.unlink(missing_ok=True)
-        finally:
-            keeper.stop()
+    state.write_text(str(folder))
+    if os.fork():
+        return
+    try:
+        with _locked(shared / "postgres.users", fcntl.LOCK_EX):
+            state.unlink(missing_ok=True)
+    finally:
+        keeper.stop()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":

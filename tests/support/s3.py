@@ -19,10 +19,10 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
+
 from adapter_registry.blobs.s3 import S3Store
 from adapter_registry.blobs.s3_bucket import S3Settings
 from lorry.errors import StorageUnavailable
-
 from tests.support import s3_keeper
 
 # Below the ports that the system hands out, also with weed's gRPC offset added.

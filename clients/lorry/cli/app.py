@@ -14,12 +14,13 @@ from lorry.cli import aliases, bases, catalog, combine, generate, residency, rou
 from lorry.cli.context import REGISTRY, WORKER, Addresses
 from lorry.cli.exits import table
 
+# \b: click's mark for a paragraph whose lines stay as they are.
 _EPILOG = f"""
 Adapters are written [namespace/]name, with @number, :alias or @sha256:... behind it; `-a name=0.5` gives one a weight.
 Errors are one line on stderr, `error: REASON: message`.
 
+\b
 Exit codes:
-
 {table()}
 """
 
@@ -27,9 +28,9 @@ app = typer.Typer(
     name="lorry",
     help="Adapters: keep them in a registry, serve any mix of them from a worker.",
     epilog=_EPILOG,
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # brackets in the help are brackets; and rich takes 50 ms to load
 )
 
 

@@ -37,7 +37,7 @@ def exit_code(error: errors.LorryError) -> int:
 def table() -> str:
     """The exit codes for people."""
     lines = [(0, "done"), (OTHER, "anything else"), *((code, text) for code, text, _ in _CODES), (130, "interrupted")]
-    return "\n\n".join(f"{code:>3}  {text}" for code, text in lines)
+    return "\n".join(f"{code:>3}  {text}" for code, text in lines)
 
 
 def error_line(reason: str, message: str) -> str:

@@ -16,13 +16,17 @@ _PACKAGES = {"typer", "rich"}
 def main() -> None:
     """Run the command of sys.argv and leave with its exit code."""
     try:
+        from typer import TyperException
+
         from lorry.cli.app import app
     except ModuleNotFoundError as error:
         if error.name not in _PACKAGES:
             raise
         _leave(error_line(MISSING_EXTRA, "the command needs the extra `cli`: pip install 'lorry[cli]'"), OTHER)
     try:
-        app()
+        sys.exit(app(standalone_mode=False))
+    except TyperException as error:
+        _leave(error_line("USAGE", f"{error}; see --help"), error.exit_code)
     except LorryError as error:
         _leave(error_line(error.reason, error.message), exit_code(error))
     except OSError as error:

@@ -9,13 +9,15 @@ import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
-    from google.protobuf.descriptor import FieldDescriptor
     from google.protobuf.message import Message
 
     from lorry.blobs import Progress
+
+# A FieldDescriptor: protobuf has two classes of that shape, and types neither in full.
+Field: TypeAlias = Any
 
 # Where nobody looks at a terminal, a table is as wide as it needs to be, up to this.
 _PIPE_WIDTH = 200
@@ -65,7 +67,7 @@ def plain(value: Any) -> Any:
     return [plain(entry) for entry in value] if isinstance(value, list | tuple) else value
 
 
-def _field(field: FieldDescriptor, value: Any) -> Any:
+def _field(field: Field, value: Any) -> Any:
     if field.message_type is not None and field.message_type.GetOptions().map_entry:
         return dict(sorted(value.items()))
     if field.is_repeated:
@@ -73,13 +75,13 @@ def _field(field: FieldDescriptor, value: Any) -> Any:
     return _one(field, value)
 
 
-def _one(field: FieldDescriptor, value: Any) -> Any:
+def _one(field: Field, value: Any) -> Any:
     if field.enum_type is not None:
         return word(field, value)
     return plain(value)
 
 
-def word(field: FieldDescriptor, number: int) -> str:
+def word(field: Field, number: int) -> str:
     """The name of an enumeration's value; its number where this release does not know it."""
     known = field.enum_type.values_by_number.get(number)
     return str(number) if known is None else known.name

@@ -228,7 +228,9 @@ class CreateVersionRequest(_message.Message):
 
     @_builtins.property
     def parents(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """References of the versions it was made from; unset means none."""
+        """References of the versions it was made from; unset means none. The sources of a recipe are
+        parents besides and need not be repeated.
+        """
 
     @_builtins.property
     def recipe(self) -> _types_pb2.Recipe:

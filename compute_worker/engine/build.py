@@ -1,0 +1,43 @@
+"""From settings to an engine and its tokenizer.
+
+Owns the order: tokenizer and model from the same place, torch's threads before the first product.
+Does not know where settings come from.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from compute_worker.contract import Engine, Tokenizer
+from compute_worker.engine.engine import Budgets, TransformersEngine
+from compute_worker.engine.loading import load_base
+from compute_worker.engine.tokenizer import HfTokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """model: a folder or hub id. device: torch's name, `cpu` or `cuda`. dtype: `float32`, `bfloat16`, `float16`.
+
+    Budgets in bytes; max_context in tokens, 0 for what the model was made for; threads of torch, 0
+    for torch's own choice.
+    """
+
+    model: str
+    device: str = "cpu"
+    dtype: str = "bfloat16"
+    pool_bytes: int = 320 << 20
+    kv_bytes: int = 512 << 20
+    max_context: int = 0
+    threads: int = 0
+
+
+def build_engine(settings: EngineSettings) -> tuple[Engine, Tokenizer]:
+    """Load a base and check that it is served exactly. Raises UnsupportedModel, InvalidInput."""
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    model = load_base(settings.model, settings.device, settings.dtype)
+    tokenizer = HfTokenizer.load(settings.model, model.config)
+    budgets = Budgets(settings.pool_bytes, settings.kv_bytes, settings.max_context)
+    return TransformersEngine(model, budgets), tokenizer

@@ -1,0 +1,136 @@
+"""The check at start: does this model, hooked, compute what it computes alone?
+
+Owns the two probes: one measures the model (layers that attend, KV shapes, linears that see every
+token), one compares mixed steps with plain forwards. Does not know families of models: what differs
+in a way that nobody thought of is found here, by its logits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import PreTrainedModel
+
+from compute_worker.contract import Sampling, StepRow
+from compute_worker.engine.attention import Rule, attending
+from compute_worker.engine.hooked import forward, hook_attention
+from compute_worker.engine.kv import BLOCK_TOKENS, LayerShape
+from compute_worker.engine.linear import features, is_target
+from lorry.errors import UnsupportedModel
+
+# Largest error, relative to the norm of the logits. float32 sums in another order: 4e-6 over 26 families.
+# bfloat16 keeps 8 bits, so that two right ways differ by up to 2e-2; wrong attention is off by more than 1e-1.
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 2e-2}
+# Both reach into a second block; one goes there in a chunk, one in a decode step.
+_LENGTHS = (BLOCK_TOKENS + 1, BLOCK_TOKENS + 7)
+# Blocks that the check needs: two a prompt.
+BLOCKS = 4
+
+Logits = Callable[[Sequence[StepRow]], tuple[list[int], Tensor]]
+
+
+@dataclass(slots=True)
+class Measured:
+    """What a forward of the model showed.
+
+    shapes: KV of each layer that attends. targets: names of the linears that saw every token (the
+    output head: every kept one); adapters can be added to these alone.
+    """
+
+    shapes: dict[int, LayerShape] = field(default_factory=dict)
+    targets: list[str] = field(default_factory=list)
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, rule: Rule) -> Tensor:
+        """See Attending; remembers the shapes. The output is good for its shape alone."""
+        if layer in self.shapes:
+            raise UnsupportedModel(f"expected a layer to attend once, layer {layer} does so again")
+        self.shapes[layer] = LayerShape(key.shape[1], key.shape[3], value.shape[3])
+        output = functional.scaled_dot_product_attention(
+            query, key, value, is_causal=True, scale=rule.scaling, enable_gqa=True
+        )
+        return output.transpose(1, 2)
+
+
+@torch.inference_mode()
+def alone(model: PreTrainedModel) -> list[Tensor]:
+    """Logits [tokens, vocabulary] of each prompt, by the model as transformers made it."""
+    prompts = [torch.tensor([prompt], device=model.device) for prompt in _prompts(model)]
+    return [model(input_ids=prompt, use_cache=False).logits[0] for prompt in prompts]
+
+
+@torch.inference_mode()
+def measure(model: PreTrainedModel) -> Measured:
+    """Hook the model's attention and run a prompt through it. Raises UnsupportedModel."""
+    measured, tokens = Measured(), _prompts(model)[0]
+    head = model.get_output_embeddings()
+    hooks = [
+        module.register_forward_hook(_remember(measured, name, 1 if module is head else len(tokens)))
+        for name, module in model.named_modules()
+        if is_target(module)
+    ]
+    hook_attention(model)
+    try:
+        with attending(measured):
+            forward(model, tokens, range(len(tokens)), [len(tokens) - 1])
+    finally:
+        for hook in hooks:
+            hook.remove()
+    layers = model.config.num_hidden_layers
+    if len(measured.shapes) != layers:
+        kind = model.config.model_type
+        raise UnsupportedModel(f"{kind}: expected {layers} layers to attend, got {len(measured.shapes)}")
+    return measured
+
+
+def _remember(measured: Measured, name: str, tokens: int) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+    def hook(module: nn.Module, inputs: tuple[Tensor, ...], _output: Tensor) -> None:
+        if inputs[0].numel() == tokens * features(module)[0]:
+            measured.targets.append(name)
+
+    return hook
+
+
+def compare(model: PreTrainedModel, logits: Logits, expected: Sequence[Tensor]) -> None:
+    """Run the prompts in mixed steps (chunks of both, then a decode row beside a chunk) and compare.
+
+    logits: of a step's rows that draw, with the index of each. Raises UnsupportedModel.
+    """
+    one, two = _prompts(model)
+    last = len(one) - 1
+    cut = len(two) // 3
+    steps = (
+        [_row(one, 0, last, 0), _row(two, 0, cut, 1)],
+        [_row(one, last, last + 1, 0), _row(two, cut, len(two) - 1, 1)],
+        [_row(two, len(two) - 1, len(two), 1)],
+    )
+    for rows in steps:
+        for index, got in zip(*logits(rows), strict=True):
+            row = rows[index]
+            want = expected[row.blocks[0] // 2][row.position + len(row.tokens) - 1]
+            _check_equal(model, got, want)
+
+
+def _check_equal(model: PreTrainedModel, got: Tensor, want: Tensor) -> None:
+    error = float((got.float() - want.float()).norm() / want.float().norm())
+    tolerance = TOLERANCE[want.dtype]
+    if not error <= tolerance:  # NaN is not
+        raise UnsupportedModel(
+            f"{model.config.model_type}: its logits in a mixed batch are off by {error:.1e} of their norm, "
+            f"expected at most {tolerance:.0e}; its attention or layers do something that is not served"
+        )
+
+
+def _row(prompt: list[int], begin: int, end: int, place: int) -> StepRow:
+    """Tokens [begin, end) of a prompt whose KV lies in blocks 2 * place and 2 * place + 1."""
+    blocks = (2 * place, 2 * place + 1)
+    return StepRow(prompt[begin:end], begin, blocks, (), Sampling(), prompt[:end], 0)
+
+
+def _prompts(model: PreTrainedModel) -> list[list[int]]:
+    """Ids spread over the vocabulary."""
+    vocabulary = model.config.vocab_size
+    return [[(7919 * index + length) % vocabulary for index in range(length)] for length in _LENGTHS]

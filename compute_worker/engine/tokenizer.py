@@ -1,0 +1,80 @@
+"""The model's tokenizer: text to ids and back, conversations through its template.
+
+Owns which ids end a text. Does not know streaming, stop strings or how an answer comes about.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import jinja2
+from transformers import AutoTokenizer, GenerationConfig, PretrainedConfig, PreTrainedTokenizerBase
+
+from lorry.errors import InvalidInput
+
+
+class HfTokenizer:
+    """Tokenizer over transformers'.
+
+    vocab_size: rows of the model's embedding, which may be more than the tokenizer has tokens.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, eos_ids: frozenset[int], vocab_size: int) -> None:
+        self._tokenizer = tokenizer
+        self._eos_ids = eos_ids
+        self._vocab_size = vocab_size
+
+    @classmethod
+    def load(cls, path_or_id: str, config: PretrainedConfig) -> HfTokenizer:
+        """The tokenizer beside a model. Raises InvalidInput where there is none."""
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(path_or_id)
+        except (OSError, ValueError) as error:
+            raise InvalidInput(f"expected a tokenizer in {path_or_id}: {error}") from error
+        claims = (tokenizer.eos_token_id, config.eos_token_id, _generation_eos(path_or_id))
+        return cls(tokenizer, frozenset(eos for claim in claims for eos in _ids(claim)), config.vocab_size)
+
+    @property
+    def eos_ids(self) -> frozenset[int]:
+        """Ids that end a text, by the tokenizer, the model and its generation settings together."""
+        return self._eos_ids
+
+    @property
+    def vocab_size(self) -> int:
+        """Ids are below this."""
+        return self._vocab_size
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a raw text, the tokenizer's own special tokens added."""
+        return list(self._tokenizer(text)["input_ids"])
+
+    def encode_chat(self, messages: Sequence[tuple[str, str]]) -> list[int]:
+        """Ids of a conversation, ready for the answer.
+
+        Raises InvalidInput where there is no template, or the template refuses the conversation.
+        """
+        if not self._tokenizer.chat_template:
+            raise InvalidInput("the model has no chat template: send text or token ids")
+        conversation = [{"role": role, "content": content} for role, content in messages]
+        try:
+            ids = self._tokenizer.apply_chat_template(conversation, add_generation_prompt=True, return_dict=False)
+        except jinja2.TemplateError as error:
+            raise InvalidInput(f"the model's chat template refuses the conversation: {error}") from error
+        return list(ids)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of ids, special tokens left out; incomplete characters come out as U+FFFD."""
+        text: str = self._tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return text
+
+
+def _generation_eos(path_or_id: str) -> object:
+    try:
+        return GenerationConfig.from_pretrained(path_or_id).eos_token_id
+    except OSError:  # a model need not have generation settings
+        return None
+
+
+def _ids(claim: object) -> Iterable[int]:
+    """An id, several, or none."""
+    return [eos for eos in (claim if isinstance(claim, list) else [claim]) if isinstance(eos, int)]

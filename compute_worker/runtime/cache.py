@@ -1,0 +1,133 @@
+"""The tiers together: pool rows over host memory over disk.
+
+Owns what it means to load, lease, pin and unload an adapter. What is loaded is loaded once however
+many wait for it. Does not know how names become versions, nor routes or the scheduler.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+
+from compute_worker.runtime.api import ResidentState
+from compute_worker.runtime.host import HostTier
+from compute_worker.runtime.pool import Lease, Pool
+from compute_worker.runtime.residency import Entry, Ledger
+from compute_worker.runtime.version import Choice, Version
+from compute_worker.runtime.waiting import until
+from lorry.errors import AdapterInUse, AdapterPinned, DeadlineExceeded, InvalidSelection, RequestTooLarge
+
+
+class AdapterCache:
+    """Makes adapters usable by the next step. Belongs to the event loop.
+
+    patience: seconds that `unload` waits for the requests in flight.
+    """
+
+    def __init__(self, ledger: Ledger, host: HostTier, pool: Pool, patience: float) -> None:
+        self._ledger = ledger
+        self._host = host
+        self._pool = pool
+        self._patience = patience
+
+    async def acquire(self, choices: Sequence[Choice], deadline: float | None) -> Lease:
+        """A lease on all of the choices, loaded where they were not in the pool.
+
+        Raises what loading raises, InvalidSelection (an exclusive adapter beside another, or
+        weighted), RequestTooLarge, CacheBusy (no rows free until the deadline), DeadlineExceeded
+        (not loaded by then).
+        """
+        with ExitStack() as stack:
+            entries = [stack.enter_context(self._ledger.using(choice.version)) for choice in choices]
+            for entry, choice in zip(entries, choices, strict=True):
+                entry.hits += entry.in_pool
+                self._ledger.touch(entry, choice.adapter)
+            async with until(deadline, _late):
+                await asyncio.gather(*(self._host.get(entry) for entry in entries if entry.start is None))
+            self._check_together(entries, choices)
+            lease = await self._pool.lease(entries, [choice.weight for choice in choices], deadline)
+            try:
+                async with until(deadline, _late):
+                    await _installed(entries)
+            except BaseException:
+                lease.release()
+                raise
+            return lease
+
+    async def load(self, choice: Choice) -> ResidentState:
+        """Bring an adapter into the pool. Raises as `acquire`."""
+        lease = await self.acquire([choice], None)
+        lease.release()
+        return self._ledger.state(lease.entries[0])
+
+    async def pin(self, choice: Choice, ttl: float | None) -> ResidentState:
+        """Load an adapter and keep it for `ttl` seconds, None: until `unpin`. Raises as `acquire`."""
+        lease = await self.acquire([choice], None)
+        lease.release()
+        entry = lease.entries[0]
+        self._set_pin(entry, pinned=True)
+        if ttl is not None:
+            entry.pin_timer = asyncio.get_running_loop().call_later(ttl, lambda: self._set_pin(entry, pinned=False))
+        return self._ledger.state(entry)
+
+    def unpin(self, version: Version) -> ResidentState:
+        """Let an adapter be evicted again; one that is not held at all comes back as GONE."""
+        with self._ledger.using(version) as entry:
+            self._set_pin(entry, pinned=False)
+            return self._ledger.state(entry)
+
+    async def unload(self, version: Version) -> bool:
+        """Drop an adapter from pool and host memory, after the requests that use it.
+
+        Answers whether there was anything to drop. Raises AdapterPinned, AdapterInUse (a route
+        holds it, or requests did for as long as was waited).
+        """
+        with self._ledger.using(version) as entry:
+
+            def in_use() -> AdapterInUse:
+                return AdapterInUse(f"{entry.leases} requests still use {version.digest}")
+
+            async with until(time.monotonic() + self._patience, in_use):
+                while _busy(entry):
+                    await self._pool.room.wait()
+            resident = entry.start is not None or entry.host is not None
+            entry.start = entry.host = None
+            self._pool.room.notify()
+            return resident
+
+    def _set_pin(self, entry: Entry, *, pinned: bool) -> None:
+        if entry.pin_timer is not None:
+            entry.pin_timer.cancel()
+            entry.pin_timer = None
+        entry.pinned = pinned
+        self._ledger.settle(entry)
+        self._pool.room.notify()
+
+    def _check_together(self, entries: Sequence[Entry], choices: Sequence[Choice]) -> None:
+        for entry, choice in zip(entries, choices, strict=True):
+            if entry.exclusive and len(choices) > 1:
+                raise InvalidSelection(f"{choice.adapter} is DoRA: expected no other adapter beside it")
+            if entry.exclusive and choice.weight != 1:
+                raise InvalidSelection(f"{choice.adapter} is DoRA: expected weight 1, got {choice.weight}")
+        rows = sum(entry.rank for entry in entries)
+        if rows > self._pool.rows:
+            raise RequestTooLarge(f"the pool has {self._pool.rows} rows, the selection needs {rows}")
+
+
+async def _installed(entries: Sequence[Entry]) -> None:
+    for installing in [entry.installing for entry in entries if entry.installing]:
+        await asyncio.shield(installing)
+
+
+def _busy(entry: Entry) -> bool:
+    if entry.pinned:
+        raise AdapterPinned(f"{entry.version.digest} is pinned: unpin it first")
+    if entry.holds:
+        raise AdapterInUse(f"{entry.holds} routes use {entry.version.digest}: switch them first")
+    return entry.leases > 0 or entry.installing is not None
+
+
+def _late() -> DeadlineExceeded:
+    return DeadlineExceeded("the adapters were not loaded before the deadline")

@@ -1,0 +1,58 @@
+"""The host tier: parsed adapters in host memory, within a budget of bytes.
+
+Owns reading by single flight and what of it is kept: the budget counts what is kept, least recently
+used goes first. Does not know pool rows or leases; a copy here is never in use by a step.
+"""
+
+from __future__ import annotations
+
+from compute_worker.contract import HostAdapter
+from compute_worker.runtime.loader import Loader
+from compute_worker.runtime.residency import Entry, Ledger
+from compute_worker.runtime.version import Version
+from compute_worker.runtime.waiting import SingleFlight
+
+
+class HostTier:
+    """Adapters ready to be installed. Belongs to the event loop. budget: bytes."""
+
+    def __init__(self, loader: Loader, ledger: Ledger, budget: int) -> None:
+        self.budget = budget
+        self._loader = loader
+        self._ledger = ledger
+        self._flight: SingleFlight[HostAdapter] = SingleFlight()
+
+    @property
+    def used(self) -> int:
+        """Bytes that are kept."""
+        return sum(entry.host.nbytes for entry in self._ledger.entries.values() if entry.host is not None)
+
+    async def get(self, entry: Entry) -> HostAdapter:
+        """The adapter's tensors, read where they are not kept. Raises as Loader.load."""
+        if entry.host is not None:
+            return entry.host
+        version = entry.version
+        return await self._flight.run(version.digest, lambda: self._read(version))
+
+    async def close(self) -> None:
+        """Stop reading."""
+        await self._flight.close()
+
+    async def _read(self, version: Version) -> HostAdapter:
+        with self._ledger.using(version) as entry:
+            facts, host = await self._loader.load(version, entry.facts)
+            entry.facts, entry.exclusive = facts, host.exclusive
+            if self._make_room(host.nbytes):
+                entry.host = host
+            return host
+
+    def _make_room(self, size: int) -> bool:
+        if size > self.budget:
+            return False
+        kept = [entry for entry in self._ledger.entries.values() if entry.host is not None]
+        for entry in sorted(kept, key=lambda entry: entry.used):
+            if self.used + size <= self.budget:
+                break
+            entry.host = None
+            self._ledger.settle(entry)
+        return True

@@ -1,0 +1,152 @@
+"""The rank pool: which adapter owns which rows, and for how long nobody may write there.
+
+Owns grants, installs and leases. Rows that a lease, a route, a pin or an install holds are never
+given to another. Does not know names, selections or how an adapter came into host memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+
+from compute_worker.contract import ActiveAdapter, Engine
+from compute_worker.runtime.host import HostTier
+from compute_worker.runtime.residency import Entry, Ledger
+from compute_worker.runtime.rows import Occupied, Placement, place_all
+from compute_worker.runtime.version import Version
+from compute_worker.runtime.waiting import Signal, until
+from lorry.errors import CacheBusy
+
+
+class Lease:
+    """Rows that stay as they are until released. `adapters`: as the engine takes them."""
+
+    def __init__(self, entries: Sequence[Entry], weights: Sequence[float], released: Callable[[], None]) -> None:
+        self.entries = tuple(entries)
+        self.adapters = tuple(
+            ActiveAdapter(entry.start, entry.rank, weight)
+            for entry, weight in zip(entries, weights, strict=True)
+            if entry.start is not None
+        )
+        self._released: Callable[[], None] | None = released
+        for entry in entries:
+            entry.leases += 1
+
+    def release(self) -> None:
+        """Let the rows go; no step may use them any more. A second time does nothing."""
+        if self._released is not None:
+            for entry in self.entries:
+                entry.leases -= 1
+            self._released()
+            self._released = None
+
+
+class Pool:
+    """The rows. Belongs to the event loop; installs run in the executor's threads.
+
+    patience: seconds that a call without a deadline waits for rows. room: told whenever rows may
+    have become free.
+    """
+
+    def __init__(self, engine: Engine, ledger: Ledger, host: HostTier, executor: Executor, patience: float) -> None:
+        self.rows = engine.limits.pool_rows
+        self.room = Signal()
+        self._engine = engine
+        self._ledger = ledger
+        self._host = host
+        self._executor = executor
+        self._patience = patience
+        self._queue: deque[object] = deque()  # who waits for rows, in order
+
+    @property
+    def used(self) -> int:
+        """Rows that are taken."""
+        return sum(entry.rank for entry in self._ledger.entries.values() if entry.start is not None)
+
+    async def lease(self, entries: Sequence[Entry], weights: Sequence[float], deadline: float | None) -> Lease:
+        """A lease once all entries have rows; those that had none are being installed.
+
+        All of them get rows at once or none does, so that two who hold a part each cannot wait for
+        each other. First come, first served, except that nobody who needs no new rows waits.
+        Raises CacheBusy where no rows become free until the deadline.
+        """
+        ticket = object()
+        self._queue.append(ticket)
+        try:
+            async with until(time.monotonic() + self._patience if deadline is None else deadline, _busy):
+                while not self._grant(entries, first=self._queue[0] is ticket):
+                    await self.room.wait()
+                return Lease(entries, weights, self.room.notify)
+        finally:
+            self._queue.remove(ticket)
+            self.room.notify()
+
+    def keep(self, versions: Sequence[Version]) -> None:
+        """Keep what is in the pool from eviction, on behalf of a route."""
+        for version in versions:
+            self._ledger.entries[version.digest].holds += 1
+
+    def let_go(self, versions: Sequence[Version]) -> None:
+        """Undo one `keep` of the same versions."""
+        for version in versions:
+            self._ledger.entries[version.digest].holds -= 1
+        self.room.notify()
+
+    async def close(self) -> None:
+        """Wait for what is being installed."""
+        installing = [entry.installing for entry in self._ledger.entries.values() if entry.installing]
+        await asyncio.gather(*installing, return_exceptions=True)
+
+    def _grant(self, entries: Sequence[Entry], *, first: bool) -> bool:
+        new = [entry for entry in entries if entry.start is None]
+        if not new:
+            return True
+        placements = self._placements(entries, new) if first else None
+        if placements is None:
+            return False
+        gone = {start for placement in placements for start in placement.evicted}
+        for entry in [entry for entry in self._ledger.entries.values() if entry.start in gone]:
+            entry.start = None
+            self._ledger.settle(entry)
+        for entry, placement in zip(new, placements, strict=True):
+            entry.start = placement.start
+            entry.installing = asyncio.create_task(self._install(entry.version, placement.start))
+            entry.installing.add_done_callback(_seen)
+        return True
+
+    def _placements(self, entries: Sequence[Entry], new: Sequence[Entry]) -> list[Placement] | None:
+        occupied = [
+            Occupied(entry.start, entry.rank, entry.used if entry not in entries and _evictable(entry) else None)
+            for entry in self._ledger.entries.values()
+            if entry.start is not None
+        ]
+        return place_all([entry.rank for entry in new], self.rows, occupied)
+
+    async def _install(self, version: Version, start: int) -> None:
+        with self._ledger.using(version) as entry:
+            try:
+                host = await self._host.get(entry)
+                await asyncio.get_running_loop().run_in_executor(self._executor, self._engine.install, host, start)
+                entry.loads += 1
+            except BaseException:
+                entry.start = None
+                raise
+            finally:
+                entry.installing = None
+                self.room.notify()
+
+
+def _evictable(entry: Entry) -> bool:
+    return not (entry.leases or entry.holds or entry.pinned or entry.installing)
+
+
+def _busy() -> CacheBusy:
+    return CacheBusy("every row of the pool that would do is in use or pinned, and stayed so")
+
+
+def _seen(task: asyncio.Task[None]) -> None:
+    if not task.cancelled():
+        task.exception()  # seen, though everybody who waited may have gone

@@ -1,0 +1,78 @@
+"""Sources, recipes and PEFT's own answer, for the tests of the merges.
+
+Owns adapters that fit the tiny llama of tests.support.models. Does not know any formula.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from peft import PeftModel, get_peft_model_state_dict
+from safetensors.torch import load_file
+from torch import Tensor
+
+from compute_worker.contract import CombineMethod, CombineSource
+from compute_worker.merge import TorchCombiner
+from lorry.format.bundle import check_bundle
+from lorry.format.digest import digest_of_file
+from tests.support.adapters import WEIGHTS, Modules, write_adapter
+from tests.support.models import tiny_model
+
+Q, V, DOWN = "self_attn.q_proj", "self_attn.v_proj", "mlp.down_proj"
+# (in, out) of the modules of the tiny llama
+_SHAPES = {Q: (32, 32), V: (32, 16), DOWN: (48, 32)}
+
+
+def llama_modules(rank: int | Mapping[str, int], *names: str) -> dict[str, tuple[int, int, int]]:
+    """Both layers' modules of these names (all where none is named), of one rank or of one for each name."""
+    ranks = dict.fromkeys(names or _SHAPES, rank) if isinstance(rank, int) else rank
+    return {f"model.layers.{layer}.{name}": (*_SHAPES[name], ranks[name]) for layer in range(2) for name in ranks}
+
+
+def adapter(folder: Path, seed: int, modules: Modules | None = None, **options: Any) -> Path:
+    """An adapter of rank 4 on all modules, unless told otherwise."""
+    return write_adapter(folder / str(seed), modules or llama_modules(4), **{"seed": seed, "scale": 0.5, **options})
+
+
+def source(folder: Path, weight: float = 1.0) -> CombineSource:
+    """The adapter as the runtime hands it over."""
+    weights = folder / WEIGHTS
+    return CombineSource(weights, check_bundle(folder).facts, digest_of_file(weights), weight)
+
+
+def method(name: str, **parameters: float | str) -> CombineMethod:
+    """A recipe's method."""
+    return CombineMethod(name, tuple(parameters.items()))
+
+
+def combine(into: Path, how: CombineMethod, folders: Sequence[Path], weights: Sequence[float]) -> dict[str, Tensor]:
+    """Our tensors; the folder is checked as a bundle on the way."""
+    sources = [source(folder, weight) for folder, weight in zip(folders, weights, strict=True)]
+    TorchCombiner().combine(how, sources, into)
+    check_bundle(into)
+    return load_file(into / WEIGHTS)
+
+
+def peft_model(folders: Sequence[Path]) -> PeftModel:
+    """The tiny llama with the adapters under the names `a0`, `a1`, ..."""
+    model = PeftModel.from_pretrained(tiny_model("llama"), folders[0], adapter_name="a0")
+    for number, folder in enumerate(folders[1:], start=1):
+        model.load_adapter(folder, adapter_name=f"a{number}")
+    return model.eval()
+
+
+def peft_combine(folders: Sequence[Path], weights: Sequence[float], name: str, **options: Any) -> dict[str, Tensor]:
+    """The tensors of PEFT's add_weighted_adapter, under the names that it saves them by."""
+    model = peft_model(folders)
+    names = [f"a{number}" for number in range(len(folders))]
+    model.base_model.add_weighted_adapter(names, list(weights), "merged", combination_type=name, **options)
+    return get_peft_model_state_dict(model, adapter_name="merged", save_embedding_layers=False)
+
+
+def deltas(tensors: Mapping[str, Tensor], scaling: float = 1.0) -> dict[str, Tensor]:
+    """scaling B A by module, in fp64."""
+    ends = ".lora_A.weight", ".lora_B.weight"
+    modules = [name.removesuffix(ends[0]) for name in tensors if name.endswith(ends[0])]
+    return {m: scaling * tensors[m + ends[1]].double() @ tensors[m + ends[0]].double() for m in modules}

@@ -1,0 +1,129 @@
+"""Cases that PEFT 0.21.2 gets wrong: what it does, and what we do instead."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from lorry.errors import InvalidCombination, UnsupportedCombination
+from lorry.format.bundle import check_bundle
+from tests.merge.support import (
+    DOWN,
+    Q,
+    adapter,
+    combine,
+    deltas,
+    llama_modules,
+    method,
+    peft_combine,
+    peft_model,
+    source,
+)
+
+pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
+
+
+def exact_sum(folders: list[Path], weights: tuple[float, ...]) -> dict[str, torch.Tensor]:
+    """sum w_i s_i B_i A_i by module, from PEFT's own delta of each source."""
+    model = peft_model(folders)
+    total: dict[str, torch.Tensor] = {}
+    for name, module in model.named_modules():
+        for number, weight in enumerate(weights):
+            if f"a{number}" in getattr(module, "lora_A", {}):
+                delta = weight * module.get_delta_weight(f"a{number}").detach().double()
+                total[name] = total[name] + delta if name in total else delta
+    return total
+
+
+def loaded_delta(folder: Path) -> dict[str, torch.Tensor]:
+    """What the adapter in a folder adds to each weight, by PEFT."""
+    return exact_sum([folder], (1.0,))
+
+
+def assert_same_deltas(ours: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    assert ours.keys() == expected.keys()
+    for module, delta in ours.items():
+        torch.testing.assert_close(delta, expected[module], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["cat", "svd"])
+def test_rslora_sources_come_out_at_their_own_scale(name: str, tmp_path: Path) -> None:
+    folders = [adapter(tmp_path, seed, rslora=True, alpha=3) for seed in (1, 2)]
+    model = peft_model(folders)
+    rank = 8
+    model.base_model.add_weighted_adapter(["a0", "a1"], [1.0, 0.5], "peft", combination_type=name, svd_rank=rank)
+    wrong = model.get_submodule(f"base_model.model.model.layers.0.{Q}").scaling["peft"]
+    assert wrong == pytest.approx(math.sqrt(rank))  # and its factors are scaled already
+
+    options = {"rank": rank} if name == "svd" else {}
+    combine(tmp_path / "out", method(name, **options), folders, (1.0, 0.5))
+    assert_same_deltas(loaded_delta(tmp_path / "out"), exact_sum(folders, (1.0, 0.5)))
+
+
+@pytest.mark.parametrize("name", ["cat", "svd"])
+def test_ranks_that_differ_by_module_can_be_loaded_again(name: str, tmp_path: Path) -> None:
+    folders = [
+        adapter(tmp_path, 1, llama_modules({Q: 2, DOWN: 4})),
+        adapter(tmp_path, 2, llama_modules({Q: 8}), alpha_pattern={Q: 16}),
+    ]
+    options = {"rank": 16} if name == "svd" else {}
+    combine(tmp_path / "out", method(name, **options), folders, (1.0, -0.5))
+    assert_same_deltas(loaded_delta(tmp_path / "out"), exact_sum(folders, (1.0, -0.5)))
+    facts = check_bundle(tmp_path / "out").facts
+    assert {(module.name.rpartition(".")[2], module.rank, module.scaling) for module in facts.modules} == {
+        ("q_proj", 10, 1.0),
+        ("down_proj", 4, 1.0),
+    }
+
+    peft = peft_model(folders)
+    peft.base_model.add_weighted_adapter(["a0", "a1"], [1.0, -0.5], "merged", combination_type="cat")
+    # One rank for all: `down_proj` carries 8 rows of zeros, and whoever asked for the sources' ranks gets another.
+    assert peft.peft_config["merged"].rank_pattern == {}
+
+
+def test_a_single_source_goes_through_its_method(tmp_path: Path) -> None:
+    folder = adapter(tmp_path, 1)
+    theirs = peft_combine([folder], (1.0,), "ties", density=0.5)
+    ours = combine(tmp_path / "out", method("ties", density=0.5), [folder], (1.0,))
+    assert all(tensor.count_nonzero() == tensor.numel() for tensor in theirs.values())  # `linear`: nothing pruned
+    assert all(tensor.count_nonzero() == tensor.numel() // 2 for tensor in ours.values())
+
+
+def test_dare_of_density_0_is_refused(tmp_path: Path) -> None:
+    folders = [adapter(tmp_path, seed) for seed in (1, 2)]
+    theirs = peft_combine(folders, (1.0, 1.0), "dare_linear", density=0.0)
+    assert all(tensor.isnan().all() for tensor in theirs.values())
+    with pytest.raises(InvalidCombination, match=r"density to be a number in \(0, 1\], got 0.0"):
+        combine(tmp_path / "out", method("dare_linear", density=0.0), folders, (1.0, 1.0))
+
+
+def test_lora_bias_is_refused_rather_than_dropped(tmp_path: Path) -> None:
+    folders = [adapter(tmp_path, seed, lora_bias=True) for seed in (1, 2)]
+    theirs = peft_combine(folders, (1.0, 1.0), "cat")
+    biases = [tensor for name, tensor in theirs.items() if name.endswith("bias")]
+    assert biases
+    kept = [check_bundle(folder).facts.modules[0].lora_bias for folder in folders]
+    assert kept == [True, True]
+    with pytest.raises(UnsupportedCombination, match="lora_bias"):
+        combine(tmp_path / "out", method("cat"), folders, (1.0, 1.0))
+
+
+def test_dora_is_refused_rather_than_reset(tmp_path: Path) -> None:
+    folders = [adapter(tmp_path, 1, dora=True), adapter(tmp_path, 2)]
+    with pytest.raises(UnsupportedCombination, match=f"{source(folders[0]).digest} is a DoRA adapter"):
+        combine(tmp_path / "out", method("cat"), folders, (1.0, 1.0))
+
+
+def test_a_misspelt_method_is_refused_rather_than_a_zero_adapter(tmp_path: Path) -> None:
+    folders = [adapter(tmp_path, seed) for seed in (1, 2)]
+    with pytest.raises(InvalidCombination, match="expected a method of linear, cat, .*, got 'foo_svd'"):
+        combine(tmp_path / "out", method("foo_svd"), folders, (1.0, 1.0))
+
+
+def test_cat_of_one_source_is_the_source(tmp_path: Path) -> None:
+    folder = adapter(tmp_path, 1, alpha=4)
+    tensors = combine(tmp_path / "out", method("cat"), [folder], (2.0,))
+    assert_same_deltas(deltas(tensors), exact_sum([folder], (2.0,)))

@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+import asyncio
+import random
+
+import pytest
+from lorry.errors import (
+    BlobNotFound,
+    BlobTooLarge,
+    DigestMismatch,
+    InvalidDigest,
+    InvalidInput,
+    OffsetMismatch,
+    OutOfRange,
+    UploadIncomplete,
+)
+from lorry.format.digest import digest_of
+from lorry.rpc.chunks import CHUNK_BYTES, MAX_CHUNK_BYTES
+from lorry.v1 import blob_pb2
+
+from tests.support.registry import DEADLINE, FINISH, Client, chunk, chunks, header
+
+SEED = 7
+DATA = random.Random(SEED).randbytes(3 * CHUNK_BYTES + 17)
+DIGEST = digest_of(DATA)
+WHOLE = [header(DIGEST, len(DATA)), *chunks(DATA), FINISH]
+
+
+async def committed(client: Client, digest: str = DIGEST) -> tuple[int, bool]:
+    answer = await client.blobs.QueryUpload(blob_pb2.QueryUploadRequest(digest=digest), timeout=DEADLINE)
+    return answer.committed_bytes, answer.complete
+
+
+async def missing(client: Client, *digests: str) -> list[str]:
+    return list((await client.blobs.FindMissing(blob_pb2.FindMissingRequest(digests=digests), timeout=DEADLINE)).missing)
+
+
+async def test_what_was_uploaded_is_read_back(client):
+    assert await missing(client, DIGEST) == [DIGEST]
+    answer = await client.send(WHOLE)
+    assert (answer.digest, answer.size_bytes, answer.existed) == (DIGEST, len(DATA), False)
+    assert await missing(client, DIGEST) == []
+    pieces = await client.get(DIGEST)
+    assert b"".join(piece.data for piece in pieces) == DATA
+    assert [piece.offset for piece in pieces] == [0, CHUNK_BYTES, 2 * CHUNK_BYTES, 3 * CHUNK_BYTES]
+
+
+async def test_an_empty_blob_is_a_blob(client):
+    file = await client.put(b"")
+    assert await client.get(file.digest) == []
+    assert await committed(client, file.digest) == (0, True)
+
+
+async def test_a_stored_blob_is_answered_at_once(client):
+    await client.send(WHOLE)
+    answer = await client.send([header(DIGEST, len(DATA))])
+    assert answer.existed
+    assert (await client.send(WHOLE)).existed
+
+
+@pytest.mark.parametrize(("offset", "limit"), [(0, 1), (5, 0), (CHUNK_BYTES - 1, 2), (len(DATA), 0), (1, 10**12)])
+async def test_a_part_is_read(client, offset, limit):
+    await client.send(WHOLE)
+    pieces = await client.get(DIGEST, offset, limit)
+    assert b"".join(piece.data for piece in pieces) == DATA[offset : offset + limit if limit else None]
+    assert [piece.offset for piece in pieces[:1]] == [offset] * (offset < len(DATA))
+
+
+@pytest.mark.parametrize(("offset", "limit"), [(len(DATA) + 1, 0), (-1, 0), (0, -1)])
+async def test_a_part_outside_of_the_blob_is_out_of_range(client, offset, limit):
+    await client.send(WHOLE)
+    with pytest.raises(OutOfRange):
+        await client.get(DIGEST, offset, limit)
+
+
+async def test_a_blob_that_is_not_there_is_not_found(client):
+    with pytest.raises(BlobNotFound):
+        await client.get(DIGEST)
+
+
+@pytest.mark.parametrize(
+    ("messages", "error"),
+    [
+        ([], InvalidInput),
+        ([FINISH], InvalidInput),
+        ([chunk(0, b"x")], InvalidInput),
+        ([blob_pb2.UploadRequest()], InvalidInput),
+        ([header("sha256:0", 1)], InvalidDigest),
+        ([header(DIGEST, -1)], InvalidInput),
+        ([header(DIGEST, 1 << 50)], BlobTooLarge),
+        ([header(DIGEST, 9), header(DIGEST, 9)], InvalidInput),
+        ([header(DIGEST, 9), blob_pb2.UploadRequest()], InvalidInput),
+        ([header(DIGEST, 9), chunk(1, b"x")], OffsetMismatch),
+        ([header(DIGEST, 9), chunk(0, b"x" * 10)], BlobTooLarge),
+        ([header(DIGEST, len(DATA)), chunk(0, DATA[: MAX_CHUNK_BYTES + 1])], BlobTooLarge),
+        ([header(DIGEST, 9), chunk(0, b"x" * 8), FINISH], UploadIncomplete),
+        ([header(DIGEST, 9), chunk(0, b"x" * 9)], UploadIncomplete),
+        ([header(DIGEST, 9), chunk(0, b"x" * 9), FINISH], DigestMismatch),
+    ],
+)
+async def test_a_stream_out_of_order_is_refused_and_nothing_becomes_visible(client, messages, error):
+    with pytest.raises(error) as caught:
+        await client.send(messages)
+    assert type(caught.value) is error
+    assert await missing(client, DIGEST) == [DIGEST]
+
+
+async def test_a_chunk_of_the_largest_size_is_taken(client):
+    await client.send([header(DIGEST, len(DATA)), *chunks(DATA, size=MAX_CHUNK_BYTES), FINISH])
+    assert await missing(client, DIGEST) == []
+
+
+async def test_a_stream_that_breaks_keeps_what_came_and_the_next_goes_on(client):
+    call = client.blobs.Upload(timeout=DEADLINE)
+    for message in WHOLE[:3]:
+        await call.write(message)
+    while (await committed(client))[0] < 2 * CHUNK_BYTES:
+        await asyncio.sleep(0.01)
+    call.cancel()
+    assert await committed(client) == (2 * CHUNK_BYTES, False)
+    # The broken call's own end may still hold the upload for a moment; then there is a fresh one.
+    while True:
+        try:
+            await client.send([header(DIGEST, len(DATA)), *chunks(DATA, 2 * CHUNK_BYTES), FINISH])
+            break
+        except OffsetMismatch:
+            await asyncio.sleep(0.01)
+    assert await committed(client) == (len(DATA), True)
+
+
+async def test_the_offset_to_go_on_from_is_told(client):
+    with pytest.raises(UploadIncomplete):
+        await client.send(WHOLE[:2])
+    with pytest.raises(OffsetMismatch) as caught:
+        await client.send(WHOLE)
+    assert caught.value.metadata["committed_bytes"] == str(CHUNK_BYTES)
+
+
+async def test_two_uploads_of_one_blob_at_once_both_succeed(client):
+    answers = await asyncio.gather(*(client.send(WHOLE) for _ in range(4)))
+    assert {answer.digest for answer in answers} == {DIGEST}
+
+
+async def test_reads_that_are_left_early_leave_no_file_open(client, tmp_path):
+    import psutil
+
+    await client.send(WHOLE)
+    before = psutil.Process().num_fds()
+    for _ in range(20):
+        call = client.blobs.Read(blob_pb2.ReadRequest(digest=DIGEST), timeout=DEADLINE)
+        await call.read()
+        call.cancel()
+    while psutil.Process().num_fds() > before:
+        await asyncio.sleep(0.01)
+
+
+async def test_questions_with_broken_digests_are_refused(client):
+    for call in (client.blobs.FindMissing(blob_pb2.FindMissingRequest(digests=[DIGEST, "x"]), timeout=DEADLINE),):
+        with pytest.raises(Exception, match="expected sha256"):
+            await call
+    many = blob_pb2.FindMissingRequest(digests=[DIGEST] * 1_001)
+    with pytest.raises(Exception, match="at most 1000"):
+        await client.blobs.FindMissing(many, timeout=DEADLINE)
+    with pytest.raises(InvalidDigest):
+        await client.get("sha256:../../etc")

@@ -1,0 +1,162 @@
+"""A real registry on a free port of loopback, in this process or in its own, on a folder of the test's.
+
+Owns start and stop. Does not know what a test does with it.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from adapter_registry.app import registry
+from adapter_registry.settings import Settings
+from lorry.format.base import BaseFacts
+from lorry.format.digest import digest_of
+from lorry.rpc.calls import translated
+from lorry.rpc.channel import open_channel
+from lorry.rpc.chunks import CHUNK_BYTES
+from lorry.rpc.convert import base_to_pb
+from lorry.v1 import blob_pb2, catalog_pb2, types_pb2
+from lorry.v1.blob_pb2_grpc import BlobServiceStub
+from lorry.v1.catalog_pb2_grpc import CatalogServiceStub
+
+from tests.support.adapters import BASE_NAME, CONFIG, WEIGHTS, adapter_bytes, base_for
+
+_START_SECONDS = 60.0
+# Calls of tests end, right or wrong.
+DEADLINE = 30.0
+
+
+@asynccontextmanager
+async def running_registry(folder: Path, **settings: Any) -> AsyncIterator[str]:
+    """`host:port` of a registry in this process; SQLite and files below `folder`."""
+    fields = {"listen": "127.0.0.1:0", "data_dir": folder, "grace_seconds": 0, **settings}
+    async with registry(Settings(**fields)) as target:
+        yield target
+
+
+@dataclass(frozen=True)
+class RegistryProcess:
+    """A registry of its own process, to be killed at will."""
+
+    target: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+
+@contextmanager
+def registry_process(folder: Path, *, listen: str = "127.0.0.1:0", **environment: str) -> Iterator[RegistryProcess]:
+    """`lorry-registry serve` on `folder`; ended when the block ends, if it has not by then."""
+    folder.mkdir(parents=True, exist_ok=True)
+    port_file, log = folder / f"port-{time.monotonic_ns()}", folder / "log"
+    ours = {"LORRY_REGISTRY_LISTEN": listen, "LORRY_REGISTRY_DATA_DIR": str(folder)}
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "adapter_registry", "serve", "--port-file", str(port_file)],
+            env=os.environ | ours | environment,
+            stdout=output,
+            stderr=output,
+        )
+    try:
+        yield RegistryProcess(_wait_for(port_file, process, log), process, log)
+    finally:
+        end(process)
+
+
+def end(process: subprocess.Popen[bytes]) -> int:
+    """SIGTERM, then SIGKILL; the exit status."""
+    process.terminate()
+    try:
+        return process.wait(15)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()
+
+
+def _wait_for(port_file: Path, process: subprocess.Popen[bytes], log: Path) -> str:
+    limit = time.monotonic() + _START_SECONDS
+    while not port_file.exists():
+        if process.poll() is not None or time.monotonic() > limit:
+            raise RuntimeError(f"the registry did not start: {log.read_text()}")
+        time.sleep(0.02)
+    return port_file.read_text().strip()
+
+
+class Client:
+    """Raw stubs with the few steps that most tests begin with. Errors are lorry.errors'."""
+
+    def __init__(self, target: str) -> None:
+        self.channel = open_channel(target)
+        self.catalog = CatalogServiceStub(self.channel)
+        self.blobs = BlobServiceStub(self.channel)
+
+    async def __aenter__(self) -> Client:
+        return self
+
+    async def __aexit__(self, *_error: object) -> None:
+        await self.channel.close()
+
+    async def call(self, method: str, **fields: Any) -> Any:
+        """A call of CatalogService by its name, the request's fields as keywords."""
+        request = getattr(catalog_pb2, f"{method}Request")(**fields)
+        with translated():
+            return await getattr(self.catalog, method)(request, timeout=DEADLINE)
+
+    async def send(self, messages: Sequence[blob_pb2.UploadRequest]) -> blob_pb2.UploadResponse:
+        """An upload of exactly these messages."""
+
+        async def stream() -> AsyncIterator[blob_pb2.UploadRequest]:
+            for message in messages:
+                yield message
+
+        with translated():
+            return await self.blobs.Upload(stream(), timeout=DEADLINE)
+
+    async def put(self, data: bytes, name: str = "") -> types_pb2.File:
+        """Store bytes; the File that names them."""
+        digest = digest_of(data)
+        await self.send([header(digest, len(data)), *chunks(data), FINISH])
+        return types_pb2.File(name=name, digest=digest, size_bytes=len(data))
+
+    async def get(self, digest: str, offset: int = 0, limit: int = 0) -> list[blob_pb2.ReadResponse]:
+        """A blob's chunks."""
+        request = blob_pb2.ReadRequest(digest=digest, offset=offset, limit=limit)
+        with translated():
+            return [piece async for piece in self.blobs.Read(request, timeout=DEADLINE)]
+
+    async def register(self, facts: BaseFacts | None = None, name: str = BASE_NAME) -> BaseFacts:
+        """Make a base known."""
+        facts = facts or base_for()
+        await self.call("RegisterBaseModel", base_model=base_to_pb(facts, name))
+        return facts
+
+    async def publish(self, adapter: str, files: tuple[bytes, bytes] | None = None, **fields: Any) -> types_pb2.Version:
+        """Store the two files of an adapter and publish them."""
+        config, weights = files or adapter_bytes()
+        stored = [await self.put(config, CONFIG), await self.put(weights, WEIGHTS)]
+        return (await self.call("CreateVersion", adapter=adapter, files=stored, **fields)).version
+
+
+FINISH = blob_pb2.UploadRequest(finish=blob_pb2.UploadFinish())
+
+
+def header(digest: str, size: int) -> blob_pb2.UploadRequest:
+    """The first message of an upload."""
+    return blob_pb2.UploadRequest(header=blob_pb2.UploadHeader(digest=digest, size_bytes=size))
+
+
+def chunk(offset: int, data: bytes) -> blob_pb2.UploadRequest:
+    """A piece of an upload."""
+    return blob_pb2.UploadRequest(chunk=blob_pb2.UploadChunk(offset=offset, data=data))
+
+
+def chunks(data: bytes, start: int = 0, size: int = CHUNK_BYTES) -> list[blob_pb2.UploadRequest]:
+    """All pieces from `start` on."""
+    return [chunk(offset, data[offset : offset + size]) for offset in range(start, len(data), size)]

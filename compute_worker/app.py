@@ -14,11 +14,12 @@ from importlib.metadata import version
 
 from compute_worker.contract import Engine, Tokenizer
 from compute_worker.engine.build import EngineSettings, build_engine
-from compute_worker.merge.combiner import METHODS, TorchCombiner
+from compute_worker.merge.combiner import TorchCombiner
+from compute_worker.merge.methods import METHODS
 from compute_worker.rpc.inference import InferenceServicer
 from compute_worker.rpc.residency import Capabilities, ResidencyServicer
 from compute_worker.runtime.runtime import Runtime, RuntimeSettings
-from compute_worker.runtime.validation import MAX_ADAPTERS
+from compute_worker.runtime.selection import MAX_ADAPTERS
 from compute_worker.settings import Settings
 from compute_worker.source import RegistrySource
 from lorry.registry import RegistryClient

@@ -16,11 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from model import ensure_model
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+
+from demo.model import ensure_model
 
 HERE = Path(__file__).parent
 BASE_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"

@@ -70,10 +70,13 @@ class FileStore:
 
     def _create_folders(self, root: Path) -> None:
         """All at once and made durable, so that the end of an upload has one folder to sync."""
-        self._uploads.mkdir(parents=True, exist_ok=True)
+        if not root.exists():
+            root.mkdir(parents=True, exist_ok=True)
+            _sync_folder(root.absolute().parent)
+        self._uploads.mkdir(exist_ok=True)
         for number in range(_FOLDERS):
             (self._blobs / f"{number:02x}").mkdir(parents=True, exist_ok=True)
-        for folder in (self._blobs, self._blobs.parent, root, root.absolute().parent):
+        for folder in (self._blobs, self._blobs.parent, root):
             _sync_folder(folder)
 
     def missing(self, digests: Sequence[str]) -> list[str]:

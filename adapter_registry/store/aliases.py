@@ -31,14 +31,12 @@ def point(
     row = session.get(AliasRow, (adapter.id, alias))
     _compare(adapter, alias, row.revision if row else 0, expected_revision)
     refuse_yanked(adapter, version)
-    if row is None:
-        row = AliasRow(adapter=adapter.id, alias=alias)
-        session.add(row)
-    elif row.version == version.id:
+    if row is not None and row.version == version.id:
         return row
-    row.version = version.id
+    row = row or AliasRow(adapter=adapter.id, alias=alias)
     row.revision, row.updated = _move(session, adapter, alias, version)
-    session.flush()
+    row.version = version.id
+    session.add(row)
     tell(session, EventKind.ALIAS_MOVED, adapter, version.digest, number=row.revision, text=alias)
     return row
 

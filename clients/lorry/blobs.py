@@ -14,7 +14,7 @@ from pathlib import Path
 import grpc.aio
 
 from lorry.connection import SILENCE_SECONDS, Connection, heard_within, received, within
-from lorry.errors import DigestMismatch, Unavailable
+from lorry.errors import DigestMismatch, Internal, Unavailable
 from lorry.partfile import PartFile
 from lorry.retry import Patience
 from lorry.rpc.calls import translated
@@ -24,6 +24,9 @@ from lorry.v1.blob_pb2_grpc import BlobServiceStub
 
 # Told the file's name, the bytes of it that are there, and its size; from the event loop, so keep it short.
 Progress = Callable[[str, int, int], None]
+
+# What grpc.aio says when a write failed and the reason came too late to be told.
+_CORE_ERROR = "Internal error from Core"
 
 
 def silent(_name: str, _done: int, _size: int) -> None:
@@ -119,11 +122,15 @@ class BlobCalls(Connection):
         call = self._blobs.Upload()
         try:
             with translated():
-                # Invalid: the answer came before the end. The blob is there already, or the answer says what is wrong.
-                with suppress(asyncio.InvalidStateError):
+                # A write fails once the call has ended, and does not say why; the call itself does.
+                with suppress(asyncio.InvalidStateError, grpc.aio.AioRpcError):
                     await source.write_to(call)
                 async with heard_within(SILENCE_SECONDS, f"upload of {source.path.name}"):
                     await call
+        except Internal as error:
+            if error.message.endswith(_CORE_ERROR):
+                raise Unavailable(f"{source.path.name}: the connection broke while bytes were sent") from error
+            raise
         finally:
             call.cancel()
         source.advance(source.size)

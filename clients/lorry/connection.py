@@ -25,9 +25,9 @@ RequestT = TypeVar("RequestT")
 ResponseT = TypeVar("ResponseT")
 T = TypeVar("T")
 
-# Longest silence in the midst of a transfer. Keepalive notices a dead peer after 25 s; a peer that
-# is alive and sends nothing is given the same, so that a stalled middle box is left in time.
-SILENCE_SECONDS = 25.0
+# Longest silence in the midst of a transfer. Longer than the 25 s in which keepalive ends a dead
+# connection: trying again before that would meet the same one.
+SILENCE_SECONDS = 30.0
 
 
 class PageRequest(Protocol):

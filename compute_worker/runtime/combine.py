@@ -7,14 +7,14 @@ often. Does not know any method's mathematics.
 from __future__ import annotations
 
 import asyncio
-import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
+from typing import TypeVar
 
-from compute_worker.contract import AdapterSource, Combiner, CombineMethod, CombineSource, Publication, PublishedAdapter
-from compute_worker.runtime.api import CombineCall, Combined, PublishAs, Weighted
+from compute_worker.contract import AdapterSource, CombineMethod, Combiner, CombineSource, Publication, PublishedAdapter
+from compute_worker.runtime.api import CombineCall, Combined, PublishAs
 from compute_worker.runtime.cache import AdapterCache
 from compute_worker.runtime.combinations import Combinations, recipe_digest
 from compute_worker.runtime.disk import DiskCache
@@ -22,9 +22,147 @@ from compute_worker.runtime.loader import Loader, inspect
 from compute_worker.runtime.selection import Resolver, combined_reference
 from compute_worker.runtime.version import Choice, Version
 from compute_worker.runtime.waiting import SingleFlight
-from lorry.errors import InvalidCombination
+from lorry.errors import InvalidCombination, InvalidSelection
 from lorry.format.base import BaseFacts
-from lorry.format.bundle import CONFIG_NAME, WEIGHTS_NAME, Bundle, check_bundle
+from lorry.format.bundle import Bundle, check_bundle
 from lorry.format.compatibility import judge, refuse
 from lorry.format.manifest import ManifestFile, Recipe, RecipeSource, build_manifest, canonical_json
 from lorry.format.reference import check_name, parse_adapter_name
+
+_T = TypeVar("_T")
+
+
+class Combining:
+    """Answers combine calls. tool: program and version, recorded in each recipe."""
+
+    def __init__(  # noqa: PLR0913 - the parts that a combination goes through
+        self,
+        base: BaseFacts,
+        source: AdapterSource,
+        combiner: Combiner,
+        resolver: Resolver,
+        loader: Loader,
+        disk: DiskCache,
+        *,
+        cache: AdapterCache,
+        made: Combinations,
+        executor: Executor,
+        tool: str,
+    ) -> None:
+        self._base = base
+        self._source = source
+        self._combiner = combiner
+        self._resolver = resolver
+        self._loader = loader
+        self._disk = disk
+        self._cache = cache
+        self._made = made
+        self._executor = executor
+        self._tool = tool
+        self._flight: SingleFlight[Version] = SingleFlight()
+        # One merge at a time: each uses all the cores and memory of a whole model's deltas.
+        self._turn = asyncio.Lock()
+
+    async def combine(self, call: CombineCall) -> Combined:
+        """The combination in the pool, computed where it was not known, published where that was asked.
+
+        Raises InvalidCombination, UnsupportedCombination, what resolving and loading raise, and the
+        registry's own errors.
+        """
+        choices = await self._choose(call)
+        recipe = self._recipe(call.method, choices)
+        digest = recipe_digest(recipe, self._base.base_id)
+        existing = self._complete(digest)
+        version = existing or await self._flight.run(
+            digest, lambda: self._compute(digest, recipe, call.method, choices)
+        )
+        reference = combined_reference(digest)
+        resident = await self._cache.load(Choice(reference, version))
+        published = await self._publish(version, recipe, call.publish) if call.publish else None
+        return Combined(digest, reference, resident, existing is not None, published)
+
+    async def close(self) -> None:
+        """Stop computing."""
+        await self._flight.close()
+
+    async def _choose(self, call: CombineCall) -> tuple[Choice, ...]:
+        if not call.sources:
+            raise InvalidCombination("expected one source at least, got none")
+        if call.publish is not None:
+            parse_adapter_name(call.publish.adapter)
+            if call.publish.alias:
+                check_name(call.publish.alias, "alias")
+        try:
+            choices = await self._resolver.choose(call.sources)
+        except InvalidSelection as error:
+            raise InvalidCombination(error.message) from error
+        unpublished = [choice.adapter for choice in choices if choice.version.combined]
+        if call.publish is not None and unpublished:
+            raise InvalidCombination(
+                f"unpublished combinations cannot be parents of a version: publish {', '.join(unpublished)} first"
+            )
+        return choices
+
+    def _recipe(self, method: CombineMethod, choices: Sequence[Choice]) -> Recipe:
+        try:
+            parameters = canonical_json(dict(method.parameters))
+        except ValueError:
+            raise InvalidCombination(f"{method.name}: expected finite parameters, got {method.parameters}") from None
+        sources = tuple(RecipeSource(choice.version.digest, float(choice.weight)) for choice in choices)
+        return Recipe(method.name, parameters, sources, self._tool)
+
+    def _complete(self, digest: str) -> Version | None:
+        """The combination, where its files are all here and could be published, too."""
+        version = self._made.get(digest)
+        complete = version is not None and all(self._disk.has(file.digest) for file in version.manifest.files)
+        return version if complete else None
+
+    async def _compute(self, digest: str, recipe: Recipe, method: CombineMethod, choices: Sequence[Choice]) -> Version:
+        async with self._turn, self._disk.scratch() as folder:
+            await self._merge(method, choices, folder)
+            bundle = await self._thread(self._check, folder)
+            parents = [source.digest for source in recipe.sources]
+            manifest = build_manifest(bundle.files, bundle.facts, self._base.base_id, parents, recipe)
+            for file in bundle.files:
+                await self._disk.adopt(file, bundle.path(file))
+            return self._made.add(digest, manifest)
+
+    async def _merge(self, method: CombineMethod, choices: Sequence[Choice], folder: Path) -> None:
+        versions = [choice.version for choice in choices]
+        for version in versions:
+            self._loader.check_base(version)
+        origin = {file.digest: version for version in versions for file in (version.config, version.weights)}
+
+        async def fetch(file: ManifestFile, into: Path) -> None:
+            await self._loader.fetch_for(origin[file.digest])(file, into)
+
+        files = [file for version in versions for file in (version.config, version.weights)]
+        async with self._disk.hold(files, fetch) as paths:
+            pairs = list(zip(paths[::2], paths[1::2], strict=True))
+            await self._thread(self._run, method, choices, pairs, folder)
+
+    def _run(
+        self, method: CombineMethod, choices: Sequence[Choice], pairs: Sequence[tuple[Path, Path]], folder: Path
+    ) -> None:
+        sources = [
+            CombineSource(weights, inspect(config, weights, self._base), choice.version.digest, float(choice.weight))
+            for choice, (config, weights) in zip(choices, pairs, strict=True)
+        ]
+        self._combiner.combine(method, sources, folder)
+
+    def _check(self, folder: Path) -> Bundle:
+        bundle = check_bundle(folder)
+        refuse(judge(bundle.facts, self._base, claimed=self._base))
+        return bundle
+
+    async def _publish(self, version: Version, recipe: Recipe, target: PublishAs) -> PublishedAdapter:
+        publication = Publication(target.adapter, target.alias, target.description, recipe, self._base.base_id)
+        files = version.manifest.files
+        async with self._disk.scratch() as folder:
+            async with self._disk.hold(files, self._loader.fetch_for(version)) as paths:
+                for file, path in zip(files, paths, strict=True):
+                    await self._thread(shutil.copyfile, path, folder / file.name)
+            return await self._source.publish(folder, publication)
+
+    async def _thread(self, work: Callable[..., _T], *args: object) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(self._executor, work, *args)

@@ -11,6 +11,7 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Executor
+from contextlib import aclosing
 from dataclasses import replace
 from itertools import count
 
@@ -139,8 +140,10 @@ class Generations:
         job = self._job(call, number, prompt, max_new, lease, seed, mailbox.take)
         self._loop.submit(job)
         try:
-            async for item in self._follow(call, mailbox, self._started(choices, route, len(prompt), seed)):
-                yield item
+            started = self._started(choices, route, len(prompt), seed)
+            async with aclosing(self._follow(call, mailbox, started)) as items:
+                async for item in items:
+                    yield item
         finally:
             mailbox.stop_clock()
             if not mailbox.left:
@@ -178,7 +181,7 @@ class Generations:
         async with until(call.deadline, lambda: DeadlineExceeded("the adapters were not resolved before the deadline")):
             return await self._resolver.choose(call.selection or ())
 
-    def _job(  # noqa: PLR0913, PLR0917 - a job is made in one place, of all that was found out before
+    def _job(
         self,
         call: GenerateCall,
         number: int,

@@ -1,8 +1,8 @@
 """The engine's thread: plan, step, deliver, and again.
 
 Owns the only thread that touches scheduler and KV, and the two ways across: an inbox towards it,
-one `call_soon_threadsafe` a step away from it. Does not know requests beyond the scheduler's Job,
-and not what a step computes.
+one `call_soon_threadsafe` a step away from it (a second where requests join or leave). Does not
+know requests beyond the scheduler's Job, and not what a step computes.
 """
 
 from __future__ import annotations
@@ -63,13 +63,12 @@ class EngineLoop:
 
     def _run(self, events: asyncio.AbstractEventLoop) -> None:
         while not self._closed:
-            outcomes = self._take_orders()
-            outcomes += self._scheduler.admit()
+            # Who joined or left is told before the step, which may be long: what a cancelled request
+            # held is free at once, and an admitted one knows that it no longer waits.
+            _hand_over(events, self._take_orders() + self._scheduler.admit())
             planned = self._scheduler.plan()
             if planned:
-                outcomes += self._step(planned)
-            if outcomes:
-                events.call_soon_threadsafe(_deliver, outcomes)
+                _hand_over(events, self._step(planned))
 
     def _take_orders(self) -> list[Outcome]:
         """What came in, at least one order where there is nothing else to do."""
@@ -80,15 +79,18 @@ class EngineLoop:
             outcomes += self._inbox.get()() or ()
         return outcomes
 
-    def _step(self, planned: Sequence[Planned]) -> list[Outcome]:
+    def _step(self, planned: Sequence[Planned]) -> Sequence[Outcome]:
         try:
             drawn = self._engine.step([row for _, row in planned])
             return self._scheduler.apply(planned, drawn)
-        except Exception:
-            # Whatever the engine stumbled over belongs to the requests of this step: they fail, typed,
-            # and the thread goes on for the others.
+        except Exception:  # noqa: BLE001 - becomes the typed failure of this step's requests; the thread serves the others
             _log.exception("a step of %d rows failed", len(planned))
             return self._scheduler.fail(planned, Internal("the engine failed in a step"))
+
+
+def _hand_over(events: asyncio.AbstractEventLoop, outcomes: Sequence[Outcome]) -> None:
+    if outcomes:
+        events.call_soon_threadsafe(_deliver, outcomes)
 
 
 def _deliver(outcomes: Sequence[Outcome]) -> None:

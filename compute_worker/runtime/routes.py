@@ -76,9 +76,7 @@ class Routes:
     def _check_revision(self, name: str, expected: int | None) -> None:
         stored = self._revision(name)
         if expected not in (None, stored):
-            raise RevisionConflict(
-                f"route {name}: expected revision {expected}, it has {stored}", revision=str(stored)
-            )
+            raise RevisionConflict(f"route {name}: expected revision {expected}, it has {stored}", revision=str(stored))
 
 
 def _route(name: str, revision: int, choices: tuple[Choice, ...]) -> Route:

@@ -15,11 +15,11 @@ _REPLACEMENT = "\ufffd"
 # A character of UTF-8 has at most 4 bytes, so at most 3 of them can wait for the rest.
 _MAX_INCOMPLETE = 3
 # Behind so many tokens without a whole character the text is rubbish rather than a character on its
-# way: two characters spelt byte by byte take 8. Bounds what is decoded again with each token.
+# way: two characters spelt byte by byte take 8.
 _MAX_HELD = 8
-# Tokens without any text (special ones) stay in the window, so that what follows is not decoded as
-# the beginning of a text; but not without end.
-_MAX_WINDOW = 16
+# The most that is decoded again with each token, whatever the tokens are (special ones have no text).
+_MAX_WINDOW = 64
+_KEPT = 48
 
 
 class Detokenizer:
@@ -39,12 +39,18 @@ class Detokenizer:
         """Text that became certain with this token; often a word, sometimes nothing."""
         self._window.append(token)
         text = self._tokenizer.decode(self._window)
-        whole = text.rstrip(_REPLACEMENT)
-        if len(whole) < len(text) and len(self._window) - self._certain > _MAX_HELD:
-            return self._give_up(text, min(len(text) - len(whole), _MAX_INCOMPLETE))
-        piece = whole[self._sent :]
-        self._sent = max(self._sent, len(whole))
-        if len(whole) == len(text) and (piece or len(self._window) > _MAX_WINDOW):
+        waiting = len(text) - len(text.rstrip(_REPLACEMENT))
+        held = len(self._window) - self._certain
+        if len(self._window) > _MAX_WINDOW:
+            waiting = 0
+        elif held > _MAX_HELD:
+            waiting = min(waiting, _MAX_INCOMPLETE)
+        piece = text[self._sent : len(text) - waiting]
+        self._sent += len(piece)
+        if held > _MAX_HELD:
+            self._shorten(self._tail(waiting), waiting)
+            self._certain = 0 if waiting else len(self._window)
+        elif waiting == 0 and piece:
             self._shorten(self._certain, 0)
             self._certain = len(self._window)
         return piece
@@ -55,11 +61,13 @@ class Detokenizer:
         self._sent += len(piece)
         return piece
 
-    def _give_up(self, text: str, waiting: int) -> str:
-        piece = text[self._sent : len(text) - waiting]
-        self._shorten(len(self._window) - _MAX_INCOMPLETE - 1, waiting)
-        self._certain = 0
-        return piece
+    def _tail(self, waiting: int) -> int:
+        """Where the shortest end of the window begins that has a character more than what waits."""
+        longest = max(0, len(self._window) - _KEPT)
+        for start in range(len(self._window) - 1, longest, -1):
+            if len(self._tokenizer.decode(self._window[start:])) > waiting:
+                return start
+        return longest
 
     def _shorten(self, start: int, waiting: int) -> None:
         self._window = self._window[start:]

@@ -66,9 +66,13 @@ class Gate:
             self._inside -= 1
             self._left.notify()
 
+    def shut(self) -> None:
+        """Let nobody in any more."""
+        self._shut = True
+
     async def drain(self) -> None:
         """Shut, and wait for the last call inside."""
-        self._shut = True
+        self.shut()
         while self._inside:
             await self._left.wait()
 

@@ -17,7 +17,8 @@ import pytest
 from adapter_registry.blobs.filesystem import FileStore
 from lorry.errors import StorageUnavailable
 from lorry.format.digest import digest_of
-from tests.suites.blob_store import BlobStoreSuite, BoundedMemorySuite, Place, blob, feed, put, read
+from tests.suites.blob_store import BlobStoreSuite, BoundedMemorySuite
+from tests.support.blobs import Place, blob, feed, put, read
 
 
 class TestFileStore(BlobStoreSuite, BoundedMemorySuite):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from adapter_registry.blobs.memory import MemoryStore
-from tests.suites.blob_store import BlobStoreSuite, Place
+from tests.suites.blob_store import BlobStoreSuite
+from tests.support.blobs import Place
 
 
 class TestMemoryStore(BlobStoreSuite):

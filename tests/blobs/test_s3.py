@@ -13,7 +13,8 @@ from adapter_registry.blobs.s3_bucket import S3Settings
 from adapter_registry.blobs.s3_upload import PART_BYTES
 from lorry.errors import BlobNotFound, StorageUnavailable
 from lorry.format.digest import digest_of
-from tests.suites.blob_store import BlobStoreSuite, BoundedMemorySuite, Place, blob, feed, put, read
+from tests.suites.blob_store import BlobStoreSuite, BoundedMemorySuite
+from tests.support.blobs import Place, blob, feed, put, read
 from tests.support.cutting_proxy import cutting_proxy
 from tests.support.s3 import S3Server, free_port
 

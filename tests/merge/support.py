@@ -6,6 +6,7 @@ Owns adapters that fit the tiny llama of tests.support.models. Does not know any
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,11 @@ def llama_modules(rank: int | Mapping[str, int], *names: str) -> dict[str, tuple
 
 
 def adapter(folder: Path, seed: int, modules: Modules | None = None, **options: Any) -> Path:
-    """An adapter of rank 4 on all modules, unless told otherwise."""
-    return write_adapter(folder / str(seed), modules or llama_modules(4), **{"seed": seed, "scale": 0.5, **options})
+    """An adapter of rank 4 on all modules unless told otherwise, that targets them by their short names."""
+    modules = modules or llama_modules(4)
+    targets = sorted({name.rpartition(".")[2] for name in modules})
+    config = {"target_modules": targets, **options.pop("config", {})}
+    return write_adapter(folder / str(seed), modules, **{"seed": seed, "scale": 0.5, "config": config, **options})
 
 
 def source(folder: Path, weight: float = 1.0) -> CombineSource:
@@ -65,10 +69,18 @@ def peft_model(folders: Sequence[Path]) -> PeftModel:
 
 def peft_combine(folders: Sequence[Path], weights: Sequence[float], name: str, **options: Any) -> dict[str, Tensor]:
     """The tensors of PEFT's add_weighted_adapter, under the names that it saves them by."""
-    model = peft_model(folders)
+    model = _loaded(tuple(folders))
     names = [f"a{number}" for number in range(len(folders))]
     model.base_model.add_weighted_adapter(names, list(weights), "merged", combination_type=name, **options)
-    return get_peft_model_state_dict(model, adapter_name="merged", save_embedding_layers=False)
+    state = get_peft_model_state_dict(model, adapter_name="merged", save_embedding_layers=False)
+    merged = {key: tensor.detach().clone() for key, tensor in state.items()}
+    model.delete_adapter("merged")
+    return merged
+
+
+@cache
+def _loaded(folders: tuple[Path, ...]) -> PeftModel:
+    return peft_model(folders)
 
 
 def deltas(tensors: Mapping[str, Tensor], scaling: float = 1.0) -> dict[str, Tensor]:

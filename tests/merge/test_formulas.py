@@ -113,7 +113,4 @@ def test_each_module_side_and_source_draws_its_own_numbers() -> None:
 
 def test_a_seed_means_the_same_numbers_everywhere() -> None:
     drawn = torch.rand(4, generator=generator_of(2**64 - 1, "model.layers.0.self_attn.q_proj", "A", "sha256:00"))
-    assert drawn.tolist() == pytest.approx(EXPECTED, abs=1e-7)
-
-
-EXPECTED = [0.0, 0.0, 0.0, 0.0]
+    assert drawn.tolist() == pytest.approx([0.35075796, 0.53057849, 0.85536027, 0.38164228], abs=1e-7)

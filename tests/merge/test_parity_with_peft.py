@@ -27,7 +27,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 def assert_same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
     assert ours.keys() == theirs.keys()
     for name, tensor in ours.items():
-        torch.testing.assert_close(tensor, theirs[name].detach(), rtol=1e-6, atol=1e-7)
+        torch.testing.assert_close(tensor, theirs[name], rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("weights", WEIGHTS)
@@ -89,4 +89,4 @@ def test_adapters_of_bfloat16_come_out_as_bfloat16(tmp_path: Path) -> None:
     theirs = peft_combine(folders, (0.5, 0.5), "linear")  # in float32: PEFT widens adapters when it loads them
     for name, tensor in ours.items():
         assert tensor.dtype == torch.bfloat16
-        torch.testing.assert_close(tensor, theirs[name].detach().to(torch.bfloat16), rtol=0, atol=0)
+        torch.testing.assert_close(tensor, theirs[name].to(torch.bfloat16), rtol=0, atol=0)

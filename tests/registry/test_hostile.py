@@ -1,47 +1,57 @@
 from __future__ import annotations
 
-import os
-import stat
+from pathlib import Path
 
 import pytest
+import pytest_asyncio
 from lorry.errors import InvalidAdapter, UnsupportedAdapter
 from lorry.format.digest import digest_of
 from lorry.v1 import types_pb2
 
 from tests.support.adapters import CONFIG, WEIGHTS, adapter_bytes
 from tests.support.hostile import HOSTILE
+from tests.support.registry import Client, running_registry
 
-SENDABLE = "links, pipes and folders exist on the pusher's disk alone; the wire carries names and bytes"
+# These exist on the pusher's disk alone: the wire carries names and bytes.
+ON_DISK = {"link-out-of-the-folder", "pipe-as-weights", "folder-as-file"}
+SENDABLE = [case for case in HOSTILE if case.name not in ON_DISK]
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-def names(directory) -> list[str]:
-    return sorted(name for name in os.listdir(directory) if stat.S_ISREG((directory / name).lstat().st_mode))
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def client(tmp_path_factory):
+    """One registry for all cases: what each leaves behind would show up in the next."""
+    folder = tmp_path_factory.mktemp("registry")
+    async with running_registry(folder) as target, Client(target) as client:
+        await client.register()
+        yield client
 
 
-@pytest.mark.parametrize("case", HOSTILE, ids=str)
+async def sent(client: Client, directory: Path) -> list[types_pb2.File]:
+    return [await client.put(path.read_bytes(), path.name) for path in sorted(directory.iterdir())]
+
+
+@pytest.mark.parametrize("case", SENDABLE, ids=str)
 async def test_a_hostile_adapter_is_refused_typed_and_leaves_nothing_in_the_catalogue(client, tmp_path, case):
     directory = tmp_path / "hostile"
     directory.mkdir()
     case.write(directory)
-    if any(not stat.S_ISREG((directory / name).lstat().st_mode) for name in os.listdir(directory)):
-        pytest.skip(SENDABLE)
-    await client.register()
-    files = [await client.put((directory / name).read_bytes(), name) for name in names(directory)]
+    files = await sent(client, directory)
     with pytest.raises((InvalidAdapter, UnsupportedAdapter)) as caught:
         await client.call("CreateVersion", adapter="hostile", files=files)
     assert type(caught.value) is case.error
-    assert not (await client.call("ListAdapters")).adapters
+    assert not (await client.call("ListAdapters", filter="name=hostile")).adapters
 
 
 async def test_a_victim_beside_hostile_adapters_keeps_its_bytes(client, tmp_path):
-    await client.register()
     config, weights = adapter_bytes()
     victim = await client.publish("victim", (config, weights))
-    for index, case in enumerate(HOSTILE[:20]):
+    for index, case in enumerate(SENDABLE[:20]):
         directory = tmp_path / str(index)
         directory.mkdir()
         case.write(directory)
-        files = [await client.put((directory / name).read_bytes(), name) for name in names(directory)]
+        files = await sent(client, directory)
         with pytest.raises((InvalidAdapter, UnsupportedAdapter)):
             await client.call("CreateVersion", adapter="victim", files=files)
     assert (await client.call("Resolve", adapter="victim")).version == victim

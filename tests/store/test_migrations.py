@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from alembic import command
 from sqlalchemy import inspect
@@ -58,25 +60,31 @@ def test_an_upgrade_of_an_upgraded_database_changes_nothing(empty_url: str) -> N
 
 
 def test_a_migration_that_fails_leaves_nothing_behind(empty_url: str) -> None:
-    with pytest.raises(ZeroDivisionError), migration(empty_url) as config:
-        command.upgrade(config, "head")
-        raise ZeroDivisionError
+    def fail() -> None:
+        with migration(empty_url) as config:
+            command.upgrade(config, "head")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert tables(empty_url) == set()
 
 
-def test_a_folder_with_percent_and_space_in_its_name_is_a_place_for_a_database(tmp_path_factory) -> None:
+def test_a_folder_with_percent_and_space_in_its_name_is_a_place_for_a_database(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
     folder = tmp_path_factory.mktemp("50%s of a place")
     upgrade(f"sqlite:///{folder / 'catalog.db'}")
     assert (folder / "catalog.db").exists()
 
 
-def test_a_database_that_is_not_there_is_unavailable(tmp_path) -> None:
+def test_a_database_that_is_not_there_is_unavailable(tmp_path: Path) -> None:
     with pytest.raises(StorageUnavailable):
         upgrade(f"sqlite:///{tmp_path / 'no' / 'catalog.db'}")
 
 
 @pytest.mark.parametrize("url", ["", "catalog.db", "sqlite://", "sqlite:///:memory:", "mysql://user:secret@host/db"])
 def test_what_is_no_url_of_a_database_is_refused_without_telling_its_secrets(url: str) -> None:
-    with pytest.raises(InvalidInput, match="database URL: expected sqlite:///FILE|expected a file") as refused:
+    with pytest.raises(InvalidInput, match=r"^database URL: expected (sqlite:///FILE|a file)") as refused:
         upgrade(url)
     assert "secret" not in refused.value.message

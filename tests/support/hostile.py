@@ -1,8 +1,7 @@
 """Bundles that an enemy, or bad luck, could send: each by name, with the error that it must end in.
 
 Owns the corpus behind the promises I5 and I7: whoever loads adapters runs over HOSTILE. Each case
-writes one folder. Every one but the files of `tests.support.adapters` is refused by
-`lorry.format.bundle.check_bundle`.
+writes one folder, which `lorry.format.bundle.check_bundle` must refuse. Does not know the services.
 """
 
 from __future__ import annotations
@@ -38,24 +37,26 @@ _A, _B = f"{_PREFIX}.lora_A.weight", f"{_PREFIX}.lora_B.weight"
 REGEX_BOMB = "(a+)+" * 6 + "$"
 _WIDE = 1 << 62
 
+Write = Callable[[Path], object]
+
 
 @dataclass(frozen=True)
 class HostileCase:
     """A folder that must be refused: `write` fills an empty one, `error` is the class it ends in."""
 
     name: str
-    write: Callable[[Path], None]
+    write: Write
     error: type[LorryError]
 
     def __str__(self) -> str:
         return self.name
 
 
-def _config(**changes: object) -> Callable[[Path], None]:
-    return lambda directory: void(write_adapter(directory, _MODULES, config=changes))
+def _config(**changes: object) -> Write:
+    return lambda directory: write_adapter(directory, _MODULES, config=changes)
 
 
-def _config_bytes(data: bytes) -> Callable[[Path], None]:
+def _config_bytes(data: bytes) -> Write:
     def write(directory: Path) -> None:
         write_adapter(directory, _MODULES)
         (directory / CONFIG).write_bytes(data)
@@ -63,7 +64,7 @@ def _config_bytes(data: bytes) -> Callable[[Path], None]:
     return write
 
 
-def _weights(data: bytes) -> Callable[[Path], None]:
+def _weights(data: bytes) -> Write:
     def write(directory: Path) -> None:
         write_adapter(directory, _MODULES)
         (directory / WEIGHTS).write_bytes(data)
@@ -71,12 +72,12 @@ def _weights(data: bytes) -> Callable[[Path], None]:
     return write
 
 
-def _tensors(changes: Mapping[str, Raw | None]) -> Callable[[Path], None]:
+def _tensors(changes: Mapping[str, Raw | None]) -> Write:
     raw: dict[str, Raw | None] = {**encode(tensors(_MODULES)), **changes}
     return _weights(safetensors_bytes({name: value for name, value in raw.items() if value is not None}))
 
 
-def _header(header: object, size: int = 0) -> Callable[[Path], None]:
+def _header(header: object, size: int = 0) -> Write:
     return _weights(with_header(json.dumps(header).encode(), [bytes(size)]))
 
 
@@ -84,7 +85,7 @@ def _entry(shape: list[object], begin: object, end: object, dtype: object = "F32
     return {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
 
 
-def _beside(name: str, data: bytes = b"x") -> Callable[[Path], None]:
+def _beside(name: str, data: bytes = b"x") -> Write:
     def write(directory: Path) -> None:
         write_adapter(directory, _MODULES)
         (directory / name).write_bytes(data)
@@ -108,7 +109,7 @@ def _folder_as_file(directory: Path) -> None:
     (directory / "tokenizer.json").mkdir()
 
 
-def _without(name: str) -> Callable[[Path], None]:
+def _without(name: str) -> Write:
     def write(directory: Path) -> None:
         write_adapter(directory, _MODULES)
         (directory / name).unlink()
@@ -116,17 +117,13 @@ def _without(name: str) -> Callable[[Path], None]:
     return write
 
 
-def _cut(name: str, keep: Callable[[int], int]) -> Callable[[Path], None]:
+def _cut(name: str, keep: Callable[[int], int]) -> Write:
     def write(directory: Path) -> None:
         write_adapter(directory, _MODULES)
         data = (directory / name).read_bytes()
         (directory / name).write_bytes(data[: keep(len(data))])
 
     return write
-
-
-def void(_: object) -> None:
-    """Nothing: an expression as a statement."""
 
 
 def f32(*shape: int, fill: float = 0.0) -> Raw:
@@ -143,11 +140,11 @@ def _duplicate_tensor() -> bytes:
     return f'{{"{_A}":{entry},"{_A}":{entry}}}'.encode()
 
 
-def _invalid(cases: Mapping[str, Callable[[Path], None]]) -> list[HostileCase]:
+def _invalid(cases: Mapping[str, Write]) -> list[HostileCase]:
     return [HostileCase(name, write, InvalidAdapter) for name, write in cases.items()]
 
 
-def _unsupported(cases: Mapping[str, Callable[[Path], None]]) -> list[HostileCase]:
+def _unsupported(cases: Mapping[str, Write]) -> list[HostileCase]:
     return [HostileCase(name, write, UnsupportedAdapter) for name, write in cases.items()]
 
 

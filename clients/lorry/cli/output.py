@@ -89,7 +89,7 @@ def word(field: Field, number: int) -> str:
 
 def enum_word(message: Message, name: str) -> str:
     """An enumeration field for people: `VARIANT_RSLORA` is `rslora`, unset is nothing."""
-    field = message.DESCRIPTOR.fields_by_name[name]
+    field: Field = message.DESCRIPTOR.fields_by_name[name]
     full = word(field, getattr(message, name))
     short = full.removeprefix(_prefix(field.enum_type.name)).lower()
     return "" if short == "unspecified" else short

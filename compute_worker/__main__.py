@@ -1,0 +1,45 @@
+"""`lorry-worker serve | health`: the worker as a process; settings come from LORRY_WORKER_*."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+import uvloop
+
+from compute_worker.settings import Settings
+from lorry.rpc import process
+from lorry.rpc.serving import is_serving
+
+# A worker that needs longer to say that it is well is not.
+_HEALTH_SECONDS = 5.0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; the exit code is `lorry.rpc.process.run`'s."""
+    return process.run(_parser(), Settings, _run, arguments)
+
+
+def _run(options: argparse.Namespace, settings: Settings) -> None:
+    match options.command:
+        case "serve":
+            # Here, so that `health` answers without loading torch.
+            from compute_worker.app import serve
+
+            uvloop.run(serve(settings, lambda address: process.announce(options, address)))
+        case "health":
+            if not is_serving(settings.listen, timeout=_HEALTH_SECONDS):
+                raise ConnectionError(f"the worker on {settings.listen} is not serving")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="lorry-worker", description="The compute worker of Lorry.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="serve | health")
+    process.add_serve(commands, "load the base LORRY_WORKER_MODEL and serve until SIGTERM")
+    commands.add_parser("health", help="ask the worker on LORRY_WORKER_LISTEN; exit code 0 where it serves")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

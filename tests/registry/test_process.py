@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+import sqlite3
+from contextlib import closing
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from lorry.errors import Internal
+from lorry.format.digest import digest_of
+from lorry.rpc.calls import translated
+from lorry.rpc.chunks import CHUNK_BYTES
+from lorry.rpc.serving import is_serving
+from lorry.v1 import blob_pb2, catalog_pb2
+
+from tests.support.registry import DEADLINE, FINISH, Client, chunks, header, registry_process, running_registry
+
+DATA = random.Random(3).randbytes(4 * CHUNK_BYTES)
+DIGEST = digest_of(DATA)
+
+
+async def committed(client: Client) -> int:
+    query = blob_pb2.QueryUploadRequest(digest=DIGEST)
+    return (await client.blobs.QueryUpload(query, timeout=DEADLINE)).committed_bytes
+
+
+@pytest.mark.parametrize("kill", [signal.SIGTERM, signal.SIGKILL])
+async def test_an_upload_goes_on_after_the_registry_was_ended(tmp_path, kill):
+    with registry_process(tmp_path, LORRY_REGISTRY_GRACE_SECONDS="0") as first:
+        async with Client(first.target) as client:
+            call = client.blobs.Upload(timeout=DEADLINE)
+            for message in [header(DIGEST, len(DATA)), *chunks(DATA)[:2]]:
+                await call.write(message)
+            while await committed(client) < 2 * CHUNK_BYTES:
+                await asyncio.sleep(0.01)
+            first.process.send_signal(kill)
+            await asyncio.to_thread(first.process.wait, 15)
+            with pytest.raises((grpc.RpcError, asyncio.InvalidStateError)):
+                await call.write(FINISH)
+                await call
+    with registry_process(tmp_path) as second:
+        async with Client(second.target) as client:
+            kept = await committed(client)
+            assert kept == 2 * CHUNK_BYTES
+            await client.send([header(DIGEST, len(DATA)), *chunks(DATA, kept), FINISH])
+            assert b"".join(piece.data for piece in await client.get(DIGEST)) == DATA
+
+
+async def test_sigterm_lets_the_running_call_end_and_takes_no_new_one(tmp_path):
+    with registry_process(tmp_path, LORRY_REGISTRY_GRACE_SECONDS="30") as running:
+        async with Client(running.target) as client, Client(running.target) as other:
+            watch = health_pb2_grpc.HealthStub(other.channel).Watch(health_pb2.HealthCheckRequest(service=""))
+            assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+            call = client.blobs.Upload(timeout=DEADLINE)
+            for message in [header(DIGEST, len(DATA)), *chunks(DATA)[:2]]:
+                await call.write(message)
+            while await committed(client) < 2 * CHUNK_BYTES:
+                await asyncio.sleep(0.01)
+            running.process.terminate()
+            assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+            watch.cancel()
+            for message in [*chunks(DATA)[2:], FINISH]:
+                await call.write(message)
+            await call.done_writing()
+            assert (await call).digest == DIGEST
+        assert await asyncio.to_thread(running.process.wait, 15) == 0
+        assert not is_serving(running.target, timeout=1)
+
+
+async def test_reflection_lists_the_services(client):
+    ask = iter([reflection_pb2.ServerReflectionRequest(list_services="")])
+    answers = reflection_pb2_grpc.ServerReflectionStub(client.channel).ServerReflectionInfo(ask)
+    names = {service.name async for answer in answers for service in answer.list_services_response.service}
+    assert {"lorry.v1.CatalogService", "lorry.v1.BlobService", "grpc.health.v1.Health"} <= names
+
+
+async def test_the_text_of_a_defect_stays_in_the_log(tmp_path, caplog):
+    async with running_registry(tmp_path) as target, Client(target) as client:
+        await client.register()
+        with closing(sqlite3.connect(tmp_path / "catalog.db")) as database, database:
+            database.execute("UPDATE events SET kind = 'nobody foresaw this'")
+        call = client.catalog.Watch(catalog_pb2.WatchRequest(resume_token="0"), timeout=DEADLINE)
+        with pytest.raises(Internal) as caught, translated():
+            await call.read()
+    assert "nobody foresaw" not in caught.value.message
+    assert "nobody foresaw" in caplog.text
+    assert caught.value.metadata["incident"] in caplog.text

@@ -1,0 +1,78 @@
+"""Where rows go: contiguous, by the oldest occupants, never over those that must stay."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from compute_worker.runtime.rows import Occupied, Placement, place, place_all
+
+
+def test_an_empty_pool_is_filled_from_the_start() -> None:
+    assert place(4, 16, []) == Placement(0, ())
+
+
+def test_the_tightest_gap_is_taken() -> None:
+    occupied = [Occupied(0, 4), Occupied(10, 2), Occupied(14, 1)]
+    assert place(2, 16, occupied) == Placement(12, ())
+
+
+def test_the_oldest_occupant_makes_room() -> None:
+    occupied = [Occupied(0, 4, used=3), Occupied(4, 4, used=1), Occupied(8, 8, used=2)]
+    assert place(4, 16, occupied) == Placement(4, (4,))
+
+
+def test_neighbours_are_evicted_together_rather_than_someone_used_later() -> None:
+    occupied = [Occupied(0, 2, used=1), Occupied(2, 2, used=2), Occupied(4, 4, used=9)]
+    assert place(4, 8, occupied) == Placement(0, (0, 2))
+
+
+def test_a_gap_counts_towards_the_room_beside_it() -> None:
+    occupied = [Occupied(0, 2), Occupied(4, 2, used=1), Occupied(6, 2)]
+    assert place(4, 8, occupied) == Placement(2, (4,))
+
+
+def test_those_that_must_stay_are_not_moved_though_the_sum_would_do() -> None:
+    assert place(4, 8, [Occupied(3, 1)]) == Placement(4, ())
+    assert place(5, 8, [Occupied(3, 1)]) is None
+
+
+def test_several_are_placed_all_or_none() -> None:
+    assert place_all([2, 6], 8, []) == [Placement(6, ()), Placement(0, ())]
+    assert place_all([2, 7], 8, []) is None
+
+
+@st.composite
+def pools(draw: st.DrawFn) -> tuple[int, list[Occupied]]:
+    occupied, at = [], draw(st.integers(0, 3))
+    for used in draw(st.lists(st.one_of(st.none(), st.integers(0, 20)), max_size=6)):
+        size = draw(st.integers(1, 4))
+        occupied.append(Occupied(at, size, used))
+        at += size + draw(st.integers(0, 3))
+    return at + draw(st.integers(0, 4)), occupied
+
+
+@given(pools(), st.integers(1, 8))
+def test_a_placement_is_found_exactly_where_there_is_one(pool: tuple[int, list[Occupied]], size: int) -> None:
+    total, occupied = pool
+    fixed = {row for taken in occupied if taken.used is None for row in range(taken.start, taken.end)}
+    possible = any(fixed.isdisjoint(range(start, start + size)) for start in range(total - size + 1))
+    found = place(size, total, occupied)
+    assert (found is not None) == possible
+    if found is not None:
+        rows = set(range(found.start, found.start + size))
+        assert max(rows) < total
+        hit = [taken for taken in occupied if rows & set(range(taken.start, taken.end))]
+        assert sorted(taken.start for taken in hit) == list(found.evicted)
+        assert all(taken.used is not None for taken in hit)
+
+
+@given(pools(), st.integers(1, 8))
+def test_no_other_range_would_spare_whom_this_one_evicts(pool: tuple[int, list[Occupied]], size: int) -> None:
+    total, occupied = pool
+    found = place(size, total, occupied)
+    if found is None:
+        return
+    latest = max((taken.used or 0 for taken in occupied if taken.start in found.evicted), default=-1)
+    for start in range(total - size + 1):
+        hit = [taken for taken in occupied if taken.start < start + size and start < taken.end]
+        if all(taken.used is not None for taken in hit):
+            assert latest <= max((taken.used or 0 for taken in hit), default=-1)

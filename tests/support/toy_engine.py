@@ -1,0 +1,184 @@
+"""An engine without a model: deterministic, real in all that the runtime can get wrong.
+
+The next token is a hash of what lies in the KV cache, each entry of which carries the token and the
+contents of the pool rows that were active. So a wrong row, a wrong block, a lost chunk or a
+batch-mate's data changes the answer. Broken invariants are collected in `violations`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from compute_worker.contract import ActiveAdapter, Drawn, EngineLimits, Sampling, StepRow
+from lorry.errors import InvalidInput
+from lorry.format.base import BaseFacts, BaseModule, ModuleKind
+from lorry.format.digest import digest_of
+from lorry.format.facts import AdapterFacts, Variant
+
+EOS = 256
+MODULE = "model.layers.0.self_attn.q_proj"
+WIDTH = 64
+BASE = BaseFacts(
+    base_id=digest_of(b"toy weights"),
+    architecture_id=digest_of(b"toy architecture"),
+    model_type="toy",
+    vocab_size=EOS + 1,
+    modules=(BaseModule(MODULE, ModuleKind.LINEAR, WIDTH, WIDTH),),
+)
+LIMITS = EngineLimits(pool_rows=16, row_bytes=100, kv_blocks=64, block_tokens=4, max_context=128)
+
+# What is active for a request: (content of the adapter's rows, weight) each.
+Active = tuple[tuple[str, float], ...]
+# What a position of the KV cache holds: the token, and what was active when it was computed.
+Cell = tuple[int, Active]
+
+
+class ToyTokenizer:
+    """UTF-8 bytes; one more id ends a text."""
+
+    eos_ids = frozenset({EOS})
+    vocab_size = EOS + 1
+
+    def encode(self, text: str) -> list[int]:
+        return list(text.encode())
+
+    def encode_chat(self, messages: Sequence[tuple[str, str]]) -> list[int]:
+        if any(not role for role, _ in messages):
+            raise InvalidInput("a message needs a role")
+        return self.encode("".join(f"{role}: {content}\n" for role, content in messages))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return bytes(i for i in ids if i < EOS).decode("utf-8", errors="replace")
+
+
+def content_of(weights: bytes) -> str:
+    """What the rows of an adapter hold."""
+    return hashlib.sha256(weights).hexdigest()
+
+
+def next_token(cells: Sequence[Cell], sampling: Sampling, index: int) -> int:
+    """The toy's model: every 64th token or so ends the text, the others are bytes of ASCII or UTF-8."""
+    drawn = (sampling.seed, index) if sampling.temperature else ()
+    value = int.from_bytes(hashlib.sha256(repr((list(cells), drawn)).encode()).digest()[:4], "big")
+    return EOS if value % 64 == 0 else (value >> 8) % 256
+
+
+def reference(prompt: Sequence[int], active: Active, max_new: int, sampling: Sampling | None = None) -> list[int]:
+    """The tokens that a request must get, whatever runs beside it; an end of text included."""
+    context = list(prompt)
+    while len(context) < len(prompt) + max_new and context[len(prompt) :][-1:] != [EOS]:
+        cells = [(token, active) for token in context]
+        context.append(next_token(cells, sampling or Sampling(), len(context) - len(prompt)))
+    return context[len(prompt) :]
+
+
+@dataclass(frozen=True)
+class ToyHost:
+    """A parsed adapter."""
+
+    content: str
+    rank: int
+    nbytes: int
+    exclusive: bool
+
+
+class ToyEngine:
+    """See the module. step_seconds, install_seconds: how long the two take; `broken` fails the next steps."""
+
+    device = "toy"
+    dtype = "hash"
+
+    def __init__(
+        self, limits: EngineLimits = LIMITS, *, step_seconds: float = 0.0, install_seconds: float = 0.0
+    ) -> None:
+        self.base = BASE
+        self.limits = limits
+        self.step_seconds = step_seconds
+        self.install_seconds = install_seconds
+        self.violations: list[str] = []
+        self.broken = 0
+        self.unreadable: set[str] = set()  # contents whose install fails
+        self.steps: list[list[int]] = []  # number of tokens of each row of each step
+        self.installs: list[str] = []
+        self.reads = 0
+        self.running = threading.Event()  # cleared: steps wait before they begin
+        self.running.set()
+        self._pool: list[str | None] = [None] * limits.pool_rows
+        self._kv: dict[tuple[int, int], Cell] = {}
+        self._writing: set[int] = set()
+        self._reading: set[int] = set()
+        self._lock = threading.Lock()
+
+    def read(self, weights: Path, facts: AdapterFacts) -> ToyHost:
+        data = weights.read_bytes()
+        self.reads += 1
+        return ToyHost(content_of(data), facts.rank, len(data), facts.variant is Variant.DORA)
+
+    def install(self, adapter: ToyHost, start: int) -> None:
+        rows = set(range(start, start + adapter.rank))
+        self._require(max(rows) < self.limits.pool_rows, "an install reaches beyond the pool")
+        with self._marked(self._writing, rows):
+            for row in rows:
+                self._pool[row] = None
+            time.sleep(self.install_seconds)
+            if adapter.content in self.unreadable:
+                raise RuntimeError("the device refused the copy")
+            for row in rows:
+                self._pool[row] = adapter.content
+        self.installs.append(adapter.content)
+
+    def step(self, rows: Sequence[StepRow]) -> list[Drawn | None]:
+        self.running.wait()
+        if self.broken:
+            self.broken -= 1
+            raise RuntimeError("the device fell over")
+        blocks = [block for row in rows for block in row.blocks]
+        self._require(len(blocks) == len(set(blocks)), "two rows share a KV block")
+        self.steps.append([len(row.tokens) for row in rows])
+        used = {at for row in rows for one in row.adapters for at in range(one.start, one.start + one.rank)}
+        with self._marked(self._reading, used):
+            drawn = [self._run(row) for row in rows]
+            time.sleep(self.step_seconds)
+        return drawn
+
+    def _run(self, row: StepRow) -> Drawn | None:
+        size, end = self.limits.block_tokens, row.position + len(row.tokens)
+        self._require(len(row.blocks) * size >= end, "the blocks do not cover the row")
+        self._require(list(row.context[row.position : end]) == list(row.tokens), "tokens are not the context's")
+        active = tuple((self._content(one), one.weight) for one in row.adapters)
+        for position, token in enumerate(row.tokens, row.position):
+            self._kv[row.blocks[position // size], position % size] = (token, active)
+        if row.sample is None:
+            return None
+        cells = [self._kv.get((row.blocks[at // size], at % size), (-1, ())) for at in range(end)]
+        self._require([cell[0] for cell in cells] == list(row.context), "the KV cache holds other tokens")
+        logprob = -1.0 if row.sample.logprobs is not None else None
+        return Drawn(next_token(cells, row.sample, row.index), logprob)
+
+    def _content(self, one: ActiveAdapter) -> str:
+        contents = set(self._pool[one.start : one.start + one.rank])
+        self._require(len(contents) == 1 and None not in contents, f"{one} has rows of {contents}")
+        return str(contents.pop())
+
+    @contextmanager
+    def _marked(self, marks: set[int], rows: set[int]) -> Iterator[None]:
+        other = self._reading if marks is self._writing else self._writing
+        with self._lock:
+            self._require(not rows & other, "rows are written while a step uses them")
+            self._require(marks is self._reading or not rows & marks, "two installs write the same rows")
+            marks |= rows
+        try:
+            yield
+        finally:
+            with self._lock:
+                marks -= rows
+
+    def _require(self, holds: bool, violation: str) -> None:  # noqa: FBT001 - an assertion in words
+        if not holds:
+            self.violations.append(violation)

@@ -1,0 +1,113 @@
+"""A runtime over the toy engine and the toy registry, with what a test needs to talk to it.
+
+`World.check_clean` says whether everything that was taken was given back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from compute_worker.contract import EngineLimits, PublishedAdapter
+from compute_worker.runtime.api import Delta, Finished, GenerateCall, Started, Stop, Weighted
+from compute_worker.runtime.runtime import Runtime, RuntimeSettings
+from tests.support.toy_engine import EOS, LIMITS, Active, ToyEngine, ToyTokenizer, reference
+from tests.support.toy_registry import ToyCombiner, ToyRegistry
+
+
+@dataclass
+class Reply:
+    """One answer, collected."""
+
+    started: Started
+    text: str
+    tokens: list[int]
+    finished: Finished
+
+
+@dataclass
+class World:
+    engine: ToyEngine
+    registry: ToyRegistry
+    combiner: ToyCombiner
+    runtime: Runtime
+    cache_dir: Path
+
+    async def ask(self, call: GenerateCall) -> Reply:
+        """Run a request to its end."""
+        items = [item async for item in self.runtime.generate(call)]
+        deltas = items[1:-1]
+        assert isinstance(items[0], Started)
+        assert isinstance(items[-1], Finished)
+        assert all(isinstance(item, Delta) for item in deltas)
+        tokens = [drawn.token for delta in deltas for drawn in delta.drawn]
+        return Reply(items[0], "".join(delta.text for delta in deltas), tokens, items[-1])
+
+    def expected(self, call: GenerateCall, *adapters: tuple[PublishedAdapter, float]) -> list[int]:
+        """The tokens that the request must get, the end of text left out."""
+        active: Active = tuple((self.registry.content(published), weight) for published, weight in adapters)
+        prompt = ToyTokenizer().encode(call.text or "") if call.tokens is None else call.tokens
+        answer = reference(prompt, active, call.stop.max_new_tokens, call.sampling)
+        return [token for token in answer if token != EOS]
+
+    def budget(self, name: str) -> int:
+        """What is used of a budget."""
+        return next(use.used for use in self.runtime.budgets() if use.name == name)
+
+    async def check_clean(self) -> None:
+        """No request left anything behind, and the engine saw nothing that it must not see."""
+        await eventually(lambda: self.budget("kv_tokens") == 0 and self.budget("queue") == 0)
+        await eventually(lambda: all(state.leases == 0 for state in self.runtime.residents()))
+        for use in self.runtime.budgets():
+            assert 0 <= use.used <= use.limit, use
+        assert self.engine.violations == []
+        await eventually(lambda: not list((self.cache_dir / "tmp").iterdir()))
+
+
+@asynccontextmanager
+async def running(
+    cache_dir: Path,
+    *,
+    registry: ToyRegistry | None = None,
+    engine: ToyEngine | None = None,
+    limits: EngineLimits = LIMITS,
+    **settings: object,
+) -> AsyncIterator[World]:
+    """A started runtime; at the end it is found clean, closed, and its threads are gone."""
+    engine = engine or ToyEngine(limits)
+    defaults = {"host_bytes": 1 << 20, "disk_bytes": 1 << 22, "queue": 64, "prefill_tokens": 16, "max_batch": 16}
+    chosen = {**defaults, "default_wait": 5.0, "tool": "lorry test", "base_name": "toy", **settings}
+    registry, combiner = registry or ToyRegistry(), ToyCombiner()
+    runtime = Runtime(engine, ToyTokenizer(), registry, combiner, RuntimeSettings(cache_dir, **chosen))
+    before = set(threading.enumerate())
+    await runtime.start()
+    world = World(engine, registry, combiner, runtime, cache_dir)
+    try:
+        yield world
+        await world.check_clean()
+    finally:
+        engine.running.set()
+        await runtime.close()
+    assert [t.name for t in set(threading.enumerate()) - before if t.name.startswith("lorry-")] == []
+
+
+def call(
+    prompt: str | Sequence[int] = "hello", *adapters: str | Weighted, max_new: int = 12, **fields: object
+) -> GenerateCall:
+    """A request for adapters by reference; none: the base."""
+    selection = tuple(Weighted(adapter) if isinstance(adapter, str) else adapter for adapter in adapters)
+    given = {"text": prompt} if isinstance(prompt, str) else {"tokens": tuple(prompt)}
+    return GenerateCall(**{"selection": selection, "stop": Stop(max_new_tokens=max_new), **given, **fields})
+
+
+async def eventually(holds: Callable[[], bool], seconds: float = 10.0) -> None:
+    """Wait until it holds. The limit is a bound for a hung test, not a claim about speed."""
+    limit = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < limit, "it never came to hold"
+        await asyncio.sleep(0.002)

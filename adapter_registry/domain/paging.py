@@ -80,7 +80,7 @@ class Cursor:
 
 def _fits(part: object, kind: type[str | int]) -> bool:
     if isinstance(part, str):
-        return kind is str and "\0" not in part  # PostgreSQL has no such character
+        return kind is str and part.isascii() and "\0" not in part  # as names are
     return kind is int and type(part) is int and 0 <= part < _INT64
 
 

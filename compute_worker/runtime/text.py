@@ -39,7 +39,7 @@ class Detokenizer:
         """Text that became certain with this token; often a word, sometimes nothing."""
         self._window.append(token)
         text = self._tokenizer.decode(self._window)
-        waiting = len(text) - len(text.rstrip(_REPLACEMENT))
+        waiting = max(0, min(len(text) - len(text.rstrip(_REPLACEMENT)), len(text) - self._sent))
         held = len(self._window) - self._certain
         if len(self._window) > _MAX_WINDOW:
             waiting = 0
@@ -62,12 +62,12 @@ class Detokenizer:
         return piece
 
     def _tail(self, waiting: int) -> int:
-        """Where the shortest end of the window begins that has a character more than what waits."""
-        longest = max(0, len(self._window) - _KEPT)
-        for start in range(len(self._window) - 1, longest, -1):
-            if len(self._tokenizer.decode(self._window[start:])) > waiting:
+        """Where the window may begin, so that its end is decoded as it was."""
+        for start in range(len(self._window) - 1, 0, -1):
+            # An end that begins inside of the incomplete character has at most 2 characters.
+            if len(self._tokenizer.decode(self._window[start:])) > _MAX_INCOMPLETE:
                 return start
-        return longest
+        return 0 if waiting else max(0, len(self._window) - _KEPT)
 
     def _shorten(self, start: int, waiting: int) -> None:
         self._window = self._window[start:]

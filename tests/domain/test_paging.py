@@ -53,7 +53,7 @@ def test_the_last_page_has_no_token() -> None:
     assert CURSOR.listing([], Page(2), tuple, []).next_token == ""
 
 
-@given(st.text(st.characters(exclude_characters="\0", codec="utf-8"), max_size=100), st.integers(0, 2**63 - 1))
+@given(st.text(st.characters(exclude_characters="\0", codec="ascii"), max_size=100), st.integers(0, 2**63 - 1))
 def test_any_key_comes_back(text: str, number: int) -> None:
     assert CURSOR.position(Page(1, token(text, number))) == (text, number)
 
@@ -79,7 +79,7 @@ TAG = json.loads(base64.urlsafe_b64decode(token("a", 1) + "==="))[0]
     "text",
     ["x", "é", "=", "AAAA", "*", " ", "A" * 2_000, raw({}), raw([]), raw(None), raw([TAG]), raw("x"), raw([[[]]])]
     + [raw([TAG, *key]) for key in (["a"], ["a", "1"], ["a", 1.5], ["a", True], ["a", None], ["a", 1, 1])]
-    + [raw([TAG, *key]) for key in (["a\0", 1], ["a", -1], ["a", 2**63], [1, 1])],
+    + [raw([TAG, *key]) for key in (["a\0", 1], ["\ud800", 1], ["a", -1], ["a", 2**63], [1, 1])],
 )
 def test_a_garbled_token_is_refused(text: str) -> None:
     with pytest.raises(InvalidPageToken):

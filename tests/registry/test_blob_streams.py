@@ -4,6 +4,7 @@ import asyncio
 import random
 
 import pytest
+
 from lorry.errors import (
     BlobNotFound,
     BlobTooLarge,
@@ -17,7 +18,6 @@ from lorry.errors import (
 from lorry.format.digest import digest_of
 from lorry.rpc.chunks import CHUNK_BYTES, MAX_CHUNK_BYTES
 from lorry.v1 import blob_pb2
-
 from tests.support.registry import DEADLINE, FINISH, Client, chunk, chunks, header
 
 SEED = 7
@@ -32,10 +32,12 @@ async def committed(client: Client, digest: str = DIGEST) -> tuple[int, bool]:
 
 
 async def missing(client: Client, *digests: str) -> list[str]:
-    return list((await client.blobs.FindMissing(blob_pb2.FindMissingRequest(digests=digests), timeout=DEADLINE)).missing)
+    return list(
+        (await client.blobs.FindMissing(blob_pb2.FindMissingRequest(digests=digests), timeout=DEADLINE)).missing
+    )
 
 
-async def test_what_was_uploaded_is_read_back(client):
+async def test_what_was_uploaded_is_read_back(client: Client) -> None:
     assert await missing(client, DIGEST) == [DIGEST]
     answer = await client.send(WHOLE)
     assert (answer.digest, answer.size_bytes, answer.existed) == (DIGEST, len(DATA), False)
@@ -45,13 +47,13 @@ async def test_what_was_uploaded_is_read_back(client):
     assert [piece.offset for piece in pieces] == [0, CHUNK_BYTES, 2 * CHUNK_BYTES, 3 * CHUNK_BYTES]
 
 
-async def test_an_empty_blob_is_a_blob(client):
+async def test_an_empty_blob_is_a_blob(client: Client) -> None:
     file = await client.put(b"")
     assert await client.get(file.digest) == []
     assert await committed(client, file.digest) == (0, True)
 
 
-async def test_a_stored_blob_is_answered_at_once(client):
+async def test_a_stored_blob_is_answered_at_once(client: Client) -> None:
     await client.send(WHOLE)
     answer = await client.send([header(DIGEST, len(DATA))])
     assert answer.existed
@@ -59,7 +61,7 @@ async def test_a_stored_blob_is_answered_at_once(client):
 
 
 @pytest.mark.parametrize(("offset", "limit"), [(0, 1), (5, 0), (CHUNK_BYTES - 1, 2), (len(DATA), 0), (1, 10**12)])
-async def test_a_part_is_read(client, offset, limit):
+async def test_a_part_is_read(client: Client, offset: int, limit: int) -> None:
     await client.send(WHOLE)
     pieces = await client.get(DIGEST, offset, limit)
     assert b"".join(piece.data for piece in pieces) == DATA[offset : offset + limit if limit else None]
@@ -67,13 +69,13 @@ async def test_a_part_is_read(client, offset, limit):
 
 
 @pytest.mark.parametrize(("offset", "limit"), [(len(DATA) + 1, 0), (-1, 0), (0, -1)])
-async def test_a_part_outside_of_the_blob_is_out_of_range(client, offset, limit):
+async def test_a_part_outside_of_the_blob_is_out_of_range(client: Client, offset: int, limit: int) -> None:
     await client.send(WHOLE)
     with pytest.raises(OutOfRange):
         await client.get(DIGEST, offset, limit)
 
 
-async def test_a_blob_that_is_not_there_is_not_found(client):
+async def test_a_blob_that_is_not_there_is_not_found(client: Client) -> None:
     with pytest.raises(BlobNotFound):
         await client.get(DIGEST)
 
@@ -98,19 +100,21 @@ async def test_a_blob_that_is_not_there_is_not_found(client):
         ([header(DIGEST, 9), chunk(0, b"x" * 9), FINISH], DigestMismatch),
     ],
 )
-async def test_a_stream_out_of_order_is_refused_and_nothing_becomes_visible(client, messages, error):
+async def test_a_stream_out_of_order_is_refused_and_nothing_becomes_visible(
+    client: Client, messages: list[blob_pb2.UploadRequest], error: type[LorryError]
+) -> None:
     with pytest.raises(error) as caught:
         await client.send(messages)
     assert type(caught.value) is error
     assert await missing(client, DIGEST) == [DIGEST]
 
 
-async def test_a_chunk_of_the_largest_size_is_taken(client):
+async def test_a_chunk_of_the_largest_size_is_taken(client: Client) -> None:
     await client.send([header(DIGEST, len(DATA)), *chunks(DATA, size=MAX_CHUNK_BYTES), FINISH])
     assert await missing(client, DIGEST) == []
 
 
-async def test_a_stream_that_breaks_keeps_what_came_and_the_next_goes_on(client):
+async def test_a_stream_that_breaks_keeps_what_came_and_the_next_goes_on(client: Client) -> None:
     call = client.blobs.Upload(timeout=DEADLINE)
     for message in WHOLE[:3]:
         await call.write(message)
@@ -128,7 +132,7 @@ async def test_a_stream_that_breaks_keeps_what_came_and_the_next_goes_on(client)
     assert await committed(client) == (len(DATA), True)
 
 
-async def test_the_offset_to_go_on_from_is_told(client):
+async def test_the_offset_to_go_on_from_is_told(client: Client) -> None:
     with pytest.raises(UploadIncomplete):
         await client.send(WHOLE[:2])
     with pytest.raises(OffsetMismatch) as caught:
@@ -136,12 +140,12 @@ async def test_the_offset_to_go_on_from_is_told(client):
     assert caught.value.metadata["committed_bytes"] == str(CHUNK_BYTES)
 
 
-async def test_two_uploads_of_one_blob_at_once_both_succeed(client):
+async def test_two_uploads_of_one_blob_at_once_both_succeed(client: Client) -> None:
     answers = await asyncio.gather(*(client.send(WHOLE) for _ in range(4)))
     assert {answer.digest for answer in answers} == {DIGEST}
 
 
-async def test_reads_that_are_left_early_leave_no_file_open(client, tmp_path):
+async def test_reads_that_are_left_early_leave_no_file_open(client: Client, tmp_path: Path) -> None:
     import psutil
 
     await client.send(WHOLE)
@@ -154,7 +158,7 @@ async def test_reads_that_are_left_early_leave_no_file_open(client, tmp_path):
         await asyncio.sleep(0.01)
 
 
-async def test_questions_with_broken_digests_are_refused(client):
+async def test_questions_with_broken_digests_are_refused(client: Client) -> None:
     for call in (client.blobs.FindMissing(blob_pb2.FindMissingRequest(digests=[DIGEST, "x"]), timeout=DEADLINE),):
         with pytest.raises(Exception, match="expected sha256"):
             await call

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
+
 from lorry.errors import (
     AdapterNotFound,
     AliasNotFound,
@@ -21,7 +22,6 @@ from lorry.errors import (
 )
 from lorry.rpc.convert import base_from_pb, base_to_pb
 from lorry.v1 import types_pb2
-
 from tests.support.adapters import adapter_bytes, base_for
 from tests.support.registry import Client
 
@@ -31,7 +31,7 @@ async def several(client: Client, count: int) -> list[types_pb2.Version]:
     return [await client.publish("pirate", adapter_bytes(seed=seed)) for seed in range(count)]
 
 
-async def test_a_base_is_read_by_name_by_known_name_and_by_id(client):
+async def test_a_base_is_read_by_name_by_known_name_and_by_id(client: Client) -> None:
     facts = base_for()
     message = base_to_pb(facts, "smol", ["HuggingFaceTB/SmolLM2-135M-Instruct"])
     first = await client.call("RegisterBaseModel", base_model=message)
@@ -45,13 +45,13 @@ async def test_a_base_is_read_by_name_by_known_name_and_by_id(client):
     assert (listed.name, len(listed.modules)) == ("smol", 0)
 
 
-async def test_a_name_of_another_base_is_a_conflict(client):
+async def test_a_name_of_another_base_is_a_conflict(client: Client) -> None:
     await client.register()
     with pytest.raises(BaseConflict):
         await client.register(base_for(seed=1))
 
 
-def base(**changes) -> types_pb2.BaseModel:
+def base(**changes: Any) -> types_pb2.BaseModel:
     message = base_to_pb(base_for(), "smol")
     for name, value in changes.items():
         if isinstance(value, list):
@@ -86,19 +86,21 @@ LINEAR = {"kind": types_pb2.MODULE_KIND_LINEAR, "in_features": 1, "out_features"
         (base(modules=[types_pb2.Module(name="a", **(LINEAR | {"in_features": 0}))]), InvalidInput),
     ],
 )
-async def test_a_base_that_cannot_be_right_is_refused(client, message, error):
+async def test_a_base_that_cannot_be_right_is_refused(
+    client: Client, message: types_pb2.BaseModel | None, error: type[LorryError]
+) -> None:
     with pytest.raises(error):
         await client.call("RegisterBaseModel", base_model=message)
     assert not (await client.call("ListBaseModels")).base_models
 
 
 @pytest.mark.parametrize("name", ["nothing", "sha256:" + "0" * 64])
-async def test_an_unknown_base_is_not_found(client, name):
+async def test_an_unknown_base_is_not_found(client: Client, name: str) -> None:
     with pytest.raises(BaseNotFound):
         await client.call("GetBaseModel", base_model=name)
 
 
-async def test_versions_are_listed_newest_first_page_by_page(client):
+async def test_versions_are_listed_newest_first_page_by_page(client: Client) -> None:
     await several(client, 3)
     first = await client.call("ListVersions", adapter="pirate", page_size=2)
     second = await client.call("ListVersions", adapter="pirate", page_size=2, page_token=first.next_page_token)
@@ -107,7 +109,7 @@ async def test_versions_are_listed_newest_first_page_by_page(client):
 
 
 @pytest.mark.parametrize("method", ["ListBaseModels", "ListAdapters", "ListVersions", "ListAliases"])
-async def test_a_foreign_page_token_and_a_negative_size_are_refused(client, method):
+async def test_a_foreign_page_token_and_a_negative_size_are_refused(client: Client, method: str) -> None:
     await several(client, 1)
     scope = {"adapter": "pirate"} if method in {"ListVersions", "ListAliases"} else {}
     with pytest.raises(InvalidPageToken):
@@ -117,7 +119,7 @@ async def test_a_foreign_page_token_and_a_negative_size_are_refused(client, meth
     await client.call(method, page_size=1_000_000, **scope)
 
 
-async def test_every_spelling_of_a_reference_resolves(client):
+async def test_every_spelling_of_a_reference_resolves(client: Client) -> None:
     first, second = await several(client, 2)
     await client.call("SetAlias", adapter="pirate@1", alias="prod")
     expected = {
@@ -145,7 +147,9 @@ async def test_every_spelling_of_a_reference_resolves(client):
         ("pirate:absent", AliasNotFound),
     ],
 )
-async def test_a_reference_that_means_nothing_is_refused(client, reference, error):
+async def test_a_reference_that_means_nothing_is_refused(
+    client: Client, reference: str, error: type[LorryError]
+) -> None:
     await several(client, 1)
     for method in ("Resolve", "GetVersion"):
         with pytest.raises(error) as caught:
@@ -153,7 +157,7 @@ async def test_a_reference_that_means_nothing_is_refused(client, reference, erro
         assert type(caught.value) is error
 
 
-async def test_a_yanked_version_resolves_by_digest_alone(client):
+async def test_a_yanked_version_resolves_by_digest_alone(client: Client) -> None:
     first, second = await several(client, 2)
     yanked = (await client.call("YankVersion", adapter="pirate@2", reason="swears")).version
     assert (yanked.yank_reason, yanked.digest) == ("swears", second.digest)
@@ -165,7 +169,7 @@ async def test_a_yanked_version_resolves_by_digest_alone(client):
         await client.call("YankVersion", adapter="pirate@1", reason="  ")
 
 
-async def test_a_version_in_use_is_deleted_by_force_alone(client):
+async def test_a_version_in_use_is_deleted_by_force_alone(client: Client) -> None:
     (parent,) = await several(client, 1)
     child = await client.publish("child", adapter_bytes(seed=9), parents=["pirate"])
     await client.call("SetAlias", adapter="pirate@1", alias="prod")
@@ -178,13 +182,13 @@ async def test_a_version_in_use_is_deleted_by_force_alone(client):
         await client.call("GetVersion", adapter="pirate@1")
 
 
-async def test_a_deletion_must_say_which_version(client):
+async def test_a_deletion_must_say_which_version(client: Client) -> None:
     await several(client, 1)
     with pytest.raises(InvalidReference, match="bare name"):
         await client.call("DeleteVersion", adapter="pirate")
 
 
-async def test_an_adapter_is_deleted_with_its_versions(client):
+async def test_an_adapter_is_deleted_with_its_versions(client: Client) -> None:
     versions = await several(client, 2)
     gone = await client.call("DeleteAdapter", adapter="pirate")
     assert sorted(gone.deleted_versions) == sorted(version.digest for version in versions)
@@ -192,12 +196,12 @@ async def test_an_adapter_is_deleted_with_its_versions(client):
         await client.call("GetAdapter", adapter="pirate")
 
 
-async def update(client: Client, *paths: str, name: str = "pirate", **fields):
+async def update(client: Client, *paths: str, name: str = "pirate", **fields: Any):
     adapter = types_pb2.Adapter(name=name, **fields)
     return (await client.call("UpdateAdapter", adapter=adapter, update_mask=FieldMask(paths=paths))).adapter
 
 
-async def test_an_update_writes_the_masked_fields_alone(client):
+async def test_an_update_writes_the_masked_fields_alone(client: Client) -> None:
     await several(client, 1)
     first = await update(client, "description", description="arr", labels={"not": "written"})
     assert (first.description, dict(first.labels)) == ("arr", {})
@@ -219,13 +223,15 @@ async def test_an_update_writes_the_masked_fields_alone(client):
         (["description"], {"name": "a@1"}, InvalidName),
     ],
 )
-async def test_an_update_that_cannot_be_right_is_refused(client, paths, fields, error):
+async def test_an_update_that_cannot_be_right_is_refused(
+    client: Client, paths: list[str], fields: dict[str, Any], error: type[LorryError]
+) -> None:
     await several(client, 1)
     with pytest.raises(error):
         await update(client, *paths, **fields)
 
 
-async def test_adapters_are_filtered(client):
+async def test_adapters_are_filtered(client: Client) -> None:
     await several(client, 1)
     await client.publish("team/json", adapter_bytes(seed=5, rslora=True), labels={"kind": "format"})
     for terms, names in {
@@ -243,7 +249,7 @@ async def test_adapters_are_filtered(client):
             await client.call("ListAdapters", filter=broken)
 
 
-async def test_an_alias_moves_by_compare_and_swap_and_keeps_its_history(client):
+async def test_an_alias_moves_by_compare_and_swap_and_keeps_its_history(client: Client) -> None:
     first, second = await several(client, 2)
     made = (await client.call("SetAlias", adapter="pirate@1", alias="prod", expected_revision=0)).alias
     moved = (await client.call("SetAlias", adapter="pirate@2", alias="prod", expected_revision=made.revision)).alias

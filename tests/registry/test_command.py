@@ -3,13 +3,13 @@ from __future__ import annotations
 import os
 
 import pytest
-from adapter_registry.__main__ import main
 
+from adapter_registry.__main__ import main
 from tests.support.registry import end, registry_process
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch, capsys):
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     """Runs a command with settings of its own; the exit code and what it said."""
 
     def run_command(*arguments: str, **settings: str) -> tuple[int, str]:
@@ -23,7 +23,7 @@ def run(tmp_path, monkeypatch, capsys):
     return run_command
 
 
-def test_health_tells_whether_the_registry_serves(tmp_path, run):
+def test_health_tells_whether_the_registry_serves(tmp_path: Path, run: Run) -> None:
     with registry_process(tmp_path / "registry") as running:
         assert run("health", LISTEN=running.target) == (0, "")
         code, said = run("serve", LISTEN=running.target)
@@ -48,7 +48,7 @@ def test_health_tells_whether_the_registry_serves(tmp_path, run):
         ({"DATA_DIR": "/dev/null/x"}, "Not a directory"),
     ],
 )
-def test_wrong_settings_are_told_in_one_line_without_a_secret(run, settings, said):
+def test_wrong_settings_are_told_in_one_line_without_a_secret(run: Run, settings: dict[str, str], said: str) -> None:
     code, text = run("serve", **settings)
     assert code in {1, 2}
     assert said in text
@@ -56,13 +56,13 @@ def test_wrong_settings_are_told_in_one_line_without_a_secret(run, settings, sai
     assert "hunter2" not in text
 
 
-def test_migrate_makes_the_database(run, tmp_path):
-    assert run("migrate") == (0, "lorry-registry: the database has the tables of this release\n")
+def test_migrate_makes_the_database(run: Run, tmp_path: Path) -> None:
+    assert run("migrate") == (0, "the database has the tables of this release\n")
     assert (tmp_path / "own/catalog.db").exists()
 
 
 @pytest.mark.parametrize("arguments", [[], ["dance"], ["serve", "--port"]])
-def test_wrong_usage_exits_with_2(run, arguments):
+def test_wrong_usage_exits_with_2(run: Run, arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         run(*arguments)
     assert caught.value.code == 2

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 import pytest
+
 from lorry.errors import AdapterNotFound, BaseNotFound, InvalidAdapter, InvalidInput, UnsupportedAdapter
 from lorry.format.header import header_length
 from lorry.v1 import catalog_pb2
-
 from tests.support.adapters import BASE_NAME, MODULES, adapter_bytes, base_for
 
 
@@ -14,13 +14,13 @@ def outline(files: tuple[bytes, bytes] | None = None) -> catalog_pb2.AdapterOutl
     return catalog_pb2.AdapterOutline(config_json=config, safetensors_header=head, weights_size_bytes=len(weights))
 
 
-async def test_an_outline_that_fits_is_compatible_without_a_byte_of_weights(client):
+async def test_an_outline_that_fits_is_compatible_without_a_byte_of_weights(client: Client) -> None:
     await client.register()
     answer = await client.call("CheckCompatibility", outline=outline(), base_model=BASE_NAME)
     assert (answer.compatible, list(answer.findings)) == (True, [])
 
 
-async def test_a_published_version_is_judged_against_any_base(client):
+async def test_a_published_version_is_judged_against_any_base(client: Client) -> None:
     await client.register()
     await client.publish("pirate")
     smaller = base_for({name: (4, out, rank) for name, (_, out, rank) in MODULES.items()}, seed=1)
@@ -33,7 +33,7 @@ async def test_a_published_version_is_judged_against_any_base(client):
     assert codes == {("BASE_MISMATCH", ""), *(("SHAPE_MISMATCH", name) for name in MODULES)}
 
 
-async def test_an_outline_of_an_unknown_base_is_compatible_with_a_remark(client):
+async def test_an_outline_of_an_unknown_base_is_compatible_with_a_remark(client: Client) -> None:
     await client.register()
     stranger = outline(adapter_bytes(base_name="somebody/elses"))
     answer = await client.call("CheckCompatibility", outline=stranger, base_model=BASE_NAME)
@@ -52,7 +52,9 @@ async def test_an_outline_of_an_unknown_base_is_compatible_with_a_remark(client)
         ({"outline": outline(adapter_bytes(config={"use_qalora": True})), "base_model": BASE_NAME}, UnsupportedAdapter),
     ],
 )
-async def test_a_question_without_an_answer_is_refused(client, fields, error):
+async def test_a_question_without_an_answer_is_refused(
+    client: Client, fields: dict[str, Any], error: type[LorryError]
+) -> None:
     await client.register()
     with pytest.raises(error) as caught:
         await client.call("CheckCompatibility", **fields)

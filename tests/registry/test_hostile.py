@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+
 from lorry.errors import InvalidAdapter, UnsupportedAdapter
 from lorry.format.digest import digest_of
 from lorry.v1 import types_pb2
-
 from tests.support.adapters import CONFIG, WEIGHTS, adapter_bytes
 from tests.support.hostile import HOSTILE
 from tests.support.registry import Client, running_registry
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def client(tmp_path_factory):
+async def client(tmp_path_factory: pytest.TempPathFactory):
     """One registry for all cases: what each leaves behind would show up in the next."""
     folder = tmp_path_factory.mktemp("registry")
     async with running_registry(folder) as target, Client(target) as client:
@@ -33,7 +33,9 @@ async def sent(client: Client, directory: Path) -> list[types_pb2.File]:
 
 
 @pytest.mark.parametrize("case", SENDABLE, ids=str)
-async def test_a_hostile_adapter_is_refused_typed_and_leaves_nothing_in_the_catalogue(client, tmp_path, case):
+async def test_a_hostile_adapter_is_refused_typed_and_leaves_nothing_in_the_catalogue(
+    client: Client, tmp_path: Path, case: HostileCase
+) -> None:
     directory = tmp_path / "hostile"
     directory.mkdir()
     case.write(directory)
@@ -44,7 +46,7 @@ async def test_a_hostile_adapter_is_refused_typed_and_leaves_nothing_in_the_cata
     assert not (await client.call("ListAdapters", filter="name=hostile")).adapters
 
 
-async def test_a_victim_beside_hostile_adapters_keeps_its_bytes(client, tmp_path):
+async def test_a_victim_beside_hostile_adapters_keeps_its_bytes(client: Client, tmp_path: Path) -> None:
     config, weights = adapter_bytes()
     victim = await client.publish("victim", (config, weights))
     for index, case in enumerate(SENDABLE[:20]):
@@ -61,7 +63,7 @@ async def test_a_victim_beside_hostile_adapters_keeps_its_bytes(client, tmp_path
 
 
 @pytest.mark.parametrize("name", ["../adapter_config.json", "/etc/passwd", "a\x00b", ""])
-async def test_a_name_outside_of_the_closed_list_is_refused(client, name):
+async def test_a_name_outside_of_the_closed_list_is_refused(client: Client, name: str) -> None:
     files = [types_pb2.File(name=each, digest=digest_of(b"")) for each in (CONFIG, WEIGHTS, name)]
     with pytest.raises(InvalidAdapter, match="unexpected files"):
         await client.call("CreateVersion", adapter="x", files=files)

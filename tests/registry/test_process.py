@@ -10,13 +10,13 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
 from lorry.errors import Internal
 from lorry.format.digest import digest_of
 from lorry.rpc.calls import translated
 from lorry.rpc.chunks import CHUNK_BYTES
 from lorry.rpc.serving import is_serving
 from lorry.v1 import blob_pb2, catalog_pb2
-
 from tests.support.registry import DEADLINE, FINISH, Client, chunks, header, registry_process, running_registry
 
 DATA = random.Random(3).randbytes(4 * CHUNK_BYTES)
@@ -29,7 +29,7 @@ async def committed(client: Client) -> int:
 
 
 @pytest.mark.parametrize("kill", [signal.SIGTERM, signal.SIGKILL])
-async def test_an_upload_goes_on_after_the_registry_was_ended(tmp_path, kill):
+async def test_an_upload_goes_on_after_the_registry_was_ended(tmp_path: Path, kill: signal.Signals) -> None:
     with registry_process(tmp_path, LORRY_REGISTRY_GRACE_SECONDS="0") as first:
         async with Client(first.target) as client:
             call = client.blobs.Upload(timeout=DEADLINE)
@@ -50,7 +50,7 @@ async def test_an_upload_goes_on_after_the_registry_was_ended(tmp_path, kill):
             assert b"".join(piece.data for piece in await client.get(DIGEST)) == DATA
 
 
-async def test_sigterm_lets_the_running_call_end_and_takes_no_new_one(tmp_path):
+async def test_sigterm_lets_the_running_call_end_and_takes_no_new_one(tmp_path: Path) -> None:
     with registry_process(tmp_path, LORRY_REGISTRY_GRACE_SECONDS="30") as running:
         async with Client(running.target) as client, Client(running.target) as other:
             watch = health_pb2_grpc.HealthStub(other.channel).Watch(health_pb2.HealthCheckRequest(service=""))
@@ -71,14 +71,14 @@ async def test_sigterm_lets_the_running_call_end_and_takes_no_new_one(tmp_path):
         assert not is_serving(running.target, timeout=1)
 
 
-async def test_reflection_lists_the_services(client):
+async def test_reflection_lists_the_services(client: Client) -> None:
     ask = iter([reflection_pb2.ServerReflectionRequest(list_services="")])
     answers = reflection_pb2_grpc.ServerReflectionStub(client.channel).ServerReflectionInfo(ask)
     names = {service.name async for answer in answers for service in answer.list_services_response.service}
     assert {"lorry.v1.CatalogService", "lorry.v1.BlobService", "grpc.health.v1.Health"} <= names
 
 
-async def test_the_text_of_a_defect_stays_in_the_log(tmp_path, caplog):
+async def test_the_text_of_a_defect_stays_in_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async with running_registry(tmp_path) as target, Client(target) as client:
         await client.register()
         with closing(sqlite3.connect(tmp_path / "catalog.db")) as database, database:

@@ -4,6 +4,7 @@ import asyncio
 import json
 
 import pytest
+
 from lorry.errors import (
     BaseNotFound,
     IncompatibleAdapter,
@@ -20,17 +21,16 @@ from lorry.errors import (
 from lorry.format.digest import digest_of
 from lorry.rpc.convert import manifest_from_pb
 from lorry.v1 import types_pb2
-
 from tests.support.adapters import BASE_NAME, CONFIG, WEIGHTS, adapter_bytes, base_for
 from tests.support.registry import Client
 
 
-async def stored(client: Client, **options) -> list[types_pb2.File]:
+async def stored(client: Client, **options: Any) -> list[types_pb2.File]:
     config, weights = adapter_bytes(**options)
     return [await client.put(config, CONFIG), await client.put(weights, WEIGHTS)]
 
 
-async def test_a_published_version_says_what_its_bytes_say(client):
+async def test_a_published_version_says_what_its_bytes_say(client: Client) -> None:
     base = await client.register()
     version = await client.publish(
         "team/pirate", adapter_bytes(rslora=True, alpha=8), base_model=BASE_NAME, alias="prod", labels={"a": "b"}
@@ -49,7 +49,7 @@ async def test_a_published_version_says_what_its_bytes_say(client):
     assert (adapter.latest_digest, adapter.rank, adapter.base_id) == (version.digest, 2, base.base_id)
 
 
-async def test_publishing_the_same_again_answers_the_same_version(client):
+async def test_publishing_the_same_again_answers_the_same_version(client: Client) -> None:
     await client.register()
     files = await stored(client)
     first = await client.call("CreateVersion", adapter="pirate", files=files)
@@ -58,7 +58,7 @@ async def test_publishing_the_same_again_answers_the_same_version(client):
     assert again.version == first.version
 
 
-async def test_of_many_that_publish_the_same_at_once_one_creates_it(client):
+async def test_of_many_that_publish_the_same_at_once_one_creates_it(client: Client) -> None:
     await client.register()
     files = await stored(client)
     answers = await asyncio.gather(*(client.call("CreateVersion", adapter="pirate", files=files) for _ in range(16)))
@@ -66,13 +66,13 @@ async def test_of_many_that_publish_the_same_at_once_one_creates_it(client):
     assert {answer.version.digest for answer in answers} == {answers[0].version.digest}
 
 
-async def test_other_bytes_get_the_next_number(client):
+async def test_other_bytes_get_the_next_number(client: Client) -> None:
     await client.register()
     numbers = [(await client.publish("pirate", adapter_bytes(seed=seed))).number for seed in range(3)]
     assert numbers == [1, 2, 3]
 
 
-async def test_a_base_found_by_its_name_alone_is_a_warning(client):
+async def test_a_base_found_by_its_name_alone_is_a_warning(client: Client) -> None:
     await client.register()
     named = await client.publish("by-name")
     assert len(named.warnings) == 1
@@ -81,13 +81,13 @@ async def test_a_base_found_by_its_name_alone_is_a_warning(client):
     assert not vouched.warnings
 
 
-async def test_a_base_that_nobody_registered_is_refused(client):
+async def test_a_base_that_nobody_registered_is_refused(client: Client) -> None:
     for base in ("", "sha256:" + "0" * 64, "other"):
         with pytest.raises(BaseNotFound):
             await client.publish("pirate", base_model=base)
 
 
-async def test_a_child_records_its_parents_by_digest(client):
+async def test_a_child_records_its_parents_by_digest(client: Client) -> None:
     await client.register()
     parent = await client.publish("pirate", alias="prod")
     child = await client.publish("pirate", adapter_bytes(seed=1), parents=["pirate:prod", "pirate@1"])
@@ -95,19 +95,19 @@ async def test_a_child_records_its_parents_by_digest(client):
 
 
 @pytest.mark.parametrize("parent", ["nobody", "pirate@7", "pirate:absent", "pirate@sha256:" + "0" * 64])
-async def test_a_parent_that_does_not_exist_is_refused(client, parent):
+async def test_a_parent_that_does_not_exist_is_refused(client: Client, parent: str) -> None:
     await client.register()
     await client.publish("pirate")
     with pytest.raises(ParentNotFound):
         await client.publish("child", adapter_bytes(seed=1), parents=[parent])
 
 
-def recipe(**changes) -> types_pb2.Recipe:
+def recipe(**changes: Any) -> types_pb2.Recipe:
     fields = {"method": "ties", "parameters_json": '{"density":0.5}', "tool": "lorry 0.1.0"}
     return types_pb2.Recipe(**(fields | changes))
 
 
-async def test_a_combination_keeps_its_recipe(client):
+async def test_a_combination_keeps_its_recipe(client: Client) -> None:
     await client.register()
     source = await client.publish("pirate")
     written = recipe(sources=[types_pb2.RecipeSource(digest=source.digest, weight=-0.5)])
@@ -132,13 +132,15 @@ GHOST = types_pb2.RecipeSource(digest="sha256:" + "0" * 64, weight=1)
         (recipe(sources=[GHOST], method="a\x00b"), InvalidInput),
     ],
 )
-async def test_a_recipe_that_cannot_be_right_is_refused(client, written, error):
+async def test_a_recipe_that_cannot_be_right_is_refused(
+    client: Client, written: types_pb2.Recipe, error: type[LorryError]
+) -> None:
     await client.register()
     with pytest.raises(error):
         await client.publish("combined", recipe=written)
 
 
-async def test_missing_blobs_are_listed(client):
+async def test_missing_blobs_are_listed(client: Client) -> None:
     await client.register()
     config, weights = adapter_bytes()
     there = await client.put(config, CONFIG)
@@ -148,15 +150,17 @@ async def test_missing_blobs_are_listed(client):
     assert there.digest not in caught.value.message
 
 
-async def test_a_claimed_size_is_compared_with_the_bytes(client):
+async def test_a_claimed_size_is_compared_with_the_bytes(client: Client) -> None:
     await client.register()
     files = await stored(client)
     files[1].size_bytes += 1
-    with pytest.raises(InvalidAdapter, match=f"adapter_model.safetensors: expected the blob's {files[1].size_bytes - 1}"):
+    with pytest.raises(
+        InvalidAdapter, match=f"adapter_model.safetensors: expected the blob's {files[1].size_bytes - 1}"
+    ):
         await client.call("CreateVersion", adapter="pirate", files=files)
 
 
-async def test_an_expected_digest_must_be_the_derived_one(client):
+async def test_an_expected_digest_must_be_the_derived_one(client: Client) -> None:
     await client.register()
     version = await client.publish("pirate")
     same = await client.publish("twin", expected_digest=version.digest)
@@ -165,7 +169,7 @@ async def test_an_expected_digest_must_be_the_derived_one(client):
         await client.publish("other", expected_digest="sha256:" + "0" * 64)
 
 
-async def test_every_reason_against_a_base_is_told(client):
+async def test_every_reason_against_a_base_is_told(client: Client) -> None:
     base = await client.register(base_for({"model.layers.0.self_attn.q_proj": (16, 8, 2)}))
     with pytest.raises(IncompatibleAdapter) as caught:
         await client.publish("pirate", base_model=base.base_id)
@@ -196,7 +200,9 @@ async def test_every_reason_against_a_base_is_told(client):
         ({"files": [types_pb2.File(name=CONFIG, digest="x"), types_pb2.File(name=WEIGHTS, digest="x")]}, InvalidDigest),
     ],
 )
-async def test_a_field_that_cannot_be_right_is_refused_and_nothing_is_written(client, fields, error):
+async def test_a_field_that_cannot_be_right_is_refused_and_nothing_is_written(
+    client: Client, fields: dict[str, Any], error: type[LorryError]
+) -> None:
     await client.register()
     request = {"adapter": "pirate", "files": await stored(client)} | fields
     with pytest.raises(error):
@@ -204,13 +210,13 @@ async def test_a_field_that_cannot_be_right_is_refused_and_nothing_is_written(cl
     assert not (await client.call("ListAdapters")).adapters
 
 
-async def test_an_adapter_of_a_kind_that_is_not_served_is_refused_by_name(client):
+async def test_an_adapter_of_a_kind_that_is_not_served_is_refused_by_name(client: Client) -> None:
     await client.register()
     with pytest.raises(UnsupportedAdapter, match="layer_replication"):
         await client.publish("pirate", adapter_bytes(config={"layer_replication": [[0, 1]]}))
 
 
-async def test_a_refused_publication_can_be_repaired_under_the_same_name(client):
+async def test_a_refused_publication_can_be_repaired_under_the_same_name(client: Client) -> None:
     await client.register()
     with pytest.raises(UnsupportedAdapter):
         await client.publish("pirate", adapter_bytes(config={"layer_replication": [[0, 1]]}))

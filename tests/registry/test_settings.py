@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import pytest
-from adapter_registry.settings import Settings
 from pydantic import ValidationError
+
+from adapter_registry.settings import Settings
 
 
 @pytest.fixture(autouse=True)
-def _no_settings_of_the_machine(monkeypatch):
+def _no_settings_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     import os
 
     for name in os.environ:
@@ -14,7 +15,9 @@ def _no_settings_of_the_machine(monkeypatch):
             monkeypatch.delenv(name)
 
 
-def test_the_default_is_files_below_the_data_folder_on_loopback(tmp_path, monkeypatch):
+def test_the_default_is_files_below_the_data_folder_on_loopback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     settings = Settings()
     assert settings.listen == "127.0.0.1:7471"
@@ -22,7 +25,7 @@ def test_the_default_is_files_below_the_data_folder_on_loopback(tmp_path, monkey
     assert settings.blob_store == f"file://{tmp_path}/var/registry"
 
 
-def test_every_setting_comes_from_the_environment(monkeypatch, tmp_path):
+def test_every_setting_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_text("s3cret\n")
     for name, value in {
@@ -42,20 +45,20 @@ def test_every_setting_comes_from_the_environment(monkeypatch, tmp_path):
     assert (settings.blob_store, settings.s3_secret(), settings.grace_seconds) == ("s3://bucket/prefix", "s3cret", 5)
 
 
-def test_secrets_are_not_shown():
+def test_secrets_are_not_shown() -> None:
     settings = Settings(database_url="postgresql://u:hunter2@db/x", s3_secret_access_key="hunter2")
     assert "hunter2" not in repr(settings)
     assert settings.s3_secret() == "hunter2"
 
 
 @pytest.mark.parametrize("listen", ["0.0.0.0:1", "[::]:1", "10.0.0.7:1", "registry.example.com:1", "127.evil.com:1"])
-def test_anonymous_callers_from_elsewhere_must_be_asked_for(listen):
+def test_anonymous_callers_from_elsewhere_must_be_asked_for(listen: str) -> None:
     with pytest.raises(ValidationError, match="LORRY_REGISTRY_INSECURE=true"):
         Settings(listen=listen)
     assert Settings(listen=listen, insecure=True).listen == listen
 
 
 @pytest.mark.parametrize("listen", ["127.0.0.1", ":1", "127.0.0.1:", "127.0.0.1:70000", "127.0.0.1:x", "127.0.0.1:²"])
-def test_an_address_is_host_and_port(listen):
+def test_an_address_is_host_and_port(listen: str) -> None:
     with pytest.raises(ValidationError, match="expected host:port"):
         Settings(listen=listen)

@@ -4,16 +4,16 @@ import asyncio
 from contextlib import asynccontextmanager
 
 import pytest
+
 from lorry.errors import Draining, InvalidName, InvalidResumeToken
 from lorry.rpc.calls import translated
 from lorry.v1 import catalog_pb2
-
 from tests.support.adapters import adapter_bytes
 from tests.support.registry import DEADLINE, Client, running_registry
 
 
 @asynccontextmanager
-async def watching(client: Client, **fields):
+async def watching(client: Client, **fields: Any):
     call = client.catalog.Watch(catalog_pb2.WatchRequest(**fields), timeout=DEADLINE)
 
     async def take(count: int) -> list[catalog_pb2.WatchResponse]:
@@ -46,11 +46,11 @@ async def story(client: Client) -> list[str]:
     ]
 
 
-def kinds(events) -> list[str]:
+def kinds(events: list[catalog_pb2.WatchResponse]) -> list[str]:
     return [event.WhichOneof("event") for event in events]
 
 
-async def test_every_kind_of_event_is_told_in_order_from_the_first_on(client):
+async def test_every_kind_of_event_is_told_in_order_from_the_first_on(client: Client) -> None:
     expected = await story(client)
     async with watching(client, resume_token="0") as take:
         events = await take(len(expected))
@@ -61,7 +61,7 @@ async def test_every_kind_of_event_is_told_in_order_from_the_first_on(client):
     assert all(event.HasField("commit_time") for event in events)
 
 
-async def test_a_watch_goes_on_behind_any_event(client):
+async def test_a_watch_goes_on_behind_any_event(client: Client) -> None:
     expected = await story(client)
     async with watching(client, resume_token="0") as take:
         events = await take(len(expected))
@@ -70,7 +70,7 @@ async def test_a_watch_goes_on_behind_any_event(client):
             assert await take(1) == [events[index + 1]]
 
 
-async def test_a_watch_without_a_token_tells_what_happens_from_now_on(client):
+async def test_a_watch_without_a_token_tells_what_happens_from_now_on(client: Client) -> None:
     await story(client)
     async with watching(client) as take:
         reading = asyncio.create_task(take(1))
@@ -83,7 +83,7 @@ async def test_a_watch_without_a_token_tells_what_happens_from_now_on(client):
     assert (event.name, kinds([event])) == ("later", ["version_created"])
 
 
-async def test_a_namespace_has_its_own_events_alone(client):
+async def test_a_namespace_has_its_own_events_alone(client: Client) -> None:
     await story(client)
     await client.publish("other/json", adapter_bytes(seed=3))
     async with watching(client, resume_token="0", namespace="other") as take:
@@ -95,20 +95,20 @@ async def test_a_namespace_has_its_own_events_alone(client):
 
 
 @pytest.mark.parametrize("token", ["1000000", "-1", "abc", "01", "1.0", "9" * 30, "٣"])
-async def test_a_token_that_was_not_given_out_is_refused(client, token):
+async def test_a_token_that_was_not_given_out_is_refused(client: Client, token: str) -> None:
     await client.register()
     async with watching(client, resume_token=token) as take:
         with pytest.raises(InvalidResumeToken):
             await take(1)
 
 
-async def test_a_namespace_that_is_no_name_is_refused(client):
+async def test_a_namespace_that_is_no_name_is_refused(client: Client) -> None:
     async with watching(client, namespace="A B") as take:
         with pytest.raises(InvalidName):
             await take(1)
 
 
-async def test_a_watch_ends_with_draining_when_the_registry_stops_and_goes_on_at_the_next(tmp_path):
+async def test_a_watch_ends_with_draining_when_the_registry_stops_and_goes_on_at_the_next(tmp_path: Path) -> None:
     async with running_registry(tmp_path, grace_seconds=20) as target:
         client = Client(target)
         await client.register()

@@ -9,7 +9,7 @@ from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from grpc_status import rpc_status
 
 from lorry import errors
-from lorry.rpc.calls import translated, translated_stream
+from lorry.rpc.calls import translated
 from lorry.rpc.channel import open_channel
 from lorry.rpc.status import from_rpc_error, to_status
 from tests.support.raiser import KINDS, call, raiser
@@ -30,7 +30,7 @@ def raising(error: BaseException):
 
 
 @pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
-async def test_every_error_arrives_as_the_class_that_was_raised(cls):
+async def test_every_error_arrives_as_the_class_that_was_raised(cls: type[errors.LorryError]) -> None:
     sent = cls("expected ü, got 100 %\nof it", digest="sha256:ab", count="3")
     sent.retry_after = 1.25
     async with raiser(raising(sent)) as channel:
@@ -43,7 +43,9 @@ async def test_every_error_arrives_as_the_class_that_was_raised(cls):
 
 
 @pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
-def test_every_error_has_a_code_a_reason_and_a_retry_delay_exactly_where_it_is_retryable(cls):
+def test_every_error_has_a_code_a_reason_and_a_retry_delay_exactly_where_it_is_retryable(
+    cls: type[errors.LorryError],
+) -> None:
     status = to_status(cls("text"))
     info, retry = ErrorInfo(), RetryInfo()
     assert status.details[0].Unpack(info)
@@ -52,12 +54,12 @@ def test_every_error_has_a_code_a_reason_and_a_retry_delay_exactly_where_it_is_r
     assert status.code == grpc.StatusCode[cls.code].value[0]
 
 
-def test_no_two_classes_share_a_reason():
+def test_no_two_classes_share_a_reason() -> None:
     assert len({cls.reason for cls in CLASSES}) == len(CLASSES)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_a_lorry_error_is_a_rich_status_in_every_kind_of_call(kind):
+async def test_a_lorry_error_is_a_rich_status_in_every_kind_of_call(kind: str) -> None:
     async with raiser(raising(errors.AdapterNotFound("no adapter 'x'", adapter="x"))) as channel:
         with pytest.raises(grpc.RpcError) as caught:
             await call(channel, kind)
@@ -67,7 +69,7 @@ async def test_a_lorry_error_is_a_rich_status_in_every_kind_of_call(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_the_text_of_any_other_exception_stays_in_the_log(kind, caplog):
+async def test_the_text_of_any_other_exception_stays_in_the_log(kind: str, caplog: pytest.LogCaptureFixture) -> None:
     async with raiser(raising(KeyError("password=hunter2"))) as channel:
         with caplog.at_level(logging.ERROR), pytest.raises(errors.Internal) as caught, translated():
             await call(channel, kind)
@@ -77,14 +79,14 @@ async def test_the_text_of_any_other_exception_stays_in_the_log(kind, caplog):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_work_that_was_cancelled_behind_a_call_is_answered(kind):
+async def test_work_that_was_cancelled_behind_a_call_is_answered(kind: str) -> None:
     async with raiser(raising(asyncio.CancelledError())) as channel:
         with pytest.raises(errors.Cancelled), translated():
             await call(channel, kind)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_a_deadline_is_deadline_exceeded_and_ends_the_work(kind):
+async def test_a_deadline_is_deadline_exceeded_and_ends_the_work(kind: str) -> None:
     ended = asyncio.Event()
 
     async def act() -> None:
@@ -99,13 +101,13 @@ async def test_a_deadline_is_deadline_exceeded_and_ends_the_work(kind):
         await asyncio.wait_for(ended.wait(), 10)
 
 
-async def test_a_refused_connection_is_unavailable():
+async def test_a_refused_connection_is_unavailable() -> None:
     async with open_channel("127.0.0.1:1") as channel:
         with pytest.raises(errors.Unavailable), translated():
             await call(channel, "unary_unary")
 
 
-async def test_a_method_that_does_not_exist_names_its_code():
+async def test_a_method_that_does_not_exist_names_its_code() -> None:
     async with raiser(raising(errors.Internal("unused"))) as channel:
         with pytest.raises(errors.LorryError) as caught, translated():
             await channel.unary_unary("/test.Raiser/nothing")(b"", timeout=10)
@@ -117,7 +119,7 @@ class _FromTheFuture(errors.QueueFull):
     """Of a release that this one does not know."""
 
 
-async def test_an_unknown_reason_becomes_the_class_of_its_code(monkeypatch):
+async def test_an_unknown_reason_becomes_the_class_of_its_code(monkeypatch: pytest.MonkeyPatch) -> None:
     error = errors.QueueFull("full")
     monkeypatch.setattr(_FromTheFuture, "reason", "OUT_OF_UNICORNS")
     error.__class__ = _FromTheFuture
@@ -128,26 +130,10 @@ async def test_an_unknown_reason_becomes_the_class_of_its_code(monkeypatch):
 
 
 @pytest.mark.parametrize("text", ["x" * 100_000, "ü€\n" * 30_000, "\ud800", "%" * 50_000])
-async def test_a_message_of_any_length_and_content_arrives_cut(text):
+async def test_a_message_of_any_length_and_content_arrives_cut(text: str) -> None:
     lengthy = {f"key{index}": text for index in range(3)}
     async with raiser(raising(errors.IncompatibleAdapter(text, **lengthy))) as channel:
         with pytest.raises(errors.IncompatibleAdapter) as caught, translated():
             await call(channel, "unary_unary")
     assert caught.value.message[:6] == text.encode("utf-8", "backslashreplace").decode()[:6]
     assert len(caught.value.message) < 3_000
-
-
-async def test_a_stream_that_is_left_early_cancels_its_call():
-    ended = asyncio.Event()
-
-    async def act() -> None:
-        try:
-            await asyncio.sleep(60)
-        finally:
-            ended.set()
-
-    async with raiser(act) as channel:
-        stream = translated_stream(channel.unary_stream("/test.Raiser/unary_stream")(b"", timeout=60))
-        assert await anext(stream) == b"first"
-        await stream.aclose()
-        await asyncio.wait_for(ended.wait(), 10)

@@ -18,14 +18,16 @@ class Nothing(blob_pb2_grpc.BlobServiceServicer):
     pass
 
 
-BLOBS = Service("lorry.v1.BlobService", lambda server: blob_pb2_grpc.add_BlobServiceServicer_to_server(Nothing(), server))
+BLOBS = Service(
+    "lorry.v1.BlobService", lambda server: blob_pb2_grpc.add_BlobServiceServicer_to_server(Nothing(), server)
+)
 
 
 def started(listen: str = "127.0.0.1:0", draining: asyncio.Event | None = None, grace: float = 0):
     return serving(listen, [BLOBS], draining=draining or asyncio.Event(), grace=grace)
 
 
-async def test_a_server_tells_its_port_and_health():
+async def test_a_server_tells_its_port_and_health() -> None:
     async with started() as server, open_channel(server.address) as channel:
         assert not server.address.endswith(":0")
         for name in ("", "lorry.v1.BlobService"):
@@ -35,7 +37,7 @@ async def test_a_server_tells_its_port_and_health():
     assert not await asyncio.to_thread(is_serving, server.address, timeout=10)
 
 
-async def test_reflection_lists_the_services():
+async def test_reflection_lists_the_services() -> None:
     async with started() as server, open_channel(server.address) as channel:
         ask = iter([reflection_pb2.ServerReflectionRequest(list_services="")])
         answers = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(ask)
@@ -47,14 +49,14 @@ async def test_reflection_lists_the_services():
     }
 
 
-async def test_a_taken_port_is_refused_by_name():
+async def test_a_taken_port_is_refused_by_name() -> None:
     async with started() as first:
         with pytest.raises(CannotListen, match=f"cannot listen on {first.address}"):
             async with started(first.address):
                 pass
 
 
-async def test_draining_turns_health_first_and_lets_calls_end():
+async def test_draining_turns_health_first_and_lets_calls_end() -> None:
     draining = asyncio.Event()
     seen = []
     async with open_channel("127.0.0.1:1"):
@@ -73,20 +75,23 @@ async def test_draining_turns_health_first_and_lets_calls_end():
     assert seen == [serving_status.SERVING, serving_status.NOT_SERVING]
 
 
-async def _cancel_when(draining, watch, reader) -> None:
+async def _cancel_when(draining: asyncio.Event, watch, reader) -> None:
     await draining.wait()
     await reader
     watch.cancel()
 
 
-async def test_bytes_that_are_no_message_are_refused_without_the_parsers_text():
+async def test_bytes_that_are_no_message_are_refused_without_the_parsers_text() -> None:
     async with started() as server, open_channel(server.address) as channel:
-        with pytest.raises(InvalidInput, match="expected a protobuf message of /lorry.v1.BlobService/Read"), translated():
+        with (
+            pytest.raises(InvalidInput, match="expected a protobuf message of /lorry.v1.BlobService/Read"),
+            translated(),
+        ):
             async for _ in channel.unary_stream("/lorry.v1.BlobService/Read")(b"\xff\xff", timeout=10):
                 pass
 
 
-def test_a_port_file_is_replaced_whole(tmp_path):
+def test_a_port_file_is_replaced_whole(tmp_path: Path) -> None:
     path = tmp_path / "port"
     path.write_text("older and longer than what comes now")
     write_port_file(path, "127.0.0.1:5")
@@ -94,7 +99,7 @@ def test_a_port_file_is_replaced_whole(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_gRPC_retries_only_methods_that_exist():
+def test_gRPC_retries_only_methods_that_exist() -> None:
     files = (blob_pb2, catalog_pb2, inference_pb2, residency_pb2)
     known = {
         (service.full_name, method.name)

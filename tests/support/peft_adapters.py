@@ -28,7 +28,7 @@ QUIET = pytest.mark.filterwarnings(
     # GPT-2 mixes Conv1D and one Linear, its head.
     "ignore:fan_in_fan_out is set to:UserWarning",
     # PEFT takes the bias of lora_B for a matrix that lost a dimension.
-    "ignore:Adapter 'default'. . LoRA tensor.s. have invalid shape:UserWarning",
+    "ignore:Adapter 'default'. .* LoRA tensor.s. have invalid shape:UserWarning",
 )
 # Of lora_A and lora_B: an adapter then moves logits by about as much as the base's own layers do.
 _SPREAD = 0.1

@@ -76,18 +76,13 @@ async def tcp_proxy(target: str, plan: Plan) -> AsyncIterator[Proxy]:
     """Proxy to `host:port` on a free port of loopback for the time of the block."""
     proxy = Proxy("", target, plan)
     running: set[asyncio.Task[None]] = set()
+    writers: list[asyncio.StreamWriter] = []
 
-    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
+    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
+        task = asyncio.create_task(_serve(proxy, reader, writer))
         running.add(task)
-        try:
-            await _serve(proxy, reader, writer)
-        except asyncio.CancelledError:
-            pass  # the block has ended
-        finally:
-            running.discard(task)
-            writer.close()
+        task.add_done_callback(running.discard)
 
     server = await asyncio.start_server(accept, "127.0.0.1", 0)
     proxy.address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
@@ -98,6 +93,8 @@ async def tcp_proxy(target: str, plan: Plan) -> AsyncIterator[Proxy]:
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
+        for writer in writers:
+            writer.close()
 
 
 async def _serve(proxy: Proxy, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from adapter_registry.app import registry
 from adapter_registry.settings import Settings
@@ -26,7 +26,6 @@ from lorry.rpc.convert import base_to_pb
 from lorry.v1 import blob_pb2, catalog_pb2, types_pb2
 from lorry.v1.blob_pb2_grpc import BlobServiceStub
 from lorry.v1.catalog_pb2_grpc import CatalogServiceStub
-
 from tests.support.adapters import BASE_NAME, CONFIG, WEIGHTS, adapter_bytes, base_for
 
 _START_SECONDS = 60.0
@@ -97,7 +96,7 @@ class Client:
         self.catalog = CatalogServiceStub(self.channel)
         self.blobs = BlobServiceStub(self.channel)
 
-    async def __aenter__(self) -> Client:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_error: object) -> None:

@@ -68,7 +68,7 @@ def from_rpc_error(error: grpc.RpcError) -> LorryError:
         if info.domain == DOMAIN:
             return _rebuilt(status, info, retry)
     code: grpc.StatusCode = error.code()
-    return _class_of_code(code.name)(f"{code.name}: {error.details() or 'no message'}")
+    return _class_of_code(code.name)(error.details() or f"{code.name} without a message")
 
 
 def _rebuilt(status: Status, info: ErrorInfo, retry: RetryInfo) -> LorryError:

@@ -7,8 +7,6 @@ write. All functions work inside the caller's transaction.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import groupby
-from operator import attrgetter
 from typing import NoReturn
 
 from sqlalchemy import ColumnElement, Select, select
@@ -80,16 +78,17 @@ def version_record(session: Session, found: Located) -> VersionRecord:
 def version_records(session: Session, found: Sequence[Located]) -> list[VersionRecord]:
     """The records of versions, in order; their aliases are read in one go."""
     aliases = _aliases_of(session, [version.id for _, version in found])
-    return [_record(adapter, version, aliases.get(version.id, ())) for adapter, version in found]
+    return [_record(adapter, version, aliases[version.id]) for adapter, version in found]
 
 
-def _aliases_of(session: Session, versions: Sequence[int]) -> dict[int, tuple[str, ...]]:
-    query = select(AliasRow).where(AliasRow.version.in_(versions)).order_by(AliasRow.version, AliasRow.alias)
-    rows = groupby(session.scalars(query), attrgetter("version"))
-    return {version: tuple(row.alias for row in group) for version, group in rows}
+def _aliases_of(session: Session, versions: Sequence[int]) -> dict[int, list[str]]:
+    aliases: dict[int, list[str]] = {version: [] for version in versions}
+    for row in session.scalars(select(AliasRow).where(AliasRow.version.in_(versions))):
+        aliases[row.version].append(row.alias)
+    return aliases
 
 
-def _record(adapter: AdapterRow, version: VersionRow, aliases: tuple[str, ...]) -> VersionRecord:
+def _record(adapter: AdapterRow, version: VersionRow, aliases: list[str]) -> VersionRecord:
     return VersionRecord(
         namespace=adapter.namespace,
         name=adapter.name,
@@ -98,6 +97,6 @@ def _record(adapter: AdapterRow, version: VersionRow, aliases: tuple[str, ...]) 
         digest=version.digest,
         created=version.created,
         yank_reason=version.yank_reason,
-        aliases=aliases,
+        aliases=tuple(sorted(aliases)),
         warnings=tuple(version.warnings),
     )

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 
@@ -15,6 +17,7 @@ from lorry.errors import (
     InvalidName,
     InvalidPageToken,
     InvalidReference,
+    LorryError,
     RevisionConflict,
     VersionInUse,
     VersionNotFound,
@@ -112,8 +115,9 @@ async def test_versions_are_listed_newest_first_page_by_page(client: Client) -> 
 async def test_a_foreign_page_token_and_a_negative_size_are_refused(client: Client, method: str) -> None:
     await several(client, 1)
     scope = {"adapter": "pirate"} if method in {"ListVersions", "ListAliases"} else {}
+    foreign = "of-my-own"
     with pytest.raises(InvalidPageToken):
-        await client.call(method, page_token="of-my-own", **scope)
+        await client.call(method, page_token=foreign, **scope)
     with pytest.raises(InvalidInput):
         await client.call(method, page_size=-1, **scope)
     await client.call(method, page_size=1_000_000, **scope)
@@ -196,7 +200,7 @@ async def test_an_adapter_is_deleted_with_its_versions(client: Client) -> None:
         await client.call("GetAdapter", adapter="pirate")
 
 
-async def update(client: Client, *paths: str, name: str = "pirate", **fields: Any):
+async def update(client: Client, *paths: str, name: str = "pirate", **fields: Any) -> types_pb2.Adapter:
     adapter = types_pb2.Adapter(name=name, **fields)
     return (await client.call("UpdateAdapter", adapter=adapter, update_mask=FieldMask(paths=paths))).adapter
 

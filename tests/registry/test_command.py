@@ -1,15 +1,19 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from adapter_registry.__main__ import main
 from tests.support.registry import end, registry_process
 
+Run = Callable[..., tuple[int, str]]
+
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     """Runs a command with settings of its own; the exit code and what it said."""
 
     def run_command(*arguments: str, **settings: str) -> tuple[int, str]:

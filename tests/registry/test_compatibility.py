@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from lorry.errors import AdapterNotFound, BaseNotFound, InvalidAdapter, InvalidInput, UnsupportedAdapter
+from lorry.errors import AdapterNotFound, BaseNotFound, InvalidAdapter, InvalidInput, LorryError, UnsupportedAdapter
 from lorry.format.header import header_length
 from lorry.v1 import catalog_pb2
 from tests.support.adapters import BASE_NAME, MODULES, adapter_bytes, base_for
+from tests.support.registry import Client
 
 
 def outline(files: tuple[bytes, bytes] | None = None) -> catalog_pb2.AdapterOutline:

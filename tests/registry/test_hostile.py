@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from lorry.errors import InvalidAdapter, UnsupportedAdapter
 from lorry.format.digest import digest_of
 from lorry.v1 import types_pb2
 from tests.support.adapters import CONFIG, WEIGHTS, adapter_bytes
-from tests.support.hostile import HOSTILE
+from tests.support.hostile import HOSTILE, HostileCase
 from tests.support.registry import Client, running_registry
 
 # These exist on the pusher's disk alone: the wire carries names and bytes.
@@ -20,7 +21,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def client(tmp_path_factory: pytest.TempPathFactory):
+async def client(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Client]:
     """One registry for all cases: what each leaves behind would show up in the next."""
     folder = tmp_path_factory.mktemp("registry")
     async with running_registry(folder) as target, Client(target) as client:
@@ -28,8 +29,12 @@ async def client(tmp_path_factory: pytest.TempPathFactory):
         yield client
 
 
+def _files(directory: Path) -> list[Path]:
+    return sorted(directory.iterdir())
+
+
 async def sent(client: Client, directory: Path) -> list[types_pb2.File]:
-    return [await client.put(path.read_bytes(), path.name) for path in sorted(directory.iterdir())]
+    return [await client.put(path.read_bytes(), path.name) for path in _files(directory)]
 
 
 @pytest.mark.parametrize("case", SENDABLE, ids=str)
@@ -59,7 +64,7 @@ async def test_a_victim_beside_hostile_adapters_keeps_its_bytes(client: Client, 
     assert (await client.call("Resolve", adapter="victim")).version == victim
     for file, data in ((CONFIG, config), (WEIGHTS, weights)):
         (digest,) = [entry.digest for entry in victim.manifest.files if entry.name == file]
-        assert digest == digest_of(b"".join(piece.data for piece in await client.get(digest)))
+        assert b"".join(piece.data for piece in await client.get(digest)) == data
 
 
 @pytest.mark.parametrize("name", ["../adapter_config.json", "/etc/passwd", "a\x00b", ""])

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Iterator
 from typing import Never
 
 import pytest
@@ -18,7 +19,7 @@ class Resource:
 
 
 @pytest.fixture
-def pool():
+def pool() -> Iterator[Pool]:
     pool = Pool(1, "test")
     yield pool
     pool.close()

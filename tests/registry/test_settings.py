@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 from pydantic import ValidationError
 
@@ -8,8 +11,6 @@ from adapter_registry.settings import Settings
 
 @pytest.fixture(autouse=True)
 def _no_settings_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    import os
-
     for name in os.environ:
         if name.startswith("LORRY_REGISTRY_"):
             monkeypatch.delenv(name)
@@ -46,7 +47,8 @@ def test_every_setting_comes_from_the_environment(monkeypatch: pytest.MonkeyPatc
 
 
 def test_secrets_are_not_shown() -> None:
-    settings = Settings(database_url="postgresql://u:hunter2@db/x", s3_secret_access_key="hunter2")
+    word = "hunter2"
+    settings = Settings(database_url="postgresql://u:hunter2@db/x", s3_secret_access_key=word)
     assert "hunter2" not in repr(settings)
     assert settings.s3_secret() == "hunter2"
 

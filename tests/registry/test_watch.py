@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,9 +14,12 @@ from lorry.v1 import catalog_pb2
 from tests.support.adapters import adapter_bytes
 from tests.support.registry import DEADLINE, Client, running_registry
 
+Take = Callable[[int], Awaitable[list[catalog_pb2.WatchResponse]]]
+FIRST = "0"
+
 
 @asynccontextmanager
-async def watching(client: Client, **fields: Any):
+async def watching(client: Client, **fields: Any) -> AsyncIterator[Take]:
     call = client.catalog.Watch(catalog_pb2.WatchRequest(**fields), timeout=DEADLINE)
 
     async def take(count: int) -> list[catalog_pb2.WatchResponse]:
@@ -52,7 +58,7 @@ def kinds(events: list[catalog_pb2.WatchResponse]) -> list[str]:
 
 async def test_every_kind_of_event_is_told_in_order_from_the_first_on(client: Client) -> None:
     expected = await story(client)
-    async with watching(client, resume_token="0") as take:
+    async with watching(client, resume_token=FIRST) as take:
         events = await take(len(expected))
     assert kinds(events) == expected
     assert events[5].version_yanked.reason == "swears"
@@ -63,7 +69,7 @@ async def test_every_kind_of_event_is_told_in_order_from_the_first_on(client: Cl
 
 async def test_a_watch_goes_on_behind_any_event(client: Client) -> None:
     expected = await story(client)
-    async with watching(client, resume_token="0") as take:
+    async with watching(client, resume_token=FIRST) as take:
         events = await take(len(expected))
     for index, event in enumerate(events[:-1]):
         async with watching(client, resume_token=event.resume_token) as take:
@@ -86,7 +92,7 @@ async def test_a_watch_without_a_token_tells_what_happens_from_now_on(client: Cl
 async def test_a_namespace_has_its_own_events_alone(client: Client) -> None:
     await story(client)
     await client.publish("other/json", adapter_bytes(seed=3))
-    async with watching(client, resume_token="0", namespace="other") as take:
+    async with watching(client, resume_token=FIRST, namespace="other") as take:
         reading = asyncio.create_task(take(2))
         await client.publish("team/pirate", adapter_bytes(seed=4))
         await client.publish("other/json", adapter_bytes(seed=5))
@@ -112,7 +118,7 @@ async def test_a_watch_ends_with_draining_when_the_registry_stops_and_goes_on_at
     async with running_registry(tmp_path, grace_seconds=20) as target:
         client = Client(target)
         await client.register()
-        call = client.catalog.Watch(catalog_pb2.WatchRequest(resume_token="0"), timeout=DEADLINE)
+        call = client.catalog.Watch(catalog_pb2.WatchRequest(resume_token=FIRST), timeout=DEADLINE)
         first = await call.read()
     with pytest.raises(Draining), translated():
         await call.read()

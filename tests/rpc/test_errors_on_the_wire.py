@@ -12,7 +12,7 @@ from lorry import errors
 from lorry.rpc.calls import translated
 from lorry.rpc.channel import open_channel
 from lorry.rpc.status import from_rpc_error, to_status
-from tests.support.raiser import KINDS, call, raiser
+from tests.support.raiser import KINDS, Act, call, raiser
 
 
 def _tree(root: type[errors.LorryError]) -> list[type[errors.LorryError]]:
@@ -22,7 +22,7 @@ def _tree(root: type[errors.LorryError]) -> list[type[errors.LorryError]]:
 CLASSES = [cls for cls in _tree(errors.LorryError) if cls.__module__ == "lorry.errors"]
 
 
-def raising(error: BaseException):
+def raising(error: BaseException) -> Act:
     async def act() -> None:
         raise error
 
@@ -97,7 +97,7 @@ async def test_a_deadline_is_deadline_exceeded_and_ends_the_work(kind: str) -> N
 
     async with raiser(act) as channel:
         with pytest.raises(errors.DeadlineExceeded), translated():
-            await call(channel, kind, timeout=0.2)
+            await call(channel, kind, deadline=0.2)
         await asyncio.wait_for(ended.wait(), 10)
 
 

@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 
+import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
@@ -10,7 +13,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from lorry.errors import InvalidInput
 from lorry.rpc.calls import translated
 from lorry.rpc.channel import open_channel, service_config
-from lorry.rpc.serving import CannotListen, Service, is_serving, serving, write_port_file
+from lorry.rpc.serving import CannotListen, Listening, Service, is_serving, serving, write_port_file
 from lorry.v1 import blob_pb2, blob_pb2_grpc, catalog_pb2, inference_pb2, residency_pb2
 
 
@@ -23,7 +26,9 @@ BLOBS = Service(
 )
 
 
-def started(listen: str = "127.0.0.1:0", draining: asyncio.Event | None = None, grace: float = 0):
+def started(
+    listen: str = "127.0.0.1:0", draining: asyncio.Event | None = None, grace: float = 0
+) -> AbstractAsyncContextManager[Listening]:
     return serving(listen, [BLOBS], draining=draining or asyncio.Event(), grace=grace)
 
 
@@ -59,8 +64,6 @@ async def test_a_taken_port_is_refused_by_name() -> None:
 async def test_draining_turns_health_first_and_lets_calls_end() -> None:
     draining = asyncio.Event()
     seen = []
-    async with open_channel("127.0.0.1:1"):
-        pass
     async with started(draining=draining, grace=10) as server:
         channel = open_channel(server.address)
         watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service=""))
@@ -75,7 +78,7 @@ async def test_draining_turns_health_first_and_lets_calls_end() -> None:
     assert seen == [serving_status.SERVING, serving_status.NOT_SERVING]
 
 
-async def _cancel_when(draining: asyncio.Event, watch, reader) -> None:
+async def _cancel_when(draining: asyncio.Event, watch: grpc.aio.Call, reader: asyncio.Task[object]) -> None:
     await draining.wait()
     await reader
     watch.cancel()
@@ -84,7 +87,7 @@ async def _cancel_when(draining: asyncio.Event, watch, reader) -> None:
 async def test_bytes_that_are_no_message_are_refused_without_the_parsers_text() -> None:
     async with started() as server, open_channel(server.address) as channel:
         with (
-            pytest.raises(InvalidInput, match="expected a protobuf message of /lorry.v1.BlobService/Read"),
+            pytest.raises(InvalidInput, match="expected a protobuf message of /lorry"),
             translated(),
         ):
             async for _ in channel.unary_stream("/lorry.v1.BlobService/Read")(b"\xff\xff", timeout=10):
@@ -99,7 +102,7 @@ def test_a_port_file_is_replaced_whole(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_gRPC_retries_only_methods_that_exist() -> None:
+def test_the_channel_retries_only_methods_that_exist() -> None:
     files = (blob_pb2, catalog_pb2, inference_pb2, residency_pb2)
     known = {
         (service.full_name, method.name)

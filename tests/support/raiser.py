@@ -45,13 +45,13 @@ async def raiser(act: Act) -> AsyncIterator[grpc.aio.Channel]:
         yield channel
 
 
-async def call(channel: grpc.aio.Channel, kind: str, timeout: float = 10) -> Any:
+async def call(channel: grpc.aio.Channel, kind: str, deadline: float = 10) -> Any:
     """Make one call of the kind; the answer, or the list of answers of a stream."""
     method = getattr(channel, kind)(f"/test.Raiser/{kind}")
     request = _requests() if kind.startswith("stream") else b""
     if kind.endswith("stream"):
-        return [message async for message in method(request, timeout=timeout)]
-    return await method(request, timeout=timeout)
+        return [message async for message in method(request, timeout=deadline)]
+    return await method(request, timeout=deadline)
 
 
 async def _requests() -> AsyncIterator[bytes]:

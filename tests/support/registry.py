@@ -5,11 +5,12 @@ Owns start and stop. Does not know what a test does with it.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,6 +142,13 @@ class Client:
         config, weights = files or adapter_bytes()
         stored = [await self.put(config, CONFIG), await self.put(weights, WEIGHTS)]
         return (await self.call("CreateVersion", adapter=adapter, files=stored, **fields)).version
+
+
+async def until(condition: Callable[[], Awaitable[bool]]) -> None:
+    """Wait for what has no event to wait for; fails after the deadline."""
+    async with asyncio.timeout(DEADLINE):
+        while not await condition():  # noqa: ASYNC110  # the state is another process's
+            await asyncio.sleep(0.01)
 
 
 FINISH = blob_pb2.UploadRequest(finish=blob_pb2.UploadFinish())

@@ -88,11 +88,11 @@ def _records(session: Session, rows: Sequence[tuple[AdapterRow, VersionRow | Non
     newest = version_records(session, [(adapter, version) for adapter, version in rows if version is not None])
     latest = {(record.namespace, record.name): record for record in newest}
     labels: dict[int, dict[str, str]] = {row: {} for row in ids}
-    for label in session.scalars(select(LabelRow).where(LabelRow.adapter.in_(ids)).order_by(LabelRow.key)):
+    for label in session.scalars(select(LabelRow).where(LabelRow.adapter.in_(ids))):
         labels[label.adapter][label.key] = label.value
     aliases: dict[int, dict[str, str]] = {row: {} for row in ids}
     query = select(AliasRow, VersionRow.digest).join(VersionRow, VersionRow.id == AliasRow.version)
-    for alias, digest in session.execute(query.where(AliasRow.adapter.in_(ids)).order_by(AliasRow.alias)):
+    for alias, digest in session.execute(query.where(AliasRow.adapter.in_(ids))):
         aliases[alias.adapter][alias.alias] = digest
     return [_assemble(row, latest.get((row.namespace, row.name)), labels[row.id], aliases[row.id]) for row, _ in rows]
 
@@ -104,10 +104,10 @@ def _assemble(
         namespace=row.namespace,
         name=row.name,
         description=row.description,
-        labels=labels,
+        labels=dict(sorted(labels.items())),
         created=row.created,
         revision=row.revision,
         version_count=row.version_count,
         latest=latest,
-        aliases=aliases,
+        aliases=dict(sorted(aliases.items())),
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable
 
-from sqlalchemy import ColumnElement, exists, select, union
+from sqlalchemy import ColumnElement, exists, select
 from sqlalchemy.orm import InstrumentedAttribute
 
 from adapter_registry.domain.filters import Term
@@ -50,8 +50,8 @@ def _variant(term: Term) -> ColumnElement[bool]:
 
 def _base(term: Term) -> ColumnElement[bool]:
     named = select(BaseRow.base_id).where((BaseRow.name == term.value) | (BaseRow.base_id == term.value))
-    known = select(BaseRow.base_id).join(KnownAsRow, KnownAsRow.base == BaseRow.id)
-    return VersionRow.base_id.in_(union(named, known.where(KnownAsRow.name == term.value)))
+    known = select(BaseRow.base_id).join(KnownAsRow, KnownAsRow.base == BaseRow.id).where(KnownAsRow.name == term.value)
+    return VersionRow.base_id.in_(named) | VersionRow.base_id.in_(known)
 
 
 def _label(term: Term) -> ColumnElement[bool]:

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session, aliased
 from adapter_registry.domain.records import Deletion, EventKind
 from adapter_registry.store.aliases import drop
 from adapter_registry.store.database import Database
-from adapter_registry.store.events import tell
+from adapter_registry.store.events import tell_each
 from adapter_registry.store.models import AdapterRow, AliasRow, LineageRow, VersionRow
 from adapter_registry.store.reading import adapter_row, locate, name_of
 from adapter_registry.store.versions import renew_latest, write_labels
@@ -89,15 +89,14 @@ def _remove(
 ) -> Deletion:
     for alias, digest in aliases:
         drop(session, adapter, alias, digest)
-    rows = select(VersionRow.id, VersionRow.digest, VersionRow.number).where(doomed.condition(VersionRow))
+    rows = select(VersionRow.digest, VersionRow.number).where(doomed.condition(VersionRow))
     versions = session.execute(rows.order_by(VersionRow.number)).all()
     children = LineageRow.child.in_(select(VersionRow.id).where(doomed.condition(VersionRow)))
     for statement in (delete(LineageRow).where(children), delete(VersionRow).where(doomed.condition(VersionRow))):
         session.execute(statement, execution_options={"synchronize_session": False})
     adapter.version_count -= len(versions)
     renew_latest(session, adapter)
-    for version in versions:
-        tell(session, EventKind.VERSION_DELETED, adapter, version.digest, number=version.number)
+    tell_each(session, EventKind.VERSION_DELETED, adapter, [(version.digest, version.number) for version in versions])
     return Deletion(
         versions=tuple(version.digest for version in versions),
         aliases=tuple(alias for alias, _ in aliases),

@@ -6,9 +6,10 @@ the order of commits and a reader that asks for higher ones misses none. Does no
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from sqlalchemy import func, select
+from sqlalchemy import func, insert, select
 from sqlalchemy.orm import Session
 
 from adapter_registry.domain.records import Event, EventKind
@@ -19,18 +20,23 @@ from adapter_registry.store.models import AdapterRow, EventRow
 def tell(
     session: Session, kind: EventKind, adapter: AdapterRow | None, digest: str, *, number: int = 0, text: str = ""
 ) -> None:
-    """Add an event to the writer's transaction, behind what it told before. `adapter` is None for a base model."""
-    session.add(
-        EventRow(
-            kind=kind.value,
-            namespace=adapter.namespace if adapter else "",
-            name=adapter.name if adapter else "",
-            digest=digest,
-            number=number,
-            text=text,
-            committed=datetime.now(UTC),
-        )
-    )
+    """Write an event behind those that were told before. `adapter` is None for a base model."""
+    tell_each(session, kind, adapter, [(digest, number)], text)
+
+
+def tell_each(
+    session: Session, kind: EventKind, adapter: AdapterRow | None, subjects: Sequence[tuple[str, int]], text: str = ""
+) -> None:
+    """Write an event for each (digest, number), in this order and in one go."""
+    common = {
+        "kind": kind.value,
+        "namespace": adapter.namespace if adapter else "",
+        "name": adapter.name if adapter else "",
+        "text": text,
+        "committed": datetime.now(UTC),
+    }
+    if subjects:
+        session.execute(insert(EventRow), [{**common, "digest": digest, "number": n} for digest, n in subjects])
 
 
 class Events:

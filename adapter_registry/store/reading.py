@@ -7,6 +7,7 @@ write. All functions work inside the caller's transaction.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NoReturn
 
 from sqlalchemy import ColumnElement, Select, select
@@ -15,8 +16,12 @@ from sqlalchemy.orm import Session
 from adapter_registry.domain.records import VersionRecord
 from adapter_registry.store.models import AdapterRow, AliasRow, VersionRow
 from lorry.errors import AdapterNotFound, AliasNotFound, VersionNotFound
-from lorry.format.manifest import manifest_from_json
+from lorry.format.manifest import Manifest, manifest_from_json
 from lorry.format.reference import AdapterName, Reference
+
+# Reading a manifest again costs more than the rest of a look-up. A manifest of a large base takes
+# some 20 KB, so these take some 20 MB at most.
+_MANIFESTS = 1_000
 
 Located = tuple[AdapterRow, VersionRow]
 
@@ -93,10 +98,15 @@ def _record(adapter: AdapterRow, version: VersionRow, aliases: list[str]) -> Ver
         namespace=adapter.namespace,
         name=adapter.name,
         number=version.number,
-        manifest=manifest_from_json(version.manifest.encode()),
+        manifest=_manifest(version.manifest),
         digest=version.digest,
         created=version.created,
         yank_reason=version.yank_reason,
         aliases=tuple(sorted(aliases)),
         warnings=tuple(version.warnings),
     )
+
+
+@lru_cache(maxsize=_MANIFESTS)
+def _manifest(text: str) -> Manifest:
+    return manifest_from_json(text.encode())

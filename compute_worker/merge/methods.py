@@ -121,7 +121,7 @@ def _check_weights(sources: Sequence[CombineSource]) -> None:
 def _check_source(source: CombineSource) -> None:
     if source.facts.variant is Variant.DORA or any(module.magnitude for module in source.facts.modules):
         raise UnsupportedCombination(
-            f"{source.digest} is a DoRA adapter: its column scale depends on its own sum with the base and is lost in "
+            f"{source.digest} is a DoRA adapter: its magnitudes belong to its own sum with the base and are lost in "
             "any combination of factors; expected lora or rslora"
         )
     if any(module.lora_bias for module in source.facts.modules):

@@ -24,9 +24,15 @@ class Factors:
 
 
 def stack(sources: Sequence[Factors], weights: Sequence[float], scalings: Sequence[float]) -> Factors:
-    """sum_i w_i s_i B_i A_i, exactly: weighted A_i under each other, B_i beside each other; ranks add up."""
+    """sum_i w_i s_i B_i A_i, exactly: weighted A_i under each other, B_i beside each other; ranks add up.
+
+    Raises InvalidCombination where a weighted value is beyond fp32.
+    """
     scaled = [source.a * weight * scaling for source, weight, scaling in zip(sources, weights, scalings, strict=True)]
-    return Factors(torch.cat(scaled, dim=0), torch.cat([source.b for source in sources], dim=1))
+    a = torch.cat(scaled, dim=0)
+    if not a.isfinite().all():
+        raise InvalidCombination(f"expected weights at which the factors fit fp32, got {list(weights)}")
+    return Factors(a, torch.cat([source.b for source in sources], dim=1))
 
 
 def truncate(exact: Factors, rank: int, clamp_quantile: float | None) -> Factors:

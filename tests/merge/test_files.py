@@ -135,6 +135,11 @@ def test_a_result_that_its_type_cannot_hold_is_refused_and_nothing_written(tmp_p
     assert "expected values that torch.float16 holds" in message
 
 
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)
+def test_a_weight_that_no_float_holds_is_refused_by_every_method(recipe: CombineMethod, tmp_path: Path) -> None:
+    refused(tmp_path / "out", recipe, adapter(tmp_path, 1), 1e300, InvalidCombination)
+
+
 def test_a_recipe_without_meaning_writes_nothing(tmp_path: Path) -> None:
     refused(tmp_path / "out", method("ties"), adapter(tmp_path, 1), 1.0, InvalidCombination)
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from adapter_registry.__main__ import main
-from tests.support.registry import end, registry_process
+from tests.support.process import end
+from tests.support.registry import registry_process
 
 Run = Callable[..., tuple[int, str]]
 

@@ -8,11 +8,13 @@ from contextlib import closing
 from pathlib import Path
 
 import grpc
+import psutil
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from lorry.errors import Internal
+from adapter_registry.store.migrate import upgrade
+from lorry.errors import FailedPrecondition, Internal
 from lorry.format.digest import digest_of
 from lorry.rpc.calls import translated
 from lorry.rpc.chunks import CHUNK_BYTES
@@ -92,3 +94,44 @@ async def test_the_text_of_a_defect_stays_in_the_log(tmp_path: Path, caplog: pyt
     assert "nobody foresaw" not in caught.value.message
     assert "nobody foresaw" in caplog.text
     assert caught.value.metadata["incident"] in caplog.text
+
+
+async def test_memory_stays_bounded_whatever_the_size_of_a_blob(tmp_path: Path) -> None:
+    data = DATA * 24  # 96 MiB, 20 times what a stream may hold: a few chunks and gRPC's window
+    digest = digest_of(data)
+    with registry_process(tmp_path) as running:
+        async with Client(running.target) as client:
+            process = psutil.Process(running.process.pid)
+            await client.put(DATA)
+            before = process.memory_info().rss
+            peak = asyncio.create_task(highest(process))
+            await client.send([header(digest, len(data)), *chunks(data), FINISH])
+            request = blob_pb2.ReadRequest(digest=digest)
+            read = sum([len(piece.data) async for piece in client.blobs.Read(request, timeout=DEADLINE)])
+            peak.cancel()
+    assert read == len(data)
+    assert (await peak) - before < len(data) // 2
+
+
+async def highest(process: psutil.Process) -> int:
+    """The largest resident size until cancelled, in bytes."""
+    peak = 0
+    try:
+        while True:
+            peak = max(peak, process.memory_info().rss)
+            await asyncio.sleep(0.005)
+    except asyncio.CancelledError:
+        return peak
+
+
+@pytest.mark.postgres
+async def test_a_postgresql_database_is_migrated_by_its_operator_alone(tmp_path: Path, empty_postgres_url: str) -> None:
+    settings = {"database_url": empty_postgres_url}
+    with pytest.raises(FailedPrecondition, match="run `lorry-registry migrate`"):
+        async with running_registry(tmp_path, **settings):
+            pass
+    await asyncio.to_thread(upgrade, empty_postgres_url)
+    async with running_registry(tmp_path, **settings) as target, Client(target) as client:
+        await client.register()
+        version = await client.publish("team/pirate", alias="prod")
+        assert (await client.call("Resolve", adapter="team/pirate:prod")).version == version

@@ -6,13 +6,8 @@ Owns start and stop. Does not know what a test does with it.
 from __future__ import annotations
 
 import asyncio
-import os
-import subprocess
-import sys
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -28,8 +23,8 @@ from lorry.v1 import blob_pb2, catalog_pb2, types_pb2
 from lorry.v1.blob_pb2_grpc import BlobServiceStub
 from lorry.v1.catalog_pb2_grpc import CatalogServiceStub
 from tests.support.adapters import BASE_NAME, CONFIG, WEIGHTS, adapter_bytes, base_for
+from tests.support.process import ServerProcess, server_process
 
-_START_SECONDS = 60.0
 # Calls of tests end, right or wrong.
 DEADLINE = 30.0
 
@@ -42,51 +37,12 @@ async def running_registry(folder: Path, **settings: Any) -> AsyncIterator[str]:
         yield target
 
 
-@dataclass(frozen=True)
-class RegistryProcess:
-    """A registry of its own process, to be killed at will."""
-
-    target: str
-    process: subprocess.Popen[bytes]
-    log: Path
-
-
 @contextmanager
-def registry_process(folder: Path, *, listen: str = "127.0.0.1:0", **environment: str) -> Iterator[RegistryProcess]:
+def registry_process(folder: Path, *, listen: str = "127.0.0.1:0", **environment: str) -> Iterator[ServerProcess]:
     """`lorry-registry serve` on `folder`; ended when the block ends, if it has not by then."""
-    folder.mkdir(parents=True, exist_ok=True)
-    port_file, log = folder / f"port-{time.monotonic_ns()}", folder / "log"
     ours = {"LORRY_REGISTRY_LISTEN": listen, "LORRY_REGISTRY_DATA_DIR": str(folder)}
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "adapter_registry", "serve", "--port-file", str(port_file)],
-            env=os.environ | ours | environment,
-            stdout=output,
-            stderr=output,
-        )
-    try:
-        yield RegistryProcess(_wait_for(port_file, process, log), process, log)
-    finally:
-        end(process)
-
-
-def end(process: subprocess.Popen[bytes]) -> int:
-    """SIGTERM, then SIGKILL; the exit status."""
-    process.terminate()
-    try:
-        return process.wait(15)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        return process.wait()
-
-
-def _wait_for(port_file: Path, process: subprocess.Popen[bytes], log: Path) -> str:
-    limit = time.monotonic() + _START_SECONDS
-    while not port_file.exists():
-        if process.poll() is not None or time.monotonic() > limit:
-            raise RuntimeError(f"the registry did not start: {log.read_text()}")
-        time.sleep(0.02)
-    return port_file.read_text().strip()
+    with server_process("adapter_registry", folder, ours | environment) as process:
+        yield process
 
 
 class Client:

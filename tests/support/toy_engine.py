@@ -109,6 +109,8 @@ class ToyEngine:
         self.reads = 0
         self.running = threading.Event()  # cleared: steps wait before they begin
         self.running.set()
+        self.installing = threading.Event()  # cleared: installs wait in their midst
+        self.installing.set()
         self._pool: list[str | None] = [None] * limits.pool_rows
         self._kv: dict[tuple[int, int], Cell] = {}
         self._writing: set[int] = set()
@@ -126,6 +128,7 @@ class ToyEngine:
         with self._marked(self._writing, rows):
             for row in rows:
                 self._pool[row] = None
+            self.installing.wait()
             time.sleep(self.install_seconds)
             if adapter.content in self.unreadable:
                 raise RuntimeError("the device refused the copy")

@@ -92,6 +92,7 @@ async def running(
         await world.check_clean()
     finally:
         engine.running.set()
+        engine.installing.set()
         await runtime.close()
     assert [t.name for t in set(threading.enumerate()) - before if t.name.startswith("lorry-")] == []
 

@@ -68,7 +68,9 @@ def from_rpc_error(error: grpc.RpcError) -> LorryError:
         if info.domain == DOMAIN:
             return _rebuilt(status, info, retry)
     code: grpc.StatusCode = error.code()
-    return _class_of_code(code.name)(error.details() or f"{code.name} without a message")
+    kind, details = _class_of_code(code.name), error.details() or "no message"
+    # Where the class cannot tell the code, the message does.
+    return kind(details if kind.code == code.name else f"{code.name}: {details}")
 
 
 def _rebuilt(status: Status, info: ErrorInfo, retry: RetryInfo) -> LorryError:

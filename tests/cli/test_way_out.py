@@ -1,0 +1,123 @@
+"""Exit codes, errors in one line, and what is printed where."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lorry import errors
+from lorry.cli.exits import error_line, exit_code
+from tests.cli.conftest import Lorry
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (errors.Internal, 1),
+        (errors.InvalidReference, 2),
+        (errors.AdapterNotFound, 3),
+        (errors.BaseConflict, 4),
+        (errors.RevisionConflict, 4),
+        (errors.Draining, 5),
+        (errors.DeadlineExceeded, 5),
+        (errors.IncompatibleAdapter, 6),
+        (errors.QueueFull, 7),
+        (errors.DigestMismatch, 8),
+        (errors.Unauthenticated, 9),
+    ],
+)
+def test_each_kind_of_error_has_its_exit_code(error: type[errors.LorryError], code: int) -> None:
+    assert exit_code(error("why")) == code
+
+
+def test_an_error_is_one_line_whatever_its_message_holds() -> None:
+    assert error_line("REASON", "one\n  two\n\nthree") == "error: REASON: one; two; three"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "reason"),
+    [
+        (("show", "nobody"), 3, "ADAPTER_NOT_FOUND"),
+        (("show", "No Name"), 2, "INVALID_NAME"),
+        (("ls", "--filter", "colour = red"), 2, "INVALID_FILTER"),
+        (("push", "/nowhere", "name"), 2, "USAGE"),
+        (("sing",), 2, "USAGE"),
+        (("combine", "a=x", "b"), 2, "INVALID_SELECTION"),
+        (("combine", "a", "b", "--method", "ties"), 2, "INVALID_COMBINATION"),
+        (("combine", "a", "b", "--alias", "x"), 2, "USAGE"),
+        (("generate", "hi", "-a", "x", "--base-only"), 2, "USAGE"),
+        (("generate", "hi", "-a", "x", "--route", "r"), 2, "INVALID_ARGUMENT"),
+        (("--registry", "127.0.0.1:1", "ls"), 5, "UNAVAILABLE"),
+        (("--worker", "127.0.0.1:1", "ps"), 5, "UNAVAILABLE"),
+    ],
+)
+def test_a_refusal_is_one_line_on_stderr_with_its_reason(
+    lorry: Lorry, arguments: tuple[str, ...], code: int, reason: str
+) -> None:
+    result = lorry(*arguments)
+    assert (result.code, result.out) == (code, "")
+    assert (result.err.startswith(f"error: {reason}: "), result.err.count("\n")) == (True, 1), result.err
+
+
+def test_a_broken_adapter_says_what_is_wrong(lorry: Lorry, tmp_path: Path) -> None:
+    (tmp_path / "adapter_model.bin").write_bytes(b"pickle")
+    result = lorry("push", str(tmp_path), "name")
+    assert result.code == 2
+    assert result.err.startswith("error: INVALID_ADAPTER: pickle files")
+
+
+def test_the_help_tells_the_exit_codes_and_the_environment(lorry: Lorry) -> None:
+    shown = lorry("--help").out
+    for part in ("LORRY_REGISTRY", "LORRY_WORKER", "127.0.0.1:7471", "  3  no such thing", "[namespace/]name"):
+        assert part in shown
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *(
+            "push",
+            "pull",
+            "check",
+            "ls",
+            "show",
+            "resolve",
+            "rm",
+            "yank",
+            "update",
+            "generate",
+            "chat",
+            "switch",
+            "routes",
+        ),
+        *("combine", "load", "unload", "pin", "ps", "caps", "alias set", "alias rm", "alias ls", "alias history"),
+        *("base register", "base ls", "base show"),
+    ],
+)
+def test_every_command_speaks_json(lorry: Lorry, command: str) -> None:
+    shown = lorry(*command.split(), "--help")
+    assert shown.code == 0
+    assert "--json" in shown.out
+
+
+def test_json_keeps_numbers_numbers_and_names_enumerations(lorry: Lorry, folder: str) -> None:
+    version = lorry("push", folder, "json/pirate", "--json").json
+    assert (version["number"], version["manifest"]["variant"]) == (1, "VARIANT_LORA")
+    assert isinstance(version["size_bytes"], int)
+    assert version["create_time"].endswith("Z")
+    assert "yank_reason" not in version
+    assert version["aliases"] == []
+    (adapter,) = lorry("ls", "--namespace", "json", "--json").json
+    assert (adapter["labels"], adapter["latest_number"]) == ({}, 1)
+
+
+def test_the_command_is_installed_and_its_output_can_be_piped(address: str) -> None:
+    command = Path(sys.executable).with_name("lorry")
+    done = subprocess.run(
+        [command, "--registry", address, "base", "ls", "--json"], capture_output=True, text=True, check=True
+    )
+    assert (len(json.loads(done.stdout)), done.stderr) == (1, "")

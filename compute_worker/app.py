@@ -68,9 +68,10 @@ async def worker(settings: Settings, engine: Engine, tokenizer: Tokenizer) -> As
         await runtime.start()
         try:
             services = _services(runtime, engine, settings)
-            async with serving(
-                settings.listen, services, draining=draining, grace=settings.grace_seconds
-            ) as listening, _drained(runtime, draining):
+            async with (
+                _drained(runtime, draining),
+                serving(settings.listen, services, draining=draining, grace=settings.grace_seconds) as listening,
+            ):
                 yield listening.address
         finally:
             await runtime.close()

@@ -87,7 +87,7 @@ class Cli:
     def __call__(self, *arguments: str) -> None:
         """Run one command; raises CalledProcessError where it fails."""
         shown = " ".join(f'"{a}"' if " " in a else a for a in arguments)
-        console.print(f"[dim]$[/] [cyan]lorry {escape(shown.replace(str(ROOT) + '/', ''))}[/]")
+        console.print(f"[dim]$[/] [cyan]lorry {escape(shown.replace(str(ROOT) + '/', ''))}[/]", soft_wrap=True)
         environment = {"LORRY_REGISTRY": self.registry, "LORRY_WORKER": self.worker or "127.0.0.1:7472"}
         subprocess.run(
             [str(Path(sys.executable).with_name("lorry")), *arguments], check=True, env=os.environ | environment

@@ -31,14 +31,16 @@ def test_a_folder_without_a_model_is_refused_in_one_line(lorry: Lorry, tmp_path:
     ("missing", "command", "extra"),
     [
         ("torch", ("base", "register", ".", "--name", "n"), "lorry[worker]"),
-        ("rich", ("ls",), "lorry[cli]"),
+        ("rich", ("base", "ls"), "lorry[cli]"),
         ("typer", (), "lorry[cli]"),
     ],
 )
-def test_an_extra_that_is_missing_is_named(missing: str, command: tuple[str, ...], extra: str) -> None:
+def test_an_extra_that_is_missing_is_named(address: str, missing: str, command: tuple[str, ...], extra: str) -> None:
     # None in sys.modules is how Python spells a module that cannot be imported.
     program = f"import sys; sys.modules[{missing!r}] = None; from lorry.cli.main import main; main()"
-    done = subprocess.run([sys.executable, "-c", program, *command], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", program, "--registry", address, *command], capture_output=True, text=True, check=False
+    )
     assert done.returncode != 0
     assert extra in done.stderr
     assert "Traceback" not in done.stderr

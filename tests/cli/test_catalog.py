@@ -121,11 +121,3 @@ def test_bases_are_listed_and_shown(lorry: Lorry) -> None:
     assert "model.embed_tokens" in lorry("base", "show", BASE_NAME).out
     shown = lorry("base", "show", BASE_NAME, "--json").json
     assert {"name": "lm_head", "kind": "MODULE_KIND_LINEAR", "in_features": 8, "out_features": 32} in shown["modules"]
-
-
-def test_other_peoples_text_does_not_drive_the_terminal(lorry: Lorry, folder: str) -> None:
-    lorry("push", folder, "evil/pirate", "--description", "\x1b[2J[red]gone")
-    for command in (("ls", "--namespace", "evil"), ("show", "evil/pirate")):
-        shown = lorry(*command).out
-        assert "\x1b" not in shown
-        assert "[red]gone" in shown

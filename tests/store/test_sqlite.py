@@ -112,7 +112,7 @@ def plans(catalog: SqlCatalog) -> Iterator[list[str]]:
         lambda c: c.resolve(ref(f"cat@{a_manifest(1).digest}")),
         lambda c: c.list_versions(adapter("cat"), Page(1)),
         lambda c: c.list_adapters(None, (), Page(1)),
-        lambda c: c.list_adapters("default", parse_filter("rank=4 AND labels.a=b AND base=tiny"), Page(1)),
+        lambda c: c.list_adapters("default", parse_filter("rank=4 AND labels.a!=b AND base!=tiny"), Page(1)),
         lambda c: c.list_aliases(adapter("cat"), Page(1)),
         lambda c: c.alias_history(adapter("cat"), "prod", Page(1)),
         lambda c: c.events(1, None, 10),

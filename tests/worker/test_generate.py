@@ -52,7 +52,7 @@ async def test_text_chat_and_tokens_are_the_same_prompt(pair: Pair) -> None:
     ids = pair.serving.tokenizer.encode(text)
     stop = pb.StopConditions(max_new_tokens=8, ignore_eos=True)
     answers = [
-        [message.delta.text for message in await pair.stubs.generate(**prompt, stop=stop)]
+        "".join(message.delta.text for message in await pair.stubs.generate(**prompt, stop=stop))
         for prompt in ({"text": text}, {"chat": chat}, {"tokens": pb.TokenIds(ids=ids)})
     ]
     assert answers[0] == answers[1] == answers[2]

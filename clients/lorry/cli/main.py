@@ -6,6 +6,7 @@ Owns the way out. Imports nothing heavy, so that a missing extra is told in word
 from __future__ import annotations
 
 import sys
+from typing import NoReturn
 
 from lorry.cli.exits import MISSING_EXTRA, OTHER, error_line, exit_code
 from lorry.errors import LorryError
@@ -16,24 +17,30 @@ _PACKAGES = {"typer", "rich"}
 def main() -> None:
     """Run the command of sys.argv and leave with its exit code."""
     try:
-        from typer import TyperException
-
-        from lorry.cli.app import app
-    except ModuleNotFoundError as error:
-        if error.name not in _PACKAGES:
-            raise
-        _leave(error_line(MISSING_EXTRA, "the command needs the extra `cli`: pip install 'lorry[cli]'"), OTHER)
-    try:
-        sys.exit(app(standalone_mode=False))
-    except TyperException as error:
-        _leave(error_line("USAGE", f"{error}; see --help"), error.exit_code)
+        sys.exit(_run())
     except LorryError as error:
         _leave(error_line(error.reason, error.message), exit_code(error))
     except OSError as error:
         _leave(error_line("IO", str(error)), OTHER)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in _PACKAGES:
+            raise
+        _leave(error_line(MISSING_EXTRA, "the command needs the extra `cli`: pip install 'lorry[cli]'"), OTHER)
 
 
-def _leave(line: str, code: int) -> None:
+def _run() -> int | None:
+    from typer import TyperException
+
+    from lorry.cli.app import app
+
+    try:
+        code: int | None = app(standalone_mode=False)
+    except TyperException as error:
+        _leave(error_line("USAGE", f"{error}; see --help"), error.exit_code)
+    return code
+
+
+def _leave(line: str, code: int) -> NoReturn:
     sys.stdout.flush()
     print(line, file=sys.stderr)  # noqa: T201 - this is how a command line tool says why
     sys.exit(code)

@@ -16,7 +16,7 @@ import zipfile
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from lorry.errors import DigestMismatch
 from lorry.format.digest import digest_of_file
@@ -47,18 +47,18 @@ def ensure_model() -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{NAME}-") as scratch, _progress() as progress:
         work = Path(scratch)
-        step = progress.add_task("downloading SmolLM2-135M-Instruct (93 MB)", total=1)
+        step = progress.add_task("downloading SmolLM2-135M-Instruct (93 MB)", total=None)
         _download(work)
-        progress.update(step, completed=1)
-        step = progress.add_task("converting it to safetensors", total=1)
+        progress.update(step, total=1, completed=1)
+        step = progress.add_task("converting it to safetensors", total=None)
         _convert(work, work / NAME)
-        progress.update(step, completed=1)
+        progress.update(step, total=1, completed=1)
         _publish(work / NAME, folder)
     return folder
 
 
 def _progress() -> Progress:
-    columns = SpinnerColumn(finished_text="✓"), TextColumn("{task.description}"), TimeElapsedColumn()
+    columns = SpinnerColumn(finished_text="✓"), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
     return Progress(*columns, console=Console(stderr=True))
 
 

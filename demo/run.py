@@ -11,13 +11,14 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 from rich.panel import Panel
-from rich.status import Status
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from demo.model import ensure_model
@@ -69,8 +70,17 @@ def show(model: str, started: float) -> None:
     farewell(model, time.monotonic() - started)
 
 
+@contextmanager
+def busy(what: str) -> Iterator[None]:
+    """A bar that moves for as long as the block runs, on a terminal alone."""
+    columns = SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
+    with Progress(*columns, console=console, transient=True) as progress:
+        progress.add_task(what, total=None)
+        yield
+
+
 def _ready(service: Server, what: str) -> str:
-    with Status(what, console=console):
+    with busy(what):
         began = time.monotonic()
         address = service.address()
     console.print(f"[green]✓[/] {what}: [bold]{address}[/] [dim]{time.monotonic() - began:.1f} s[/]")
@@ -126,7 +136,7 @@ async def table(worker: str, prompt: str, selections: Mapping[str, Mapping[str, 
     """Generate under all selections at once and print what came."""
     async with WorkerClient(worker) as client:
         began = time.monotonic()
-        with Status("generating", console=console):
+        with busy("generating"):
             texts = await asyncio.gather(
                 *(
                     client.generate(messages=[("user", prompt)], adapters=dict(s), max_new_tokens=NEW_TOKENS).text()

@@ -124,7 +124,7 @@ class EventKind(StrEnum):
 @dataclass(frozen=True, slots=True)
 class Event:
     """One line of the outbox. `digest` is a base_id for BASE_REGISTERED. number: of the version, or
-    the alias's revision for ALIAS_MOVED. text: yank reason, or the alias's name.
+    the alias's revision for ALIAS_MOVED and ALIAS_DELETED. text: yank reason, or the alias's name.
     """
 
     sequence: int

@@ -96,7 +96,7 @@ class KnownAsRow(Row):
     __tablename__ = "base_names"
 
     base: Mapped[int] = mapped_column(BIG, ForeignKey("bases.id"), primary_key=True)
-    name: Mapped[str] = mapped_column(words(255), primary_key=True)
+    name: Mapped[str] = mapped_column(words(500), primary_key=True)
     __table_args__ = (Index(None, "name"),)
 
 

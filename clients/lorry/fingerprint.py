@@ -24,23 +24,26 @@ _SPREAD = 2_654_435_761
 
 # Fields of a configuration that change the function. An allow-list, so that a new release of
 # transformers that adds a field does not make another base of every model.
+# fmt: off
 _FIELDS = frozenset(
-    """
-    model_type vocab_size hidden_size n_embd intermediate_size n_inner ffn_dim moe_intermediate_size
-    num_hidden_layers n_layer num_attention_heads n_head num_key_value_heads head_dim multi_query
-    word_embed_proj_dim tie_word_embeddings hidden_act hidden_activation activation_function
-    rms_norm_eps layer_norm_eps layer_norm_epsilon norm_epsilon qk_layernorm use_qk_norm
-    do_layer_norm_before _remove_final_layer_norm layer_norm_elementwise_affine use_parallel_residual
-    rope_parameters rope_interleave no_rope_layers sliding_window use_sliding_window max_window_layers
-    layer_types attention_chunk_size use_bidirectional_attention attn_logit_softcapping
-    final_logit_softcapping query_pre_attn_scalar embedding_multiplier residual_multiplier
-    attention_multiplier logits_scaling logit_scale scale_attn_weights scale_attn_by_inverse_layer_idx
-    attention_bias mlp_bias use_bias use_qkv_bias enable_bias num_local_experts num_experts
-    n_routed_experts n_shared_experts num_experts_per_tok n_group topk_group norm_topk_prob
-    routed_scaling_factor first_k_dense_replace decoder_sparse_step mlp_only_layers q_lora_rank
-    kv_lora_rank qk_rope_head_dim qk_nope_head_dim v_head_dim swiglu_alpha swiglu_limit
-    """.split()
+    (
+        "model_type", "vocab_size", "hidden_size", "n_embd", "intermediate_size", "n_inner", "ffn_dim",
+        "moe_intermediate_size", "num_hidden_layers", "n_layer", "num_attention_heads", "n_head",
+        "num_key_value_heads", "head_dim", "multi_query", "word_embed_proj_dim", "tie_word_embeddings", "hidden_act",
+        "hidden_activation", "activation_function", "rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon",
+        "norm_epsilon", "qk_layernorm", "use_qk_norm", "do_layer_norm_before", "_remove_final_layer_norm",
+        "layer_norm_elementwise_affine", "use_parallel_residual", "rope_parameters", "rope_interleave",
+        "no_rope_layers", "sliding_window", "use_sliding_window", "max_window_layers", "layer_types",
+        "attention_chunk_size", "use_bidirectional_attention", "attn_logit_softcapping", "final_logit_softcapping",
+        "query_pre_attn_scalar", "embedding_multiplier", "residual_multiplier", "attention_multiplier",
+        "logits_scaling", "logit_scale", "scale_attn_weights", "scale_attn_by_inverse_layer_idx", "attention_bias",
+        "mlp_bias", "use_bias", "use_qkv_bias", "enable_bias", "num_local_experts", "num_experts", "n_routed_experts",
+        "n_shared_experts", "num_experts_per_tok", "n_group", "topk_group", "norm_topk_prob", "routed_scaling_factor",
+        "first_k_dense_replace", "decoder_sparse_step", "mlp_only_layers", "q_lora_rank", "kv_lora_rank",
+        "qk_rope_head_dim", "qk_nope_head_dim", "v_head_dim", "swiglu_alpha", "swiglu_limit",
+    )
 )
+# fmt: on
 
 
 def base_facts(model: nn.Module) -> BaseFacts:

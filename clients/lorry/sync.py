@@ -14,6 +14,7 @@ import copy
 import functools
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
+from concurrent.futures import CancelledError, Future, wait
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, Unpack
@@ -38,13 +39,31 @@ def _loop() -> asyncio.AbstractEventLoop:
 
 
 def _wait(work: Coroutine[Any, Any, T]) -> T:
-    """The result of the work, done on the background loop; cancelled there when the wait is interrupted."""
-    future = asyncio.run_coroutine_threadsafe(work, _loop())
+    """The result of the work, done on the background loop; where the wait is interrupted, cancelled and ended there."""
+    loop, done = _loop(), Future[T]()
+    tasks: list[asyncio.Task[T]] = []
+
+    def begin() -> None:
+        tasks.append(loop.create_task(work))
+        tasks[0].add_done_callback(lambda task: _settle(done, task))
+
+    loop.call_soon_threadsafe(begin)
     try:
-        return future.result()
+        return done.result()
     except BaseException:
-        future.cancel()
+        if not done.done():
+            loop.call_soon_threadsafe(lambda: tasks[0].cancel())  # noqa: PLW0108 - there is a task once `begin` ran
+            wait({done})  # a stream that still runs could not be closed
         raise
+
+
+def _settle(done: Future[T], task: asyncio.Task[T]) -> None:
+    if task.cancelled():
+        done.set_exception(CancelledError())
+    elif error := task.exception():
+        done.set_exception(error)
+    else:
+        done.set_result(task.result())
 
 
 _END: Any = object()

@@ -23,8 +23,8 @@ from compute_worker.engine.layout import Layout, Part
 from lorry.errors import UnsupportedModel
 
 NAME = "lorry"
-# Arguments that say nothing about which keys count for how much, or repeat what is known.
-_NEUTRAL = frozenset({"position_ids", "position_embeddings", "cache_position", "is_causal", "output_attentions"})
+# Arguments that say nothing about which keys count for how much. None and False say nothing either.
+_NEUTRAL = frozenset({"position_ids"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Attending(Protocol):
     """What answers a layer's attention while a model runs."""
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, rule: Rule) -> Tensor:
-        """query [1, heads, T, D], key [1, kv_heads, T, D], value [1, kv_heads, T, Dv] -> [1, T, heads, Dv]."""
+        """Query [1, heads, T, D], key [1, kv_heads, T, D], value [1, kv_heads, T, Dv] -> [1, T, heads, Dv]."""
 
 
 _CURRENT: ContextVar[Attending] = ContextVar("attending")
@@ -74,14 +74,16 @@ def _attention(  # noqa: PLR0913 - transformers' signature
     sliding_window: int | None = None,
     softcap: float | None = None,
     s_aux: Tensor | None = None,
+    is_causal: bool | None = None,
     **others: object,
 ) -> tuple[Tensor, None]:
-    unknown = sorted(
+    unknown = [
         name for name, value in others.items() if name not in _NEUTRAL and value is not None and value is not False
-    )
-    if unknown or attention_mask is not None or dropout or others.get("is_causal") is False:
+    ]
+    if unknown or attention_mask is not None or dropout or is_causal is False:
         raise UnsupportedModel(
-            f"{type(module).__name__}: expected causal attention without a mask, got {', '.join(unknown) or 'another'}"
+            f"{type(module).__name__}: expected causal attention without a mask or dropout, got "
+            f"{', '.join(unknown) or 'another'}"
         )
     rule = Rule(query.shape[-1] ** -0.5 if scaling is None else scaling, sliding_window, softcap, s_aux)
     return _CURRENT.get().attend(int(module.layer_idx), query, key, value, rule), None  # type: ignore[arg-type] # an int
@@ -165,28 +167,27 @@ def _plain(rule: Rule, tokens: int) -> bool:
 
 
 def _attend_decode(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor, rule: Rule) -> Tensor:
-    """query [1, heads, N, D], keys [N, kv_heads, L, D], mask [N, 1, L] -> [N, heads, Dv].
+    """Query [1, heads, N, D], keys [N, kv_heads, L, D], mask [N, 1, L] -> [N, heads, Dv].
 
     Heads that share keys become the queries of one product, so that keys are read once for all of them.
     """
-    grouped = query[0].transpose(0, 1).unflatten(1, (keys.shape[1], -1))
+    grouped = query[0].transpose(0, 1).reshape(query.shape[2], keys.shape[1], -1, query.shape[3])
     sinks = None if rule.sinks is None else rule.sinks.view(1, keys.shape[1], -1, 1)
     return _attend(grouped, keys, values, mask[:, None], rule, sinks).flatten(1, 2)
 
 
 def _attend_chunk(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor, rule: Rule) -> Tensor:
-    """query [1, heads, n, D], keys [1, kv_heads, L, D], mask [1, n, L] -> [n, heads, Dv]."""
-    tokens, groups = query.shape[2], query.shape[1] // keys.shape[1]
-    grouped = query.unflatten(1, (keys.shape[1], groups)).flatten(2, 3)
-    sinks = None if rule.sinks is None else rule.sinks.repeat_interleave(tokens).view(1, keys.shape[1], -1, 1)
-    output = _attend(grouped, keys, values, mask.repeat(1, groups, 1)[:, None], rule, sinks)
-    return output[0].unflatten(1, (groups, tokens)).flatten(0, 1).transpose(0, 1)
+    """Query [1, heads, n, D], keys [1, kv_heads, L, D], mask [1, n, L] -> [n, heads, Dv]."""
+    heads, tokens = query.shape[1], query.shape[2]
+    kv_heads = keys.shape[1]
+    grouped = query.reshape(1, kv_heads, -1, query.shape[3])
+    sinks = None if rule.sinks is None else rule.sinks.repeat_interleave(tokens).view(1, kv_heads, -1, 1)
+    output = _attend(grouped, keys, values, mask.repeat(1, heads // kv_heads, 1)[:, None], rule, sinks)
+    return output.view(heads, tokens, -1).transpose(0, 1)
 
 
-def _attend(  # noqa: PLR0913 - attention has six operands
-    query: Tensor, keys: Tensor, values: Tensor, mask: Tensor, rule: Rule, sinks: Tensor | None
-) -> Tensor:
-    """query [N, H, M, D], keys [N, H, L, D], values [N, H, L, Dv], additive mask [N, 1, M or 1, L] -> [N, H, M, Dv]."""
+def _attend(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor, rule: Rule, sinks: Tensor | None) -> Tensor:
+    """Query [N, H, M, D], keys [N, H, L, D], values [N, H, L, Dv], additive mask [N, 1, M or 1, L] -> [N, H, M, Dv]."""
     if rule.softcap is None and sinks is None:
         return functional.scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=rule.scaling)
     scores = query @ keys.transpose(-1, -2) * rule.scaling

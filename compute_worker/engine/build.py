@@ -12,13 +12,13 @@ import torch
 
 from compute_worker.contract import Engine, Tokenizer
 from compute_worker.engine.engine import Budgets, TransformersEngine
-from compute_worker.engine.loading import load_base
+from compute_worker.engine.loading import AUTO, load_base
 from compute_worker.engine.tokenizer import HfTokenizer
 
 
 @dataclass(frozen=True, slots=True)
 class EngineSettings:
-    """model: a folder or hub id. device: torch's name, `cpu` or `cuda`. dtype: `float32`, `bfloat16`, `float16`.
+    """model: a folder or hub id. device: torch's name. dtype: `float32`, `bfloat16`, `float16` or `auto`.
 
     Budgets in bytes; max_context in tokens, 0 for what the model was made for; threads of torch, 0
     for torch's own choice.
@@ -26,7 +26,7 @@ class EngineSettings:
 
     model: str
     device: str = "cpu"
-    dtype: str = "bfloat16"
+    dtype: str = AUTO
     pool_bytes: int = 320 << 20
     kv_bytes: int = 512 << 20
     max_context: int = 0

@@ -146,7 +146,7 @@ def _magnitude(m: Tensor, target: AdaptedLinear, a: Tensor, b: Tensor, name: str
     wide_a = a.to(weight.device).float()
     norms = [
         torch.linalg.vector_norm(rows.float() + columns.to(weight.device).float().T @ wide_a, dim=1)
-        for rows, columns in zip(weight.split(_NORM_ROWS), b.split(_NORM_ROWS, dim=1), strict=True)
+        for rows, columns in zip(torch.split(weight, _NORM_ROWS), torch.split(b, _NORM_ROWS, dim=1), strict=True)
     ]
     gain = m.float() / torch.cat(norms).cpu()
     if not bool(torch.isfinite(gain).all()):

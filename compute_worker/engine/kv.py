@@ -46,12 +46,10 @@ class KvCache:
         self._blocks = blocks
         # Zeros, not empty: what a mask hides is still multiplied, and must be finite.
         self._keys = {
-            layer: reserve((slots, shape.heads, shape.key_size), dtype, device)
-            for layer, shape in shapes.items()
+            layer: reserve((slots, shape.heads, shape.key_size), dtype, device) for layer, shape in shapes.items()
         }
         self._values = {
-            layer: reserve((slots, shape.heads, shape.value_size), dtype, device)
-            for layer, shape in shapes.items()
+            layer: reserve((slots, shape.heads, shape.value_size), dtype, device) for layer, shape in shapes.items()
         }
 
     def scrub(self, slots: Tensor) -> None:

@@ -29,7 +29,7 @@ class AdaptedLinear(nn.Module):
     a: [rows, in_features], b: [rows, out_features], the pool's rows of this layer.
     """
 
-    def __init__(self, base: nn.Module) -> None:
+    def __init__(self, base: nn.Linear | Conv1D) -> None:
         super().__init__()
         self.base = base
         self.terms: Sequence[Term] = ()
@@ -53,7 +53,7 @@ class AdaptedLinear(nn.Module):
         return weight.T if isinstance(self.base, Conv1D) else weight
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [..., in_features] -> [..., out_features]; all leading dimensions together are the tokens of the step."""
+        """From [..., in_features] to [..., out_features]; the leading dimensions are the tokens of the step."""
         y: Tensor = self.base(x)
         if self.terms:
             flat_x, flat_y = x.reshape(-1, self.in_features), y.view(-1, self.out_features)
@@ -75,5 +75,5 @@ def is_target(module: nn.Module) -> bool:
 
 def features(module: nn.Module) -> tuple[int, int]:
     """(in, out); Conv1D stores its weight as [in, out], Linear as [out, in]."""
-    rows, columns = module.weight.shape  # type: ignore[union-attr,misc] # both kinds of target have a matrix
+    rows, columns = module.weight.shape  # type: ignore[misc] # both kinds of target have a matrix
     return (rows, columns) if isinstance(module, Conv1D) else (columns, rows)

@@ -133,9 +133,7 @@ class RankPool:
         bias, magnitude = module.bias, module.magnitude
         if magnitude is not None:
             shift = magnitude.shift
-            magnitude = Magnitude(
-                magnitude.gain.to(self._device), None if shift is None else shift.to(self._device)
-            )
+            magnitude = Magnitude(magnitude.gain.to(self._device), None if shift is None else shift.to(self._device))
         return None if bias is None else bias.to(self._device), magnitude
 
     def plan(self, layout: Layout) -> None:

@@ -6,6 +6,8 @@ used goes first. Does not know pool rows or leases; a copy here is never in use 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from compute_worker.contract import HostAdapter
 from compute_worker.runtime.loader import Loader
 from compute_worker.runtime.residency import Entry, Ledger
@@ -25,7 +27,7 @@ class HostTier:
     @property
     def used(self) -> int:
         """Bytes that are kept."""
-        return sum(entry.host.nbytes for entry in self._ledger.entries.values() if entry.host is not None)
+        return _bytes(self._ledger.entries.values())
 
     async def get(self, entry: Entry) -> HostAdapter:
         """The adapter's tensors, read where they are not kept. Raises as Loader.load."""
@@ -47,12 +49,24 @@ class HostTier:
             return host
 
     def _make_room(self, size: int) -> bool:
-        if size > self.budget:
+        """Drop copies until another of `size` bytes fits; False where it does not.
+
+        A copy of what routes and pins keep in the pool stays: with it, the rows can be moved.
+        """
+        staying = [entry for entry in self._kept() if entry.holds or entry.pinned]
+        if size + _bytes(staying) > self.budget:
             return False
-        kept = [entry for entry in self._ledger.entries.values() if entry.host is not None]
-        for entry in sorted(kept, key=lambda entry: entry.used):
+        for entry in sorted(self._kept(), key=lambda entry: entry.used):
             if self.used + size <= self.budget:
                 break
-            entry.host = None
-            self._ledger.settle(entry)
+            if entry not in staying:
+                entry.host = None
+                self._ledger.settle(entry)
         return True
+
+    def _kept(self) -> list[Entry]:
+        return [entry for entry in self._ledger.entries.values() if entry.host is not None]
+
+
+def _bytes(entries: Iterable[Entry]) -> int:
+    return sum(entry.host.nbytes for entry in entries if entry.host is not None)

@@ -15,7 +15,7 @@ from concurrent.futures import Executor
 from compute_worker.contract import ActiveAdapter, Engine
 from compute_worker.runtime.host import HostTier
 from compute_worker.runtime.residency import Entry, Ledger
-from compute_worker.runtime.rows import Occupied, Placement, place_all
+from compute_worker.runtime.rows import Occupied, place_all
 from compute_worker.runtime.version import Version
 from compute_worker.runtime.waiting import Signal, until
 from lorry.errors import CacheBusy
@@ -104,26 +104,43 @@ class Pool:
         new = [entry for entry in entries if entry.start is None]
         if not new:
             return True
-        placements = self._placements(entries, new) if first else None
+        return first and (self._place(new, entries) or self._place([*new, *self._movable(entries)], entries))
+
+    def _movable(self, entries: Sequence[Entry]) -> list[Entry]:
+        """Who stays but could lie elsewhere: no step uses it, and what to install again is on this machine.
+
+        Without this, one small adapter that a route holds in the middle of the pool would keep every
+        large one out for good.
+        """
+        return [
+            entry
+            for entry in self._ledger.entries.values()
+            if entry.in_pool
+            and not entry.leases
+            and (entry.holds or entry.pinned or entry in entries)
+            and self._ledger.backed(entry)
+        ]
+
+    def _place(self, moving: Sequence[Entry], entries: Sequence[Entry]) -> bool:
+        """Give rows to all of `moving`, or to none; whoever lies there and may go is evicted."""
+        held = [entry for entry in self._ledger.entries.values() if entry.start is not None and entry not in moving]
+        occupied = [
+            Occupied(entry.start or 0, entry.rank, entry.used if entry not in entries and _evictable(entry) else None)
+            for entry in held
+        ]
+        placements = place_all([entry.rank for entry in moving], self.rows, occupied)
         if placements is None:
             return False
         gone = {start for placement in placements for start in placement.evicted}
-        for entry in [entry for entry in self._ledger.entries.values() if entry.start in gone]:
+        for entry in [entry for entry in held if entry.start in gone]:
             entry.start = None
             self._ledger.settle(entry)
-        for entry, placement in zip(new, placements, strict=True):
-            entry.start = placement.start
-            entry.installing = asyncio.create_task(self._install(entry.version, placement.start))
-            entry.installing.add_done_callback(_seen)
+        for entry, placement in zip(moving, placements, strict=True):
+            if entry.start != placement.start:
+                entry.start = placement.start
+                entry.installing = asyncio.create_task(self._install(entry.version, placement.start))
+                entry.installing.add_done_callback(_seen)
         return True
-
-    def _placements(self, entries: Sequence[Entry], new: Sequence[Entry]) -> list[Placement] | None:
-        occupied = [
-            Occupied(entry.start, entry.rank, entry.used if entry not in entries and _evictable(entry) else None)
-            for entry in self._ledger.entries.values()
-            if entry.start is not None
-        ]
-        return place_all([entry.rank for entry in new], self.rows, occupied)
 
     async def _install(self, version: Version, start: int) -> None:
         with self._ledger.using(version) as entry:

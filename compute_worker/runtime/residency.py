@@ -110,6 +110,11 @@ class Ledger:
             if any(file.digest == digest for file in entry.version.manifest.files):
                 self.settle(entry)
 
+    def backed(self, entry: Entry) -> bool:
+        """Whether a tier below the pool has it, so that it can be installed without the registry."""
+        files = (entry.version.config, entry.version.weights)
+        return entry.host is not None or all(self._on_disk(file.digest) for file in files)
+
     def states(self) -> list[ResidentState]:
         """Everything that is held, most recently used first."""
         held = [entry for entry in self.entries.values() if entry.told[0] is not Tier.GONE]
@@ -176,8 +181,7 @@ class Ledger:
             return Tier.POOL
         if entry.host is not None:
             return Tier.HOST
-        files = (entry.version.config, entry.version.weights)
-        return Tier.DISK if all(self._on_disk(file.digest) for file in files) else Tier.GONE
+        return Tier.DISK if self.backed(entry) else Tier.GONE
 
     def _size(self, entry: Entry, tier: Tier) -> int:
         if tier is Tier.POOL:

@@ -47,7 +47,22 @@ def place(size: int, total: int, occupied: Sequence[Occupied]) -> Placement | No
 
 
 def place_all(sizes: Sequence[int], total: int, occupied: Sequence[Occupied]) -> list[Placement] | None:
-    """Ranges for several adapters at once, in the order of `sizes`; None where not all of them fit."""
+    """Ranges for several adapters at once, in the order of `sizes`; None where they were not all placed.
+
+    Where sparing the recently used leaves no room for all, they are packed as if nobody lay there
+    but those that must stay. With nobody in the way that fits whenever the sum does.
+    """
+    found = _in_turn(sizes, total, occupied)
+    if found is not None:
+        return found
+    packed = _in_turn(sizes, total, [taken for taken in occupied if taken.used is None])
+    if packed is None:
+        return None
+    idle = [taken for taken in occupied if taken.used is not None]
+    return [_over(placement.start, size, idle) for placement, size in zip(packed, sizes, strict=True)]
+
+
+def _in_turn(sizes: Sequence[int], total: int, occupied: Sequence[Occupied]) -> list[Placement] | None:
     taken = list(occupied)
     placements: dict[int, Placement] = {}
     for index in sorted(range(len(sizes)), key=lambda index: -sizes[index]):  # the largest is the hardest to place
@@ -58,6 +73,11 @@ def place_all(sizes: Sequence[int], total: int, occupied: Sequence[Occupied]) ->
         taken = [other for other in taken if other.start not in found.evicted]
         taken.append(Occupied(found.start, sizes[index]))
     return [placements[index] for index in range(len(sizes))]
+
+
+def _over(start: int, size: int, idle: Sequence[Occupied]) -> Placement:
+    inside = [taken.start for taken in idle if taken.start < start + size and start < taken.end]
+    return Placement(start, tuple(sorted(inside)))
 
 
 def _judge(

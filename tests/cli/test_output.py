@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from datetime import timedelta
 
 import pytest
@@ -81,3 +82,37 @@ def test_other_peoples_text_drives_neither_the_terminal_nor_the_table(capsys: py
     shown = capsys.readouterr().out
     assert "\x1b" not in shown
     assert shown.count("?[2J[red]gone?") == 2
+
+
+def pretend_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+
+
+def test_on_a_terminal_each_file_has_a_bar_on_stderr(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pretend_a_terminal(monkeypatch)
+    with output.bars("push") as progress:
+        progress("adapter_model.safetensors", 512, 1024)
+        progress("adapter_model.safetensors", 1024, 1024)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "push adapter_model.safetensors" in err
+
+
+def test_on_a_terminal_a_spinner_leaves_stdout_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pretend_a_terminal(monkeypatch)
+    with output.spinner("loading"):
+        pass
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "loading" in err
+
+
+def test_a_pipe_sees_no_progress(capsys: pytest.CaptureFixture[str]) -> None:
+    with output.bars("push") as progress, output.spinner("loading"):
+        progress("adapter_model.safetensors", 512, 1024)
+    assert capsys.readouterr() == ("", "")

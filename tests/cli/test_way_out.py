@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -121,3 +123,15 @@ def test_the_command_is_installed_and_its_output_can_be_piped(address: str) -> N
         [command, "--registry", address, "base", "ls", "--json"], capture_output=True, text=True, check=True
     )
     assert (len(json.loads(done.stdout)), done.stderr) == (1, "")
+
+
+def test_ctrl_c_ends_a_command_that_waits() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        command = [sys.executable, "-c", "from lorry.cli.main import main; main()", "--registry", address, "ls"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            peer, _ = silent.accept()  # it has connected and waits for an answer
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=60)
+            peer.close()
+    assert (process.returncode, out, err) == (130, "", "")

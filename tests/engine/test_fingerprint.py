@@ -30,9 +30,7 @@ def test_shards_do_not_matter(tmp_path: Path) -> None:
 
 def test_names_token_ids_and_cache_settings_do_not_matter() -> None:
     model, renamed = tiny_model("llama"), tiny_model("llama")
-    renamed.config.update(
-        {"_name_or_path": "other", "eos_token_id": 5, "use_cache": False, "initializer_range": 1.0}
-    )
+    renamed.config.update({"_name_or_path": "other", "eos_token_id": 5, "use_cache": False, "initializer_range": 1.0})
 
     assert base_facts(renamed) == base_facts(model)
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 
 import pytest
 
 from compute_worker.engine.engine import TransformersEngine
 from lorry.errors import Internal
 from tests.support.models import tiny_model
-from tests.support.peft_adapters import QUIET, peft_logits, save_adapter
-from tests.support.steps import Request, engine_of, install, prompt, run_all
+from tests.support.peft_adapters import QUIET, facts_of, peft_logits, save_adapter, weights_of
+from tests.support.steps import Request, engine_of, generate, install, prompt, run_all
 
 pytestmark = QUIET
 TOLERANCE = 1e-4
@@ -64,6 +66,32 @@ def test_a_batch_goes_on_unchanged_while_others_are_installed(
     install(engine, wide, 13)
 
     assert run_all(engine, [request])[0].equal(before)
+
+
+def test_a_batch_goes_on_unchanged_while_another_thread_installs(
+    engine: TransformersEngine, wide: Path, narrow: Path
+) -> None:
+    requests = [Request(TOKENS, 0, (install(engine, narrow, 10),)), Request(prompt(5), 1)]
+    expected = generate(engine, requests, 10)
+    loaded = engine.read(weights_of(wide), facts_of(wide))
+    done = Event()
+
+    def keep_installing() -> int:
+        count = 0
+        while not done.is_set():
+            engine.install(loaded, 13 if count % 2 else 2)
+            count += 1
+        return count
+
+    with ThreadPoolExecutor(1) as pool:
+        installs = pool.submit(keep_installing)
+        try:
+            got = [generate(engine, requests, 10) for _ in range(5)]
+        finally:
+            done.set()
+
+    assert got == [expected] * 5
+    assert installs.result() > 0
 
 
 def test_an_adapter_that_was_overwritten_is_gone(engine: TransformersEngine, wide: Path, narrow: Path) -> None:

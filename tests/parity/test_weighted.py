@@ -70,7 +70,13 @@ def test_a_weighted_sum_is_pefts(
 
 def test_different_sums_in_one_step_are_pefts(engine: TransformersEngine, saved: list[Path]) -> None:
     mixes: list[list[tuple[int, float]]] = [
-        [(0, 0.5), (1, 0.5)], [], [(1, 2.0)], [(2, 0.5), (0, -0.5)], [(3, 0.7), (1, 1.0)], [(0, 1.0)], [(3, 1.0)],
+        [(0, 0.5), (1, 0.5)],
+        [],
+        [(1, 2.0)],
+        [(2, 0.5), (0, -0.5)],
+        [(3, 0.7), (1, 1.0)],
+        [(0, 1.0)],
+        [(3, 1.0)],
     ]
     requests = [Request(prompt(6 + seat, seat), seat, active(*mix)) for seat, mix in enumerate(mixes)]
 

@@ -271,3 +271,14 @@ async def test_loading_does_not_stall_the_running_batch(world: World) -> None:
     assert not load.done()
     world.engine.installing.set()
     await load
+
+
+async def test_an_idle_adapter_that_stays_is_moved_where_it_splits_the_room(world: World) -> None:
+    for name, rank in (("a", 6), ("held", 2), ("wide", 13)):
+        world.registry.add(name, rank=rank)
+    await world.runtime.load("a")
+    await world.runtime.pin("held")  # behind a: rows 6 and 7 of 16
+    await world.runtime.load("wide")
+    await eventually(lambda: tiers(world) == {"wide": Tier.POOL, "held": Tier.POOL, "a": Tier.HOST})
+    request = call("hello", "held")
+    assert (await world.ask(request)).tokens == world.expected(request, (await world.registry.resolve("held"), 1.0))

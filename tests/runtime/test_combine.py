@@ -94,7 +94,7 @@ async def test_what_was_made_before_can_be_published_later(world: World) -> None
 async def test_an_unpublished_combination_cannot_be_a_parent(world: World) -> None:
     add_sources(world)
     inner = await world.runtime.combine(recipe("one", "two"))
-    with pytest.raises(InvalidCombination, match="publish combined@sha256:[0-9a-f]+ first"):
+    with pytest.raises(InvalidCombination, match=r"publish combined@sha256:[0-9a-f]+ first"):
         await world.runtime.combine(recipe(inner.adapter, "one", publish=PublishAs("outer")))
     assert world.combiner.calls == 1
 

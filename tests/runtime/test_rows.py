@@ -40,6 +40,12 @@ def test_several_are_placed_all_or_none() -> None:
     assert place_all([2, 7], 8, []) is None
 
 
+def test_several_are_packed_where_sparing_the_recently_used_would_leave_no_room() -> None:
+    occupied = [Occupied(0, 3, used=9), Occupied(3, 3, used=1), Occupied(6, 3, used=2), Occupied(9, 3, used=9)]
+    assert place(6, 12, occupied) == Placement(3, (3, 6))
+    assert place_all([6, 5], 12, occupied) == [Placement(0, (0, 3)), Placement(6, (6, 9))]
+
+
 @st.composite
 def pools(draw: st.DrawFn) -> tuple[int, list[Occupied]]:
     occupied, at = [], draw(st.integers(0, 3))
@@ -78,3 +84,23 @@ def test_no_other_range_would_spare_whom_this_one_evicts(pool: tuple[int, list[O
         hit = [taken for taken in occupied if taken.start < start + size and start < taken.end]
         if all(taken.used is not None for taken in hit):
             assert latest <= max((taken.used or 0 for taken in hit), default=-1)
+
+
+@settings(deadline=None, derandomize=True)
+@given(pools(), st.lists(st.integers(1, 8), min_size=1, max_size=4))
+def test_several_never_overlap_each_other_or_those_that_must_stay(
+    pool: tuple[int, list[Occupied]], sizes: list[int]
+) -> None:
+    total, occupied = pool
+    placements = place_all(sizes, total, occupied)
+    if placements is None:
+        fixed = [taken for taken in occupied if taken.used is None]
+        assert fixed or sum(sizes) > total
+        return
+    gone = {start for placement in placements for start in placement.evicted}
+    assert all(taken.used is not None for taken in occupied if taken.start in gone)
+    rows = [row for taken in occupied if taken.start not in gone for row in range(taken.start, taken.end)]
+    for placement, size in zip(placements, sizes, strict=True):
+        rows += range(placement.start, placement.start + size)
+    assert len(rows) == len(set(rows))
+    assert max(rows) < total

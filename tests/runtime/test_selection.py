@@ -78,7 +78,7 @@ class Liar(ToyRegistry):
         super().__init__()
         self.swap_manifest = swap_manifest
 
-    async def resolve(self, reference: str) -> PublishedAdapter:
+    async def resolve(self, reference: str) -> PublishedAdapter:  # noqa: ARG002 - not what it answers
         if self.swap_manifest:
             return replace(await super().resolve("one"), digest=digest_of(b"claimed"))
         return await super().resolve("one")

@@ -87,16 +87,23 @@ class Stubs:
         self.residency = ResidencyServiceStub(self.channel)
 
     async def call(self, method: str, **fields: Any) -> Any:
-        """A plain call."""
+        """The answer of a call, or the messages of a stream that ends by itself."""
         stub, messages = self._home(method)
+        call = getattr(stub, method)(getattr(messages, f"{method}Request")(**fields), timeout=DEADLINE)
+        if not hasattr(call, "__await__"):
+            return await self.read_all(call)
         with translated():
-            return await getattr(stub, method)(getattr(messages, f"{method}Request")(**fields), timeout=DEADLINE)
+            return await call
+
+    async def read_all(self, stream: Any) -> list[Any]:
+        """The rest of a stream's messages."""
+        with translated():
+            return [message async for message in stream]
 
     async def generate(self, **fields: Any) -> list[inference_pb2.GenerateResponse]:
         """A whole answer."""
-        with translated():
-            call = self.inference.Generate(inference_pb2.GenerateRequest(**fields), timeout=DEADLINE)
-            return [message async for message in call]
+        messages: list[inference_pb2.GenerateResponse] = await self.call("Generate", **fields)
+        return messages
 
     def _home(self, method: str) -> tuple[Any, Any]:
         if hasattr(self.inference, method):

@@ -61,9 +61,12 @@ class PostgresServer:
             connection.execute(statement.encode())
 
     @contextmanager
-    def empty(self) -> Iterator[str]:
-        """URL of a database without a table."""
-        name = self._create("template0")
+    def empty(self, options: str = "") -> Iterator[str]:
+        """URL of a database without a table. options: of CREATE DATABASE; skipped where the server knows them not."""
+        try:
+            name = self._create(f"template0 {options}")
+        except psycopg.errors.FeatureNotSupported as error:
+            pytest.skip(f"PostgreSQL: {error}")
         try:
             yield self.url(name)
         finally:
@@ -151,9 +154,12 @@ def _binaries(folder: Path) -> Path:
     spec = find_spec("pgserver")
     if spec is None or spec.origin is None:
         raise SystemExit("expected an installed PostgreSQL, or PyPI's pgserver, found neither")
-    # The user that the server runs as may not be allowed into the virtual environment.
-    shutil.copytree(Path(spec.origin).parent / "pginstall", folder / "install", symlinks=True)
-    return folder / "install" / "bin"
+    # The user that the server runs as may not be allowed into the virtual environment. The libraries
+    # are looked for beside the package.
+    package = Path(spec.origin).parent
+    for part in (package, package.with_suffix(".libs")):
+        shutil.copytree(part, folder / part.name, symlinks=True)
+    return folder / package.name / "pginstall" / "bin"
 
 
 def _server_user() -> str | None:
@@ -198,17 +204,17 @@ class _Keeper:
 def _keep(shared: Path) -> None:
     """Start the server, then leave a process behind that stops it when its users are gone."""
     folder = Path(tempfile.mkdtemp(prefix="lorry-pg-"))
-    keeper = _Keeper(folder)
-    keeper.start()
-    state = shared / "postgres.folder"
-    state.write_text(str(folder))
-    if os.fork():
-        return
     try:
+        keeper = _Keeper(folder)
+        keeper.start()
+        state = shared / "postgres.folder"
+        state.write_text(str(folder))
+        if os.fork():
+            os._exit(0)  # the folder is the other process's now
         with _locked(shared / "postgres.users", fcntl.LOCK_EX):
             state.unlink(missing_ok=True)
-    finally:
         keeper.stop()
+    finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -79,8 +79,11 @@ async def tcp_proxy(target: str, plan: Plan) -> AsyncIterator[Proxy]:
     writers: list[asyncio.StreamWriter] = []
 
     def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if not server.is_serving():  # it knocked before the end and comes in behind it
+            writer.transport.abort()
+            return
         writers.append(writer)
-        task = asyncio.create_task(_serve(proxy, reader, writer))
+        task = asyncio.create_task(_serve(proxy, reader, writer, writers))
         running.add(task)
         task.add_done_callback(running.discard)
 
@@ -94,17 +97,22 @@ async def tcp_proxy(target: str, plan: Plan) -> AsyncIterator[Proxy]:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
         for writer in writers:
-            writer.close()
+            writer.transport.abort()
+        await asyncio.gather(*(writer.wait_closed() for writer in writers), return_exceptions=True)
 
 
-async def _serve(proxy: Proxy, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _serve(
+    proxy: Proxy, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, writers: list[asyncio.StreamWriter]
+) -> None:
     fault = proxy.plan(proxy.connections)
     proxy.connections += 1
     host, _, port = proxy.target.rpartition(":")
     try:
         far_reader, far_writer = await asyncio.open_connection(host, int(port))
     except OSError:
+        writer.close()
         return
+    writers.append(far_writer)
     up = asyncio.create_task(_pump(proxy, Way.UP, fault, reader, far_writer))
     down = asyncio.create_task(_pump(proxy, Way.DOWN, fault, far_reader, writer))
     try:

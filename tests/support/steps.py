@@ -6,7 +6,7 @@ Owns which KV blocks a request takes. Every row draws, so that its last logits c
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -20,6 +20,7 @@ from tests.support.models import VOCABULARY
 from tests.support.peft_adapters import facts_of, weights_of
 
 _BLOCKS = 4
+GREEDY = Sampling()
 
 
 def engine_of(model: PreTrainedModel, pool_bytes: int = 1 << 20, kv_bytes: int = 1 << 20) -> TransformersEngine:
@@ -47,7 +48,7 @@ class Request:
     tokens: Sequence[int]
     seat: int
     adapters: tuple[ActiveAdapter, ...] = ()
-    sampling: Sampling = Sampling()
+    sampling: Sampling = GREEDY
 
     def row(self, begin: int, end: int) -> StepRow:
         """Tokens [begin, end) as a row that draws."""
@@ -65,3 +66,19 @@ def run(engine: TransformersEngine, rows: Sequence[StepRow]) -> list[Tensor]:
 def run_all(engine: TransformersEngine, requests: Sequence[Request]) -> list[Tensor]:
     """Every request whole, in one step."""
     return run(engine, [request.row(0, len(request.tokens)) for request in requests])
+
+
+def generate(engine: TransformersEngine, requests: Sequence[Request], count: int) -> list[list[int]]:
+    """`count` tokens of each request, all of them together in every step."""
+    contexts = [list(request.tokens) for request in requests]
+    done = [0] * len(requests)
+    for index in range(count):
+        rows = [
+            replace(replace(request, tokens=context).row(begin, len(context)), sample=request.sampling, index=index)
+            for request, context, begin in zip(requests, contexts, done, strict=True)
+        ]
+        done = [len(context) for context in contexts]
+        for context, drawn in zip(contexts, engine.step(rows), strict=True):
+            assert drawn is not None
+            context.append(drawn.token)
+    return [context[len(request.tokens) :] for request, context in zip(requests, contexts, strict=True)]

@@ -81,7 +81,7 @@ def save_model(into: Path, model: PreTrainedModel | None = None) -> Path:
 def tiny_adapter(into: Path, seed: int, rank: int = 2, **options: Any) -> Path:
     """A random adapter that fits the base and moves its logits plainly; see adapters.adapter_bytes."""
     modules = {name: (*shape, rank) for name, shape in SHAPES.items()}
-    return write_adapter(into, modules, seed=seed, base_name=MODEL_NAME, **{"scale": 0.3, **options})
+    return write_adapter(into, modules, seed=seed, **{"scale": 0.3, "base_name": MODEL_NAME, **options})
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,7 @@ def bases() -> None:
     op.create_table(
         "base_names",
         Column("base", ID, nullable=False),
-        Column("name", words(255), nullable=False),
+        Column("name", words(500), nullable=False),
         ForeignKeyConstraint(["base"], ["bases.id"], name="fk_base_names_base"),
         PrimaryKeyConstraint("base", "name", name="pk_base_names"),
     )

@@ -24,6 +24,9 @@ _MAX_FRAME_BYTES = 1 << 20
 _PING_EVERY_MS = 20_000
 _PING_TIMEOUT_MS = 5_000
 _MIN_PING_INTERVAL_MS = 5_000
+# The first fits into the retries of a call; the last keeps a worker's recovery within 2 s of the registry's.
+_FIRST_RECONNECT_MS = 100
+_SLOWEST_RECONNECT_MS = 2_000
 
 # Calls that change nothing, or change the same thing once however often they come. Deletions and
 # compare-and-swap are absent: their second answer differs. Upload is resumed by the SDK instead.
@@ -64,6 +67,10 @@ def channel_options() -> Options:
         # Without it a frozen peer is noticed only after a minute, whatever keepalive says.
         ("grpc.http2.ping_timeout_ms", _PING_TIMEOUT_MS),
         ("grpc.http2.max_pings_without_data", 0),
+        # gRPC's own 1 s to 2 minutes would outlast the retries above, and keep a server that is back unseen.
+        ("grpc.initial_reconnect_backoff_ms", _FIRST_RECONNECT_MS),
+        ("grpc.min_reconnect_backoff_ms", _FIRST_RECONNECT_MS),
+        ("grpc.max_reconnect_backoff_ms", _SLOWEST_RECONNECT_MS),
         ("grpc.enable_retries", 1),
         ("grpc.service_config", service_config()),
     ]

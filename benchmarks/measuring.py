@@ -1,0 +1,118 @@
+"""What is made of measured values: medians, ratios, and how quiet the machine was.
+
+Owns the result of a case and the share of the CPU that went to processes that are not ours. Does
+not know what was measured.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+
+import psutil
+
+# Kinds of CPU time in which nobody computes, and those that the kernel counts under another name already.
+_NOT_BUSY = {"idle", "iowait", "guest", "guest_nice"}
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What a case measures. name: as on the command line and in the file's name.
+
+    higher: whether the larger value is the better one. peer: who is measured beside us.
+    """
+
+    name: str
+    title: str
+    unit: str
+    peer: str
+    higher: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A case as it was measured: the values of every repeat, ours and the peer's.
+
+    cpu_share: of the machine's CPU time during the repeats, what went to others, 0 to 1.
+    """
+
+    claim: Claim
+    ours: Sequence[float]
+    peer: Sequence[float]
+    cpu_share: float
+
+    @property
+    def ratio(self) -> float:
+        """How many times better than the peer we are, by medians; above 1 we win, whatever the unit."""
+        ours, peer = median(self.ours), median(self.peer)
+        return ours / peer if self.claim.higher else peer / ours
+
+
+@dataclass(slots=True)
+class Quiet:
+    """Adds up, over the blocks under `watched`, how much CPU time there was and how much of it others took."""
+
+    total: float = field(default=0.0)
+    others: float = field(default=0.0)
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Count the time of this block."""
+        began, busy, own = time.perf_counter(), _busy_seconds(), own_seconds()
+        yield
+        self.total += (time.perf_counter() - began) * _cores()
+        self.others += max(0.0, (_busy_seconds() - busy) - (own_seconds() - own))
+
+    @property
+    def share(self) -> float:
+        """0 where the machine was ours alone, 1 where others had all of it."""
+        return min(1.0, self.others / self.total) if self.total else 0.0
+
+
+def own_seconds() -> float:
+    """CPU seconds that this process and its descendants have used so far."""
+    me = psutil.Process()
+    return sum(_seconds(process) for process in (me, *me.children(recursive=True)))
+
+
+def _seconds(process: psutil.Process) -> float:
+    try:
+        times = process.cpu_times()
+    except psutil.NoSuchProcess:
+        return 0.0
+    return float(times.user + times.system)
+
+
+def _busy_seconds() -> float:
+    """CPU seconds of the whole machine in which somebody computed, time stolen by its neighbours included."""
+    times = psutil.cpu_times()._asdict()
+    return float(sum(seconds for kind, seconds in times.items() if kind not in _NOT_BUSY))
+
+
+def _cores() -> int:
+    return psutil.cpu_count() or 1
+
+
+def machine() -> dict[str, str | int]:
+    """What the values were measured on."""
+    return {
+        "cpu": _cpu_name(),
+        "cores": _cores(),
+        "usable_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else _cores(),
+        "memory_bytes": psutil.virtual_memory().total,
+        "system": platform.platform(),
+        "python": platform.python_version(),
+    }
+
+
+def _cpu_name() -> str:
+    described = Path("/proc/cpuinfo")
+    lines = described.read_text().splitlines() if described.exists() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())

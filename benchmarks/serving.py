@@ -1,0 +1,92 @@
+"""`make bench`: what the README claims, measured against PEFT on this machine.
+
+Owns the order: cases one after the other, ours and the peer's in turns, medians at the end. Does
+not know what a case does. `python -m benchmarks.serving --cases B,D,E --repeats 5`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks import report
+from benchmarks.cases import Case, cases
+from benchmarks.measuring import Quiet, Result, machine
+from benchmarks.world import QUICK, Scale, World, world
+from demo.model import ensure_model
+
+RESULTS = Path(__file__).resolve().parent / "results"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure and print."""
+    options = _parser().parse_args(arguments)
+    known = cases()
+    chosen = [known[name] for name in options.cases or known]
+    scale, repeats, into = Scale(), options.repeats, RESULTS
+    if options.quick:
+        scale, repeats, into = QUICK, 1, RESULTS / "quick"
+    model = os.environ.get("MODEL") or str(ensure_model())
+    with tempfile.TemporaryDirectory(prefix="lorry-benchmarks-") as state:
+        results = asyncio.run(measure(model, chosen, scale, repeats, Path(state)))
+    print(report.table(results))
+    for result in results:
+        report.write(into, report.document(result, scale.settings(), machine()))
+    print(f"written to {into}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.serving", description=__doc__)
+    parser.add_argument("--cases", type=_names, default=[], help=f"some of {','.join(cases())}; all by default")
+    parser.add_argument("--repeats", type=_positive, default=3, help="of each case, for the median")
+    parser.add_argument("--quick", action="store_true", help="once and small: whether it works, not how fast")
+    return parser
+
+
+def _names(text: str) -> list[str]:
+    names = [name for name in text.split(",") if name]
+    unknown = set(names) - cases().keys()
+    if unknown:
+        raise argparse.ArgumentTypeError(f"expected some of {','.join(cases())}, got {','.join(sorted(unknown))}")
+    return names
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected at least 1, got {number}")
+    return number
+
+
+async def measure(model: str, chosen: Sequence[Case], scale: Scale, repeats: int, state: Path) -> list[Result]:
+    """Start both sides, and run the cases."""
+    _say("starting registry, worker and PEFT ...")
+    async with world(model, scale, state) as both:
+        return [await run(case, both, repeats) for case in chosen]
+
+
+async def run(case: Case, both: World, repeats: int) -> Result:
+    """One case, ours and the peer's value in turns: what disturbs the machine for a while disturbs both."""
+    _say(f"{case.claim.name}: {case.claim.title} ...")
+    await case.prepare(both)
+    quiet, ours, peer = Quiet(), [], []
+    for turn in range(repeats):
+        with quiet.watched():
+            ours.append(await case.ours(both, turn))
+        with quiet.watched():
+            peer.append(await case.peer(both, turn))
+        _say(f"  ours {report.shown(ours[-1])}, {case.claim.peer} {report.shown(peer[-1])} {case.claim.unit}")
+    return Result(case.claim, ours, peer, quiet.share)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,152 @@
+"""The commands that talk to a worker, against a real one over a tiny random model."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lorry import sync
+from tests.cli.conftest import Lorry, Result
+from tests.support.worker import MODEL_NAME, save_model, tiny_adapter, tiny_base, worker_process
+
+NAMES = ("pirate", "json", "spare")
+
+
+@pytest.fixture(scope="module")
+def worker(address: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A worker whose registry has some adapters of its base."""
+    folder = tmp_path_factory.mktemp("worker")
+    with sync.RegistryClient(address) as registry:
+        registry.register_base_model(MODEL_NAME, tiny_base())
+        for seed, name in enumerate(NAMES):
+            registry.push(tiny_adapter(folder / name, seed), name, base=MODEL_NAME)
+    with worker_process(folder, save_model(folder / "model"), address) as process:
+        yield process.target
+
+
+@pytest.fixture
+def lorry(lorry: Lorry, worker: str, monkeypatch: pytest.MonkeyPatch) -> Lorry:
+    monkeypatch.setenv("LORRY_WORKER", worker)
+    return lorry
+
+
+def stream(result: Result) -> list[dict[str, Any]]:
+    assert result.code == 0, result.err
+    return [json.loads(line) for line in result.out.splitlines()]
+
+
+def text(messages: list[dict[str, Any]]) -> str:
+    return "".join(message["delta"]["text"] for message in messages if "delta" in message)
+
+
+def test_generate_streams_the_text_alone_to_a_pipe(lorry: Lorry) -> None:
+    options = ("generate", "hello", "-a", "pirate", "-n", "5")
+    messages = stream(lorry(*options, "--json"))
+    plain = lorry(*options)
+    assert (plain.code, plain.err) == (0, "")
+    assert plain.out == text(messages) + "\n"
+
+
+def test_generate_says_in_json_what_served_and_why_it_ended(lorry: Lorry) -> None:
+    first, *_, last = stream(lorry("generate", "hello", "-a", "pirate", "-a", "json=0.5", "-n", "3", "--json"))
+    assert [(a["adapter"], a["weight"]) for a in first["started"]["adapters"]] == [("pirate", 1), ("json", 0.5)]
+    assert last["finished"]["completion_tokens"] <= 3
+
+
+def test_a_seed_repeats_the_draw(lorry: Lorry) -> None:
+    draw = ("generate", "hello", "--raw", "--base-only", "-t", "1.5", "-n", "8", "--seed")
+    assert lorry(*draw, "7").out == lorry(*draw, "7").out
+    assert lorry(*draw, "7").out != lorry(*draw, "8").out
+
+
+def test_a_prompt_is_read_from_standard_input(lorry: Lorry, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = lorry("generate", "hello there", "--raw", "-n", "5", "--base-only").out
+    monkeypatch.setattr(sys, "stdin", io.StringIO("hello there"))
+    assert lorry("generate", "-", "--raw", "-n", "5", "--base-only").out == expected
+
+
+def test_an_adapter_that_is_not_there_is_told(lorry: Lorry) -> None:
+    refused = lorry("generate", "hello", "-a", "nobody")
+    assert (refused.code, refused.out) == (3, "")
+    assert refused.err.startswith("error: ADAPTER_NOT_FOUND: ")
+
+
+def test_switch_changes_what_callers_get_who_name_nothing(lorry: Lorry) -> None:
+    switched = lorry("switch", "pirate", "json=0.5", "--route", "tour", "--expect", "0")
+    assert switched.out == "tour -> pirate + 0.5 json  (revision 1)\n"
+    assert lorry("switch", "--route", "tour", "--expect", "0").code == 4
+    assert "pirate + 0.5 json" in lorry("routes").out
+    started = stream(lorry("generate", "hello", "--route", "tour", "-n", "1", "--json"))[0]["started"]
+    assert (started["route"], len(started["adapters"])) == ("tour", 2)
+
+
+def test_combine_publishes_with_its_lineage(lorry: Lorry) -> None:
+    made = lorry("combine", "pirate", "json=0.5", "--method", "ties", "--density", "0.5", "--publish", "mixed/ties")
+    assert made.code == 0, made.err
+    assert "published mixed/ties@1  sha256:" in made.out
+    assert "ties of 2" in lorry("ls", "mixed/ties").out
+    assert '"density":0.5' in lorry("show", "mixed/ties").out
+    assert lorry("generate", "hello", "-a", "mixed/ties", "-n", "2").code == 0
+
+
+def test_a_combination_that_stays_is_known_by_its_recipe(lorry: Lorry) -> None:
+    made = lorry("combine", "pirate", "json", "--method", "cat", "--json").json
+    again = lorry("combine", "pirate", "json", "--method", "cat", "--json").json
+    assert (again["existed"], again["adapter"]) == (True, made["adapter"])
+    assert lorry("generate", "hello", "-a", made["adapter"], "-n", "2").code == 0
+
+
+def test_load_ps_pin_and_unload(lorry: Lorry) -> None:
+    assert "pool" in lorry("load", "spare").out
+    assert "spare" in lorry("ps").out
+    assert "pinned" in lorry("pin", "spare", "--ttl", "600").out
+    assert lorry("unload", "spare").code == 6
+    assert lorry("pin", "spare", "--off").code == 0
+    assert lorry("unload", "spare").out.startswith("unloaded sha256:")
+
+
+def test_caps_tells_base_and_budgets(lorry: Lorry) -> None:
+    shown = lorry("caps").out
+    for part in (MODEL_NAME, "ties", "pool_rows", "kv_tokens"):
+        assert part in shown
+    assert lorry("caps", "--json").json["base_id"] == tiny_base().base_id
+
+
+class TestChat:
+    @pytest.fixture
+    def talk(self, lorry: Lorry, monkeypatch: pytest.MonkeyPatch) -> Any:
+        def talk(*lines: str, options: tuple[str, ...] = ()) -> Result:
+            monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(lines)))
+            return lorry("chat", "-n", "4", *options)
+
+        return talk
+
+    def test_every_turn_sees_the_ones_before(self, talk: Any) -> None:
+        turns = stream(talk("hello", "and now", options=("--json", "--base-only")))
+        lengths = [message["started"]["prompt_tokens"] for message in turns if "started" in message]
+        said = len("[user]hello") + len("[assistant]")
+        assert lengths[0] == said
+        assert lengths[1] > said + len("[user]and now[assistant]")
+
+    def test_the_adapters_change_in_mid_conversation(self, talk: Any) -> None:
+        lines = ("hello", "/adapter pirate json=0.5", "hello", "/adapter", "hello", "/exit", "never")
+        turns = stream(talk(*lines, options=("--json", "-a", "json")))
+        starts = [message["started"]["adapters"] for message in turns if "started" in message]
+        assert [[a["adapter"] for a in adapters] for adapters in starts] == [["json"], ["pirate", "json"], []]
+
+    def test_a_refusal_ends_the_turn_and_not_the_conversation(self, talk: Any) -> None:
+        result = talk("/adapter nobody", "hello", "/adapter", "hello")
+        assert result.code == 0
+        assert result.err.startswith("error: ADAPTER_NOT_FOUND: ")
+        assert result.out.count("\n") == 1
+
+
+def test_pulled_folders_of_adapters_are_peft_folders(lorry: Lorry, tmp_path: Path) -> None:
+    assert lorry("pull", "pirate", str(tmp_path / "out")).code == 0
+    assert (tmp_path / "out" / "adapter_config.json").exists()

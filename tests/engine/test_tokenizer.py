@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from compute_worker.engine.tokenizer import HfTokenizer
+from lorry.errors import InvalidInput
+from tests.support.models import config_of
+from tests.support.tokenizers import saved_tokenizer
+
+CONFIG = config_of("llama")
+
+
+def test_text_goes_to_ids_and_back(tmp_path: Path) -> None:
+    tokenizer = HfTokenizer.load(str(saved_tokenizer(tmp_path)), CONFIG)
+
+    assert tokenizer.decode(tokenizer.encode("Grüße, dog!")) == "Grüße, dog!"
+
+
+def test_a_cut_character_comes_out_as_replacement(tmp_path: Path) -> None:
+    tokenizer = HfTokenizer.load(str(saved_tokenizer(tmp_path)), CONFIG)
+
+    assert tokenizer.decode(tokenizer.encode("aü")[:2]) == "a\N{REPLACEMENT CHARACTER}"
+
+
+def test_special_tokens_are_left_out_of_text(tmp_path: Path) -> None:
+    tokenizer = HfTokenizer.load(str(saved_tokenizer(tmp_path)), CONFIG)
+
+    assert tokenizer.decode(tokenizer.encode("<s>a</s>")) == "a"
+
+
+def test_a_conversation_goes_through_the_template(tmp_path: Path) -> None:
+    template = (
+        "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}{% if add_generation_prompt %}>{% endif %}"
+    )
+    tokenizer = HfTokenizer.load(str(saved_tokenizer(tmp_path, template)), CONFIG)
+
+    assert tokenizer.decode(tokenizer.encode_chat([("user", "hi"), ("assistant", "yo")])) == "[user]hi[assistant]yo>"
+
+
+def test_a_conversation_without_a_template_is_a_typed_error(tmp_path: Path) -> None:
+    tokenizer = HfTokenizer.load(str(saved_tokenizer(tmp_path)), CONFIG)
+
+    with pytest.raises(InvalidInput, match="no chat template"):
+        tokenizer.encode_chat([("user", "hi")])
+
+
+def test_a_conversation_that_the_template_refuses_is_a_typed_error(tmp_path: Path) -> None:
+    tokenizer = HfTokenizer.load(str(saved_tokenizer(tmp_path, "{{ raise_exception('no system role') }}")), CONFIG)
+
+    with pytest.raises(InvalidInput, match="no system role"):
+        tokenizer.encode_chat([("system", "hi")])
+
+
+def test_every_id_that_anybody_calls_an_end_is_one(tmp_path: Path) -> None:
+    folder = saved_tokenizer(tmp_path)
+    (folder / "generation_config.json").write_text('{"eos_token_id": [7, 9]}')
+    config = config_of("llama")
+
+    tokenizer = HfTokenizer.load(str(folder), config)
+
+    assert tokenizer.eos_ids == {7, 9, config.eos_token_id, tokenizer.encode("</s>")[0]}
+
+
+def test_ids_are_below_the_rows_of_the_models_embedding(tmp_path: Path) -> None:
+    assert HfTokenizer.load(str(saved_tokenizer(tmp_path)), CONFIG).vocab_size == CONFIG.vocab_size
+
+
+def test_a_folder_without_a_tokenizer_is_a_typed_error(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="expected a tokenizer"):
+        HfTokenizer.load(str(tmp_path), CONFIG)

@@ -55,11 +55,12 @@ class Plan:
     dora: bool = False
 
 
-# Between them: three ranks, four sets of target modules, and the variants lora, rslora and dora.
+# Between them: two ranks, three sets of target modules, and the variants lora, rslora and dora.
+# Those of rank 8 are trained gently, so that they still make sense when they are added to each other.
 # alpha 8 of rsLoRA at rank 4 scales by 8 / sqrt(4) = 4, as alpha 16 does without.
 PLANS = {
-    "pirate": Plan(rank=8, alpha=32, targets=("q_proj", "v_proj"), epochs=6),
-    "letter": Plan(rank=8, alpha=32, targets=("v_proj", "o_proj"), epochs=6),
+    "pirate": Plan(rank=8, alpha=32, targets=("q_proj", "v_proj"), epochs=6, rate=1e-3),
+    "letter": Plan(rank=8, alpha=32, targets=("v_proj", "o_proj"), epochs=6, rate=1e-3),
     "emoji": Plan(rank=4, alpha=8, targets=("q_proj", "v_proj"), epochs=8, rslora=True),
     "json": Plan(rank=4, alpha=16, targets=("q_proj", "k_proj", "v_proj", "o_proj"), epochs=6, dora=True),
 }

@@ -7,7 +7,7 @@ memory, never a file. Does not know adapters or versions.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing, suppress
 from pathlib import Path
 
@@ -75,7 +75,7 @@ class BlobCalls(Connection):
                     if not state.complete:
                         await self._send(source)
 
-    def read(self, digest: str, *, offset: int = 0, limit: int = 0) -> AsyncIterator[pb.ReadResponse]:
+    def read(self, digest: str, *, offset: int = 0, limit: int = 0) -> AsyncGenerator[pb.ReadResponse, None]:
         """A blob or a part of it in pieces of up to 1 MiB, not verified, not resumed; `download` does both."""
         call = self._blobs.Read(pb.ReadRequest(digest=digest, offset=offset, limit=limit))
         return received(call, silence=SILENCE_SECONDS)

@@ -6,7 +6,7 @@ bytes, and repeats nothing that the channel does not repeat by itself.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from google.protobuf.field_mask_pb2 import FieldMask
@@ -161,7 +161,7 @@ class CatalogCalls(Connection):
             request.outline.CopyFrom(subject)
         return await self._call(self._catalog.CheckCompatibility, request)
 
-    def watch(self, *, resume_token: str = "", namespace: str = "") -> AsyncIterator[pb.WatchResponse]:
+    def watch(self, *, resume_token: str = "", namespace: str = "") -> AsyncGenerator[pb.WatchResponse, None]:
         """Events in commit order, from behind `resume_token` on; without end.
 
         Raises InvalidResumeToken, Lagging. Go on with the last event's token.

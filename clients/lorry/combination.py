@@ -29,7 +29,7 @@ def combine_request(
     request = pb.CombineRequest(sources=weighted(sources), publish=publish)
     target = getattr(request, method)
     target.SetInParent()
-    known = [field.name for field in _METHODS[method].message_type.fields]
+    known = list(target.DESCRIPTOR.fields_by_name)
     given = {name: value for name, value in parameters.items() if value is not None}
     if unknown := given.keys() - set(known):
         raise InvalidCombination(

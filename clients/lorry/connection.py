@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import TracebackType
@@ -68,7 +68,7 @@ async def heard_within(seconds: float | None, what: str) -> AsyncIterator[None]:
 
 async def received(
     call: grpc.aio.UnaryStreamCall[RequestT, ResponseT], *, silence: float | None = None
-) -> AsyncIterator[ResponseT]:
+) -> AsyncGenerator[ResponseT, None]:
     """The messages of a server stream; the call is cancelled when this generator is left early.
 
     Raises what the server raised, and Unavailable after `silence` seconds without a message.

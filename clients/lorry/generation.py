@@ -22,6 +22,13 @@ Message: TypeAlias = "tuple[str, str] | Mapping[str, str]"
 _Call: TypeAlias = "grpc.aio.UnaryStreamCall[pb.GenerateRequest, pb.GenerateResponse]"
 
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed")
+# Option and its field of StopConditions.
+_STOP = {
+    "max_new_tokens": "max_new_tokens",
+    "stop": "strings",
+    "stop_token_ids": "token_ids",
+    "ignore_eos": "ignore_eos",
+}
 
 
 class GenerateOptions(TypedDict, total=False):
@@ -59,12 +66,7 @@ def generate_request(prompt: str | None, options: GenerateOptions) -> pb.Generat
     try:
         return pb.GenerateRequest(
             sampling=pb.Sampling(**{name: given[name] for name in _SAMPLING if name in given}),
-            stop=pb.StopConditions(
-                max_new_tokens=given.get("max_new_tokens"),
-                strings=given.get("stop"),
-                token_ids=given.get("stop_token_ids"),
-                ignore_eos=given.get("ignore_eos"),
-            ),
+            stop=pb.StopConditions(**{field: given[name] for name, field in _STOP.items() if name in given}),
             logprobs=given.get("logprobs"),
             **_prompt(prompt, given),
             **_target(given),

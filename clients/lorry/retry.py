@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 
-from lorry.errors import DigestMismatch, LorryError, OffsetMismatch, UploadIncomplete
+from lorry.errors import DigestMismatch, Exhausted, LorryError, OffsetMismatch, UploadIncomplete
 
 # In a row and without a byte moved. With the waits below: about 8 s, enough for a registry that is
 # killed and started again (2 s here), and not so long that a person wonders.
@@ -57,5 +57,5 @@ class Patience:
     def _pause(self, state: RetryCallState) -> float:
         error = state.outcome.exception() if state.outcome else None
         backoff = min(_FIRST_WAIT_SECONDS * 2**self._failures, _LONGEST_WAIT_SECONDS)
-        shed = isinstance(error, LorryError) and error.code == "RESOURCE_EXHAUSTED"
-        return max(backoff, error.retry_after if shed else 0) * random.uniform(0.5, 1)  # noqa: S311  # jitter, no secret
+        asked = error.retry_after if isinstance(error, Exhausted) else 0.0
+        return max(backoff, asked) * random.uniform(0.5, 1)  # noqa: S311  # jitter, no secret

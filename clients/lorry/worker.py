@@ -6,7 +6,7 @@ lorry.v1. Does not know what any adapter does.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Unpack
@@ -93,7 +93,7 @@ class WorkerClient(Connection):
         request = residency.ListResidentRequest()
         return self._listed(self._residency.ListResident, request, lambda page: page.residents)
 
-    def watch(self) -> AsyncIterator[residency.WatchResidencyResponse]:
+    def watch(self) -> AsyncGenerator[residency.WatchResidencyResponse, None]:
         """First everything that is resident, then each change; without end. Raises Lagging."""
         return received(self._residency.WatchResidency(residency.WatchResidencyRequest()))
 

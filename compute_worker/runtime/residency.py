@@ -7,7 +7,7 @@ loaded, kept or evicted is the cache's business.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -139,7 +139,7 @@ class Ledger:
             combined=entry.version.combined,
         )
 
-    async def watch(self) -> AsyncIterator[tuple[ResidentState, bool]]:
+    async def watch(self) -> AsyncGenerator[tuple[ResidentState, bool], None]:
         """Everything as it is (flag True), then each change of tier or pin. Raises Lagging, Draining."""
         changes: asyncio.Queue[_Change] = asyncio.Queue()
         for state in self.states():

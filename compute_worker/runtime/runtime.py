@@ -8,7 +8,7 @@ which engine it drives.
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -195,7 +195,7 @@ class Runtime:
         """What is held, most recently used first."""
         return self._ledger.states()
 
-    def watch(self) -> AsyncIterator[tuple[ResidentState, bool]]:
+    def watch(self) -> AsyncGenerator[tuple[ResidentState, bool], None]:
         """(State, True) for everything that is held, then (state, False) for each change of tier or pin.
 
         Raises Lagging where the caller does not keep up, Draining where the runtime closes.

@@ -183,9 +183,10 @@ def test_an_install_changes_its_own_rows_alone(engine: TransformersEngine, good:
 def test_values_that_only_a_wider_type_holds_are_refused(tmp_path: Path) -> None:
     model = tiny_model("llama")
     folder = save_adapter(model, tmp_path, r=2, target_modules=["q_proj"])
+    facts = facts_of(folder)
     weights = changed(
         folder, tmp_path, lambda tensors: tensors.update({f"{Q}.lora_A.weight": torch.full((2, 32), 1e5)})
     )
 
     with pytest.raises(InvalidAdapter, match="finite in float16"):
-        engine_of(tiny_model("llama").half()).read(weights, facts_of(folder))
+        engine_of(tiny_model("llama").half()).read(weights, facts)

@@ -44,14 +44,14 @@ tokens = st.lists(
 )
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=200, deadline=None, derandomize=True)
 @given(tokens)
 def test_the_pieces_are_the_decoded_whole_whatever_the_bytes(ids: list[int]) -> None:
     pieces, rest = stream(ToyTokenizer(), ids)
     assert "".join(pieces) + rest == ToyTokenizer().decode(ids)
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=200, deadline=None, derandomize=True)
 @given(
     st.lists(st.one_of(st.integers(EOS, WordTokenizer.vocab_size - 1), st.sampled_from(range(0x80, 0xA0))), max_size=40)
 )
@@ -97,7 +97,7 @@ def scan(stops: Sequence[str], pieces: Sequence[str]) -> tuple[str, str | None]:
 letters = st.text(alphabet="ab", min_size=1, max_size=4)
 
 
-@settings(max_examples=500, deadline=None, derandomize=True)
+@settings(max_examples=200, deadline=None, derandomize=True)
 @given(st.lists(letters, max_size=4), st.lists(st.text(alphabet="abc", max_size=4), max_size=8))
 def test_stop_strings_are_found_over_token_boundaries(stops: list[str], pieces: list[str]) -> None:
     assert scan(stops, pieces) == spell(stops, "".join(pieces))

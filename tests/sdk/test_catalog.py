@@ -128,10 +128,10 @@ async def test_a_watch_goes_on_behind_the_token_it_is_given(client: RegistryClie
     async with asyncio.timeout(20):
         events = client.watch(resume_token="0", namespace="default")  # noqa: S106 - a place in the stream
         first = await anext(events)
-        await events.aclose()  # type: ignore[attr-defined]
+        await events.aclose()
         resumed = client.watch(resume_token=first.resume_token, namespace="default")
         second = await anext(resumed)
-        await resumed.aclose()  # type: ignore[attr-defined]
+        await resumed.aclose()
     assert [e.version_created.number for e in (first, second)] == [1, 2]
 
 

@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import random
 from collections.abc import AsyncIterator, Awaitable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -237,3 +237,16 @@ async def test_damage_on_the_way_up_never_becomes_a_blob(
         error = await outcome(faulty.within(2).upload(source.path, source.digest, timeout=3))
     arrived = await source.arrived(client, tmp_path)
     assert arrived or (error is not None and await client.find_missing([source.digest]))
+
+
+async def test_a_registry_that_is_killed_and_comes_back_is_found_again(source: Source, tmp_path: Path) -> None:
+    async with AsyncExitStack() as stack:
+        with registry_process(tmp_path / "registry") as first_life:
+            client = await stack.enter_async_context(RegistryClient(first_life.target))
+            await client.upload(source.path, source.digest)
+            first_life.kill()
+            download = asyncio.create_task(client.download(source.digest, SIZE, tmp_path / "out"))
+        with registry_process(tmp_path / "registry", listen=first_life.target):
+            async with asyncio.timeout(PATIENCE):
+                await download
+    assert (tmp_path / "out").read_bytes() == source.data

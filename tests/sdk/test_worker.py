@@ -124,7 +124,7 @@ async def test_a_watch_tells_the_state_and_then_the_changes(pair: Pair) -> None:
         json = await pair.worker.load("json")
         while (change := await anext(events)).initial or change.resident.digest != json.digest:
             pass
-    await events.aclose()  # type: ignore[attr-defined]
+    await events.aclose()
     assert (state.initial, state.resident.digest) == (True, pirate.digest)
 
 

@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lorry.errors import AdapterNotFound, BaseNotFound, InvalidCombination, VersionNotFound
+from lorry.v1.residency_pb2 import TIER_POOL
+from tests.support.pair import Answer, Pair, agrees, running_pair
+from tests.support.peft_adapters import QUIET
+from tests.support.worker import tiny_llama
+
+pytestmark = QUIET
+
+METHODS: list[tuple[str, dict[str, Any]]] = [
+    ("linear", {}),
+    ("cat", {}),
+    ("magnitude_prune", {"density": 0.5}),
+    ("ties", {"density": 0.5, "majority_sign": "frequency"}),
+    ("dare_linear", {"density": 0.6, "seed": 3}),
+    ("dare_ties", {"density": 0.6}),
+    ("svd", {"rank": 3}),
+]
+SOURCES = {"first": 0.8, "second": -0.4}
+
+
+async def published(pair: Pair) -> list[str]:
+    """Digests of the two sources."""
+    versions = [await pair.publish("first"), await pair.publish("second", alpha=6)]
+    return [version.digest for version in versions]
+
+
+async def answered_by(pair: Pair, folder: Path, given: Answer) -> bool:
+    return agrees(given, tiny_llama(), [folder], pair.serving.tokenizer.encode("the quick brown fox"))
+
+
+@pytest.mark.parametrize(("method", "parameters"), METHODS, ids=[name for name, _ in METHODS])
+async def test_a_combination_is_served_and_published_with_its_lineage(
+    pair: Pair, method: str, parameters: dict[str, Any]
+) -> None:
+    digests = await published(pair)
+    made = await pair.worker.combine(SOURCES, method, publish="team/mix", alias="prod", **parameters)
+    assert (made.existed, made.resident.combined, made.resident.tier) == (False, True, TIER_POOL)
+    assert made.adapter == f"combined@{made.recipe_digest}"
+    served = await pair.answer(made.adapter)
+
+    version = await pair.registry.pull("team/mix:prod", pair.folder / "pulled")
+    assert (version.digest, version.number) == (made.version.digest, 1)
+    assert list(version.manifest.parents) == digests
+    recipe = version.manifest.recipe
+    assert (recipe.method, [source.weight for source in recipe.sources]) == (method, list(SOURCES.values()))
+    assert parameters.items() <= json.loads(recipe.parameters_json).items()
+
+    assert served.same_as(await pair.answer("team/mix"))
+    assert await answered_by(pair, pair.folder / "pulled", served)
+
+
+async def test_cat_is_what_the_weighted_pair_is(pair: Pair) -> None:
+    await published(pair)
+    made = await pair.worker.combine(SOURCES, "cat")
+    assert (await pair.answer(made.adapter)).same_as(await pair.answer(SOURCES))
+
+
+async def test_the_same_recipe_is_answered_from_what_is_there(pair: Pair) -> None:
+    digests = await published(pair)
+    first = await pair.worker.combine(SOURCES, "ties", density=0.5)
+    by_digest = {f"{name}@{digest}": weight for digest, (name, weight) in zip(digests, SOURCES.items(), strict=True)}
+    again = await pair.worker.combine(by_digest, "ties", density=0.5, majority_sign="total")
+    assert (again.existed, again.recipe_digest) == (True, first.recipe_digest)
+    other = await pair.worker.combine(SOURCES, "ties", density=0.6)
+    assert (other.existed, other.recipe_digest != first.recipe_digest) == (False, True)
+
+
+async def test_callers_who_combine_at_once_get_one_result(pair: Pair) -> None:
+    await published(pair)
+    made = await asyncio.gather(*(pair.worker.combine(SOURCES, "svd") for _ in range(4)))
+    assert len({each.recipe_digest for each in made}) == 1
+    assert [each async for each in pair.worker.residents() if each.combined][0].loads == 1
+
+
+async def test_a_combination_can_be_switched_to_combined_again_and_unloaded(pair: Pair) -> None:
+    await published(pair)
+    inner = await pair.worker.combine(SOURCES, "cat")
+    outer = await pair.worker.combine({inner.adapter: 0.5, "first": 1}, "cat")
+    expected = await pair.answer({"first": 1.4, "second": -0.2})
+    assert (await pair.answer(outer.adapter)).same_as(expected)
+    await pair.worker.switch(outer.adapter)
+    assert (await pair.answer(None)).same_as(expected)
+    assert (await pair.worker.unload(inner.adapter)).was_resident
+    assert (await pair.answer({inner.adapter: 1})).same_as(await pair.answer(SOURCES))
+
+
+async def test_what_only_this_worker_has_cannot_be_a_parent(pair: Pair) -> None:
+    await published(pair)
+    inner = await pair.worker.combine(SOURCES, "cat")
+    with pytest.raises(InvalidCombination, match="publish"):
+        await pair.worker.combine([inner.adapter, "first"], "cat", publish="mix")
+    with pytest.raises(AdapterNotFound):
+        await pair.registry.adapter("mix")
+
+
+async def test_a_combination_outlives_the_worker(tmp_path: Path, model: Path) -> None:
+    async with running_pair(tmp_path, model) as pair:
+        await published(pair)
+        made = await pair.worker.combine(SOURCES, "dare_linear", density=0.5, seed=9)
+        before = await pair.answer(made.adapter)
+    async with running_pair(tmp_path, model) as pair:
+        assert (await pair.answer(made.adapter)).same_as(before)
+        assert (await pair.worker.combine(SOURCES, "dare_linear", density=0.5, seed=9)).existed
+    for file in (tmp_path / "worker" / "combined").iterdir():
+        file.unlink()
+    async with running_pair(tmp_path, model) as pair:
+        with pytest.raises((AdapterNotFound, VersionNotFound)):
+            await pair.answer(made.adapter)
+        again = await pair.worker.combine(SOURCES, "dare_linear", density=0.5, seed=9)
+        assert (again.existed, again.recipe_digest) == (False, made.recipe_digest)
+        assert (await pair.answer(made.adapter)).same_as(before)
+
+
+async def test_publishing_needs_a_registry_that_knows_the_base(pair: Pair) -> None:
+    await published(pair)
+    made = await pair.worker.combine(SOURCES, "cat", publish="mix", description="both")
+    assert (await pair.registry.adapter("mix")).description == "both"
+    again = await pair.worker.combine(SOURCES, "cat", publish="mix")
+    assert (again.existed, again.version.number) == (True, made.version.number)
+    assert issubclass(BaseNotFound, Exception)

@@ -36,7 +36,7 @@ demo: setup ## Show the whole pair at work on a real model (MODEL= for another o
 
 .PHONY: test
 test: check ## Everything that proves the project
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup -q
+	OMP_NUM_THREADS=1 GRPC_VERBOSITY=ERROR $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup -q
 
 .PHONY: check
 check: setup lint types layers check-protos check-migrations ## Lint, types, layers, protos, migrations
@@ -91,8 +91,8 @@ train-demo: setup ## Train the demo's adapters anew
 	$(BIN)/python -m demo.train
 
 .PHONY: bench
-bench: setup ## Measure what the README claims; prints ratios
-	$(BIN)/python -m benchmarks.serving
+bench: setup ## Measure what the README claims; prints ratios (CASES=B,D for some rows)
+	$(BIN)/python -m benchmarks.serving $(if $(CASES),--cases $(CASES))
 
 .PHONY: up
 up: ## Start the pair with MinIO and PostgreSQL in containers

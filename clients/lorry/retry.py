@@ -58,4 +58,5 @@ class Patience:
         error = state.outcome.exception() if state.outcome else None
         backoff = min(_FIRST_WAIT_SECONDS * 2**self._failures, _LONGEST_WAIT_SECONDS)
         asked = error.retry_after if isinstance(error, Exhausted) else 0.0
-        return max(backoff, asked) * random.uniform(0.5, 1)  # noqa: S311  # jitter, no secret
+        jitter = random.uniform(0.5, 1)  # noqa: S311 - spreads the callers of a server that is back; no secret
+        return float(max(backoff, asked) * jitter)

@@ -116,14 +116,17 @@ class DiskCache:
 
     @asynccontextmanager
     async def scratch(self) -> AsyncIterator[Path]:
-        """An empty folder on the same file system, gone with all it holds when the block ends."""
+        """An empty folder on the same file system, gone with all it holds when the block ends.
+
+        What fails in it as a file does, for want of room or rights, comes out as StorageUnavailable.
+        """
         path = self._tmp / uuid.uuid4().hex
         with _typed():
             path.mkdir()
-        try:
-            yield path
-        finally:
-            shutil.rmtree(path, ignore_errors=True)
+            try:
+                yield path
+            finally:
+                shutil.rmtree(path, ignore_errors=True)
 
     async def _grant(self, files: Sequence[ManifestFile]) -> None:
         size = sum(file.size for file in files)

@@ -126,8 +126,9 @@ class Runtime:
         self._loop.start()
 
     async def drain(self) -> None:
-        """Take nothing new (Draining) and wait for the calls that run. Watches are not waited for."""
+        """Take nothing new (Draining), wait for the calls that run, then end the watches."""
         await self._gate.drain()
+        self._ledger.close()
 
     async def close(self) -> None:
         """Fail what still runs with Draining, stop every thread, end every watch."""

@@ -1,4 +1,4 @@
-"""The `lorry` command as a user runs it, against a registry of its own process."""
+"""The `lorry` command as a user runs it, against a registry over a real socket."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ import pytest
 from lorry import sync
 from lorry.cli.main import main
 from tests.support.adapters import BASE_NAME, base_for, write_adapter
-from tests.support.registry import registry_process
+from tests.support.blocking import blocking
+from tests.support.registry import running_registry
 
 
 @dataclass(frozen=True)
@@ -35,10 +36,10 @@ Lorry = Callable[..., Result]
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with registry_process(tmp_path_factory.mktemp("registry")) as registry:
-        with sync.RegistryClient(registry.target) as client:
+    with blocking(running_registry(tmp_path_factory.mktemp("registry"))) as address:
+        with sync.RegistryClient(address) as client:
             client.register_base_model(BASE_NAME, base_for())
-        yield registry.target
+        yield address
 
 
 @pytest.fixture

@@ -13,7 +13,8 @@ import pytest
 
 from lorry import sync
 from tests.cli.conftest import Lorry, Result
-from tests.support.worker import MODEL_NAME, save_model, tiny_adapter, tiny_base, worker_process
+from tests.support.blocking import blocking
+from tests.support.worker import MODEL_NAME, running_worker, save_model, tiny_adapter, tiny_base
 
 NAMES = ("pirate", "json", "spare")
 
@@ -26,8 +27,8 @@ def worker(address: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
         registry.register_base_model(MODEL_NAME, tiny_base())
         for seed, name in enumerate(NAMES):
             registry.push(tiny_adapter(folder / name, seed), name, base=MODEL_NAME)
-    with worker_process(folder, save_model(folder / "model"), address) as process:
-        yield process.target
+    with blocking(running_worker(folder / "cache", save_model(folder / "model"), address)) as serving:
+        yield serving.target
 
 
 @pytest.fixture

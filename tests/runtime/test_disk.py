@@ -213,3 +213,9 @@ async def test_a_file_made_here_is_adopted_and_a_scratch_folder_goes(disk: DiskC
     assert not folder.exists()
     assert await read(disk, origin, file) == [b"made      "]
     assert origin.fetched == {}
+
+
+async def test_a_full_disk_while_something_is_made_is_typed(disk: DiskCache) -> None:
+    with pytest.raises(StorageUnavailable, match="cache folder failed: No space left on device"):
+        async with disk.scratch():
+            await asyncio.to_thread(Path("/dev/full").write_bytes, b"does not fit")

@@ -10,13 +10,14 @@ import lorry
 from lorry import sync
 from lorry.errors import AdapterNotFound, DeadlineExceeded, Unavailable
 from tests.support.adapters import BASE_NAME, base_for, write_adapter
-from tests.support.registry import registry_process
+from tests.support.blocking import blocking
+from tests.support.registry import running_registry
 
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with registry_process(tmp_path_factory.mktemp("registry")) as registry:
-        yield registry.target
+    with blocking(running_registry(tmp_path_factory.mktemp("registry"))) as address:
+        yield address
 
 
 def public(cls: type) -> set[str]:

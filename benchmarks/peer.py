@@ -73,10 +73,10 @@ class Peft:
 
 
 @asynccontextmanager
-async def peft(model: str, threads: int, state: Path) -> AsyncIterator[Peft]:
+async def peft(model: str, dtype: str, threads: int, state: Path) -> AsyncIterator[Peft]:
     """The peer for the time of the block; its log is in `state`."""
     log = state / "peft.txt"
-    command = (sys.executable, "-m", "benchmarks.peft_process", model, str(threads))
+    command = (sys.executable, "-m", "benchmarks.peft_process", model, dtype, str(threads))
     with log.open("wb") as errors:
         process = await asyncio.create_subprocess_exec(
             *command, stdin=PIPE, stdout=PIPE, stderr=errors, cwd=ROOT, limit=_LINE_BYTES

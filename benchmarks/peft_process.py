@@ -2,10 +2,10 @@
 
 Owns the model under PEFT and the clock around each command. Reads a JSON object a line on stdin,
 answers {"seconds": S} a line on stdout, the result's clock running here and not around the pipe.
-PEFT gets its best case: adapters stay in bfloat16, base and single adapters run without
+PEFT gets its best case: adapters have the base's type, base and single adapters run without
 adapter_names, and folders lie on the local disk.
 
-    python -m benchmarks.peft_process MODEL THREADS
+    python -m benchmarks.peft_process MODEL DTYPE THREADS
 """
 
 from __future__ import annotations
@@ -21,15 +21,14 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-# What load_adapter and from_pretrained are fastest with: no random initialisation, no widening to float32.
-_LOADING = {"low_cpu_mem_usage": True, "autocast_adapter_dtype": False}
-
 
 class Peer:
-    """The base model with adapters around it."""
+    """The base model with adapters around it. dtype: `bfloat16` or `float32`, of base and adapters."""
 
-    def __init__(self, model: str) -> None:
-        self._base: PreTrainedModel = AutoModelForCausalLM.from_pretrained(model, dtype=torch.bfloat16).eval()
+    def __init__(self, model: str, dtype: str) -> None:
+        self._base: PreTrainedModel = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype)).eval()
+        # What loading is fastest with: no random initialisation, and PEFT's widening to float32 only where it must be.
+        self._loading = {"low_cpu_mem_usage": True, "autocast_adapter_dtype": dtype == "float32"}
         self._model: PeftModel | None = None
         # Texts have the length that was asked for.
         self._base.generation_config.eos_token_id = None
@@ -46,9 +45,9 @@ class Peer:
         """Load one adapter from its folder."""
         with _clock() as seconds:
             if self._model is None:
-                self._model = PeftModel.from_pretrained(self._base, folder, adapter_name=name, **_LOADING).eval()
+                self._model = PeftModel.from_pretrained(self._base, folder, adapter_name=name, **self._loading).eval()
             else:
-                self._model.load_adapter(folder, adapter_name=name, **_LOADING)
+                self._model.load_adapter(folder, adapter_name=name, **self._loading)
         return seconds()
 
     def switch(self, name: str) -> float:
@@ -110,12 +109,12 @@ def _clock() -> Iterator[Callable[[], float]]:
 
 def main() -> None:
     """Answer commands until stdin ends."""
-    _, model, threads = sys.argv
+    _, model, dtype, threads = sys.argv
     warnings.simplefilter("ignore")
     torch.set_num_threads(int(threads))
     answers = sys.stdout
     with redirect_stdout(sys.stderr):  # the answers have the pipe for themselves
-        peer = Peer(model)
+        peer = Peer(model, dtype)
         print(json.dumps({"seconds": 0.0}), file=answers, flush=True)
         for line in sys.stdin:
             command = json.loads(line)

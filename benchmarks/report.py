@@ -50,7 +50,7 @@ def shown(value: float) -> str:
     return f"{value:.3g}"
 
 
-def document(result: Result, settings: Mapping[str, int], machine: Mapping[str, str | int]) -> dict[str, object]:
+def document(result: Result, settings: Mapping[str, int | str], machine: Mapping[str, str | int]) -> dict[str, object]:
     """The JSON object of a case; `ours` and `peer` are medians, `runs` all values in order."""
     return {
         "case": result.claim.name,

@@ -27,6 +27,8 @@ from lorry.v1.residency_pb2 import TIER_POOL
 PROMPT_TOKENS = 64
 # Both sides get as many threads of torch.
 THREADS = 2
+# 32 adapters of rank 16 take 625 MB in float32; what is not used costs nothing.
+_POOL_BYTES = 768 << 20
 # Text that people wrote; between them more than 32 prompts' worth.
 _TEXTS = ("letter", "pirate")
 
@@ -41,9 +43,9 @@ class Scale:
     loads: int = 16
     transfer_bytes: int = 64_000_000
 
-    def settings(self) -> dict[str, int]:
+    def settings(self, dtype: str) -> dict[str, int | str]:
         """As results mention it."""
-        return asdict(self) | {"prompt_tokens": PROMPT_TOKENS, "rank": RANK, "threads": THREADS}
+        return asdict(self) | {"prompt_tokens": PROMPT_TOKENS, "rank": RANK, "threads": THREADS, "dtype": dtype}
 
 
 QUICK = Scale(requests=8, new_tokens=16, loads=4, transfer_bytes=16_000_000)
@@ -111,7 +113,7 @@ def local(name: str) -> str:
 
 
 @asynccontextmanager
-async def world(model: str, scale: Scale, state: Path) -> AsyncIterator[World]:
+async def world(model: str, dtype: str, scale: Scale, state: Path) -> AsyncIterator[World]:
     """Start everything for the time of the block, with all of its files below `state`."""
     registry_settings = {
         "LORRY_REGISTRY_LISTEN": "127.0.0.1:0",
@@ -124,12 +126,14 @@ async def world(model: str, scale: Scale, state: Path) -> AsyncIterator[World]:
             "LORRY_WORKER_REGISTRY": address,
             "LORRY_WORKER_MODEL": model,
             "LORRY_WORKER_CACHE_DIR": str(state / "worker"),
+            "LORRY_WORKER_DTYPE": dtype,
             "LORRY_WORKER_THREADS": str(THREADS),
+            "LORRY_WORKER_POOL_BYTES": str(_POOL_BYTES),
         }
         with server("compute_worker", state / "worker", **worker_settings) as worker:
             base = await _register(model, address)
             served_at = await asyncio.to_thread(worker.address)
-            async with peft(model, THREADS, state) as peer, RegistryClient(address) as client:
+            async with peft(model, dtype, THREADS, state) as peer, RegistryClient(address) as client:
                 await peer.ready()
                 table = (await client.base_model(base)).modules
                 shapes = {module.name: (module.in_features, module.out_features) for module in table}

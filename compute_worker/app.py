@@ -22,6 +22,7 @@ from compute_worker.runtime.runtime import Runtime, RuntimeSettings
 from compute_worker.runtime.selection import MAX_ADAPTERS
 from compute_worker.settings import Settings
 from compute_worker.source import RegistrySource
+from lorry.errors import InvalidInput
 from lorry.registry import RegistryClient
 from lorry.rpc.serving import Service, serving, stop_signal
 from lorry.v1 import inference_pb2_grpc, residency_pb2_grpc
@@ -32,7 +33,9 @@ EXECUTOR = "transformers"
 
 
 def engine_settings(settings: Settings) -> EngineSettings:
-    """The engine's part of the settings."""
+    """The engine's part of the settings. Raises InvalidInput where no model is named."""
+    if not settings.model:
+        raise InvalidInput("LORRY_WORKER_MODEL: expected a Hugging Face folder or hub id, got nothing")
     return EngineSettings(
         model=settings.model,
         device=settings.device,

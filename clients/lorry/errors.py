@@ -4,7 +4,8 @@
     |- InvalidInput (INVALID_ARGUMENT): what came cannot be right. InvalidReference, InvalidName, InvalidDigest,
     |    InvalidFilter, InvalidPageToken, InvalidFieldMask, InvalidResumeToken, InvalidAdapter, InvalidSelection,
     |    InvalidCombination, OffsetMismatch, PromptTooLong, BlobTooLarge
-    |- NotFound: AdapterNotFound, VersionNotFound, AliasNotFound, BaseNotFound, BlobNotFound, ParentNotFound, RouteNotFound
+    |- NotFound: AdapterNotFound, VersionNotFound, AliasNotFound, BaseNotFound, BlobNotFound, ParentNotFound,
+    |    RouteNotFound
     |- Conflict (ALREADY_EXISTS): BaseConflict          |- RevisionConflict (ABORTED): compare-and-swap lost
     |- FailedPrecondition: right in form, wrong in this state. UnsupportedAdapter, IncompatibleAdapter,
     |    UnsupportedCombination, UnsupportedRoute, UnsupportedModel, VersionYanked, VersionInUse, AdapterPinned,

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from threading import Lock
 
 import torch
@@ -153,17 +152,18 @@ class RankPool:
     ) -> Iterator[Sequence[Term]]:
         starts = sorted({adapter.start for run in runs for adapter in run.adapters})
         active = [_lying_at(start, residents) for start in starts]
-
-        @cache
-        def products(ranks: tuple[int, ...], features: int, over: tuple[Run, ...]) -> tuple[Term, ...]:
-            cells = _cells(over, dict(zip(starts, ranks, strict=True)))
-            return tuple(_product(rectangle, self._device) for rectangle in cover(cells, features, self._costs))
-
+        # Layers of one width that the same adapters reach with the same ranks share their products.
+        products: dict[object, tuple[Term, ...]] = {}
         for index, layer in enumerate(self._layers):
             over = kept if layer is self._head else runs
             ranks = tuple(resident.ranks[index] for resident in active)
-            shared = products(ranks, layer.in_features + layer.out_features, over) if any(ranks) else ()
-            yield shared + tuple(_extras(index, over, residents)) if any(r.extras for r in active) else shared
+            key = (layer is self._head, layer.in_features + layer.out_features, ranks)
+            if key not in products:
+                cells = _cells(over, dict(zip(starts, ranks, strict=True)))
+                rectangles = cover(cells, layer.in_features + layer.out_features, self._costs)
+                products[key] = tuple(_product(rectangle, self._device) for rectangle in rectangles)
+            extras = any(index in resident.extras for resident in active)
+            yield products[key] + tuple(_extras(index, over, residents)) if extras else products[key]
 
 
 def _lying_at(start: int, residents: Mapping[int, _Resident]) -> _Resident:

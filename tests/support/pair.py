@@ -71,10 +71,8 @@ def agrees(
     """Whether PEFT, on `model` with the adapters of `folders`, would have answered the same."""
     logits = peft_logits(model, folders, [*prompt, *given.tokens[:-1]], weights)
     rows = torch.log_softmax(logits[len(prompt) - 1 :].float(), dim=-1)
-    likeliest = rows.topk(TOP)
-    tops = [
-        dict(zip(*pair, strict=True)) for pair in zip(likeliest.indices.tolist(), likeliest.values.tolist(), strict=True)
-    ]
+    values, ids = (column.tolist() for column in rows.topk(TOP))
+    tops = [dict(zip(*row, strict=True)) for row in zip(ids, values, strict=True)]
     return given.same_as(Answer(rows.argmax(-1).tolist(), tops))
 
 

@@ -78,7 +78,7 @@ async def test_callers_who_combine_at_once_get_one_result(pair: Pair) -> None:
     await published(pair)
     made = await asyncio.gather(*(pair.worker.combine(SOURCES, "svd") for _ in range(4)))
     assert len({each.recipe_digest for each in made}) == 1
-    assert [each async for each in pair.worker.residents() if each.combined][0].loads == 1
+    assert [each.loads async for each in pair.worker.residents() if each.combined] == [1]
 
 
 async def test_a_combination_can_be_switched_to_combined_again_and_unloaded(pair: Pair) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-from contextlib import aclosing
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import TypeAlias
 
-import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
@@ -16,32 +18,40 @@ from transformers import BloomConfig, BloomForCausalLM
 from compute_worker.__main__ import main
 from compute_worker.app import serve
 from compute_worker.engine import selfcheck
-from lorry import WorkerClient
+from lorry import RegistryClient, WorkerClient
 from lorry.errors import Draining, Unavailable, UnsupportedModel
 from lorry.rpc.channel import open_channel
 from lorry.rpc.serving import is_serving
+from lorry.v1.inference_pb2 import GenerateRequest
 from lorry.v1.residency_pb2 import WatchResidencyRequest
-from tests.support.pair import Pair, running_pair
-from tests.support.registry import DEADLINE, until
-from tests.support.worker import save_model, worker_process, worker_settings
+from tests.support.pair import Pair, Stubs
+from tests.support.registry import DEADLINE, running_registry
+from tests.support.worker import (
+    MODEL_NAME,
+    running_worker,
+    save_model,
+    tiny_adapter,
+    tiny_base,
+    worker_process,
+    worker_settings,
+)
 
 NOWHERE = "127.0.0.1:1"
-ENDLESS = {"adapters": [], "max_new_tokens": 2000, "ignore_eos": True}
+Run: TypeAlias = Callable[..., tuple[int, list[str]]]
+Stopping: TypeAlias = tuple[Stubs, Callable[[], Awaitable[None]]]
 
 
 def free_address() -> str:
-    import socket
-
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         return f"127.0.0.1:{taken.getsockname()[1]}"
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    """Runs a command with settings of its own; the exit code and what it said."""
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs a command with settings of its own; the exit code and the last line that it said."""
 
-    def run_command(*arguments: str, **settings: str) -> tuple[int, str]:
+    def run_command(*arguments: str, **settings: str) -> tuple[int, list[str]]:
         for name in os.environ:
             if name.startswith("LORRY_WORKER_"):
                 monkeypatch.delenv(name)
@@ -115,47 +125,48 @@ async def test_sigterm_lets_running_requests_end_and_takes_no_new_one(tmp_path: 
         assert not is_serving(running.target, timeout=1)
 
 
-async def test_a_watch_does_not_hold_up_the_drain(tmp_path: Path, model: Path) -> None:
-    async with running_pair(tmp_path, model, grace_seconds=DEADLINE) as pair:
-        await pair.publish("plain")
-        await pair.worker.load("plain")
-        call = pair.stubs.residency.WatchResidency(WatchResidencyRequest())
-        messages = asyncio.create_task(pair.stubs.read_all(call))
-        await call.initial_metadata()
-        started = asyncio.get_running_loop().time()
+@pytest.fixture
+async def stopping(tmp_path: Path, model: Path) -> AsyncIterator[Stopping]:
+    """A worker that holds an adapter and whose callers outlive it, and what stops it."""
+    async with running_registry(tmp_path / "registry") as address, AsyncExitStack() as stack:
+        async with RegistryClient(address) as registry:
+            await registry.register_base_model(MODEL_NAME, tiny_base())
+            await registry.push(tiny_adapter(tmp_path / "adapter", seed=1), "plain")
+        serving = await stack.enter_async_context(running_worker(tmp_path, model, address, grace_seconds=0.5))
+        stubs = Stubs(serving.target)
+        await stubs.call("Load", adapter="plain")
+        yield stubs, stack.aclose
+        await stubs.channel.close()
+
+
+async def test_a_watch_ends_with_the_drain(stopping: Stopping) -> None:
+    stubs, stop = stopping
+    call = stubs.residency.WatchResidency(WatchResidencyRequest())
+    messages = asyncio.create_task(stubs.read_all(call))
+    await call.initial_metadata()
+    await stop()
     with pytest.raises(Draining):
         await messages
-    assert asyncio.get_running_loop().time() - started < DEADLINE / 2
 
 
-async def test_what_outlives_the_grace_is_told_so(tmp_path: Path, model: Path) -> None:
-    async with running_pair(tmp_path, model, grace_seconds=0.1) as pair:
-        answer = aiter(pair.worker.generate("x", **ENDLESS))
-        await anext(answer)
-        rest = asyncio.create_task(_all(answer))
-        await until(lambda: _some(pair))
+async def test_what_outlives_the_grace_is_told_so(stopping: Stopping) -> None:
+    stubs, stop = stopping
+    endless = GenerateRequest(text="x", stop={"max_new_tokens": 2000, "ignore_eos": True})
+    call = stubs.inference.Generate(endless)
+    messages = asyncio.create_task(stubs.read_all(call))
+    await call.initial_metadata()
+    await stop()
     with pytest.raises(Unavailable):
-        await rest
+        await messages
 
 
-async def _some(pair: Pair) -> bool:
-    return await pair.used("kv_tokens") > 0
-
-
-async def _all(answer):
-    async with aclosing(answer):
-        return [message async for message in answer]
-
-
-async def test_health_tells_whether_the_worker_serves(pair: Pair, run) -> None:
+async def test_health_tells_whether_the_worker_serves(pair: Pair, run: Run) -> None:
     assert await asyncio.to_thread(run, "health", LISTEN=pair.serving.target) == (0, [])
     code, said = await asyncio.to_thread(run, "health", LISTEN=NOWHERE)
     assert (code, said) == (1, [f"lorry-worker: the worker on {NOWHERE} is not serving"])
 
 
-def test_a_taken_port_is_told_in_one_line(tmp_path: Path, model: Path, run) -> None:
-    import socket
-
+def test_a_taken_port_is_told_in_one_line(model: Path, run: Run) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         code, said = run("serve", LISTEN=address, MODEL=str(model), DTYPE="float32")
@@ -179,7 +190,7 @@ def test_a_taken_port_is_told_in_one_line(tmp_path: Path, model: Path, run) -> N
     ],
 )
 def test_wrong_settings_are_told_in_one_line(
-    model: Path, run, settings: dict[str, str], code: int, said: str
+    model: Path, run: Run, settings: dict[str, str], code: int, said: str
 ) -> None:
     filled = {name: value.replace("{model}", str(model)) for name, value in settings.items()}
     assert (answer := run("serve", **filled))[0] == code, answer
@@ -187,7 +198,7 @@ def test_wrong_settings_are_told_in_one_line(
 
 
 @pytest.mark.parametrize("arguments", [[], ["dance"], ["serve", "--port"]])
-def test_wrong_usage_exits_with_2(run, arguments: list[str]) -> None:
+def test_wrong_usage_exits_with_2(run: Run, arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         run(*arguments)
     assert caught.value.code == 2

@@ -166,15 +166,9 @@ async def test_a_watch_tells_that_an_adapter_is_gone(tmp_path: Path, model: Path
             await anext(changes)
             await pair.worker.unload("probe")
             await pair.worker.load("other")
-            gone = [change async for change in _until_gone(changes)]
-        assert gone[-1].resident.digest == first.digest
-
-
-async def _until_gone(changes):
-    async for change in changes:
-        yield change
-        if change.resident.tier == TIER_UNSPECIFIED:
-            return
+            async with asyncio.timeout(DEADLINE):
+                gone = await anext(each.resident async for each in changes if each.resident.tier == TIER_UNSPECIFIED)
+        assert gone.digest == first.digest
 
 
 async def test_a_watcher_who_does_not_keep_up_is_told_to_start_again(

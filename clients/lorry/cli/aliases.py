@@ -69,7 +69,7 @@ def _show(aliases: list[Alias], *, as_json: bool) -> None:
     output.show_table(
         ("alias", "version>", "revision>", "moved", "digest"),
         (
-            (a.alias, f"@{a.number}" if a.digest else "(deleted)", a.revision, a.update_time.ToJsonString(), a.digest)
+            (a.alias, f"@{a.number}" if a.digest else "(deleted)", a.revision, output.moment(a.update_time), a.digest)
             for a in aliases
         ),
     )

@@ -165,7 +165,7 @@ def _show_versions(versions: Iterable[Version]) -> None:
                 output.enum_word(v.manifest, "variant"),
                 v.manifest.rank,
                 output.size(v.size_bytes),
-                v.create_time.ToJsonString(),
+                output.moment(v.create_time),
                 " ".join(v.aliases) + (" (yanked)" if v.HasField("yank_reason") else ""),
                 _made_from(v),
             )
@@ -180,7 +180,7 @@ def _about(adapter: Adapter, version: Version) -> Iterable[tuple[str, object]]:
     return (
         ("adapter", f"{version.namespace}/{version.name}@{version.number}"),
         ("digest", version.digest),
-        ("published", version.create_time.ToJsonString()),
+        ("published", output.moment(version.create_time)),
         ("aliases", " ".join(version.aliases)),
         ("yanked", version.yank_reason),
         ("base", manifest.base_id),
@@ -189,7 +189,6 @@ def _about(adapter: Adapter, version: Version) -> Iterable[tuple[str, object]]:
         ("alpha", f"{manifest.alpha:g}"),
         ("modules", f"{len(manifest.target_modules)} ({' '.join(modules)})"),
         ("size", output.size(version.size_bytes)),
-        ("made from", _made_from(version)),
         ("parents", " ".join(manifest.parents)),
         ("recipe", _recipe(version)),
         ("warnings", "; ".join(version.warnings)),
@@ -202,7 +201,7 @@ def _made_from(version: Version) -> str:
     manifest = version.manifest
     if manifest.HasField("recipe"):
         return f"{manifest.recipe.method} of {len(manifest.recipe.sources)}"
-    return "a parent" if manifest.parents else ""
+    return " ".join(output.short(parent) for parent in manifest.parents)
 
 
 def _recipe(version: Version) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
+    from google.protobuf.timestamp_pb2 import Timestamp
 
     from lorry.blobs import Progress
 
@@ -107,6 +108,11 @@ def size(count: int) -> str:
             return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
         amount /= _STEP
     return f"{amount:.1f} {_UNITS[-1]}"
+
+
+def moment(stamp: Timestamp) -> str:
+    """A time for people, in UTC, to the second."""
+    return stamp.ToDatetime().strftime("%Y-%m-%d %H:%M:%SZ")
 
 
 def short(digest: str) -> str:

@@ -55,4 +55,4 @@ def routes(ctx: typer.Context, *, as_json: Json = False) -> None:
 
 
 def _row(route: Route) -> tuple[object, ...]:
-    return (route.name, route.revision, route.update_time.ToJsonString(), output.selection(route.adapters))
+    return (route.name, route.revision, output.moment(route.update_time), output.selection(route.adapters))

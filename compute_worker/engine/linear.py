@@ -47,6 +47,11 @@ class AdaptedLinear(nn.Module):
         self.a = reserve((rows, self.in_features), weight.dtype, weight.device)
         self.b = reserve((rows, self.out_features), weight.dtype, weight.device)
 
+    def tell(self, terms: Sequence[Term]) -> None:
+        """What to add from now on."""
+        # Not by attribute: torch looks for parameters in every assignment, which is half of a change of plan.
+        self.__dict__["terms"] = terms
+
     def rows(self) -> Tensor:
         """The base's weight as [out_features, in_features]."""
         weight: Tensor = self.base.weight.detach()

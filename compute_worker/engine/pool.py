@@ -144,7 +144,7 @@ class RankPool:
         if self._planned[0] == (runs, kept) and (not runs or self._planned[1] is residents):
             return
         for layer, terms in zip(self._layers, self._terms(runs, kept, residents), strict=True):
-            layer.terms = terms
+            layer.tell(terms)
         self._planned = ((runs, kept), residents)
 
     def _terms(
@@ -152,18 +152,22 @@ class RankPool:
     ) -> Iterator[Sequence[Term]]:
         starts = sorted({adapter.start for run in runs for adapter in run.adapters})
         active = [_lying_at(start, residents) for start in starts]
+        if not active:
+            yield from [()] * len(self._layers)
+            return
+        beyond = frozenset[int]().union(*(resident.extras for resident in active))
         # Layers of one width that the same adapters reach with the same ranks share their products.
         products: dict[object, tuple[Term, ...]] = {}
-        for index, layer in enumerate(self._layers):
+        columns = zip(*(resident.ranks for resident in active), strict=True)
+        for index, (layer, ranks) in enumerate(zip(self._layers, columns, strict=True)):
             over = kept if layer is self._head else runs
-            ranks = tuple(resident.ranks[index] for resident in active)
-            key = (layer is self._head, layer.in_features + layer.out_features, ranks)
+            width = layer.in_features + layer.out_features
+            key = (layer is self._head, width, ranks)
             if key not in products:
                 cells = _cells(over, dict(zip(starts, ranks, strict=True)))
-                rectangles = cover(cells, layer.in_features + layer.out_features, self._costs)
+                rectangles = cover(cells, width, self._costs)
                 products[key] = tuple(_product(rectangle, self._device) for rectangle in rectangles)
-            extras = any(index in resident.extras for resident in active)
-            yield products[key] + tuple(_extras(index, over, residents)) if extras else products[key]
+            yield products[key] + tuple(_extras(index, over, residents)) if index in beyond else products[key]
 
 
 def _lying_at(start: int, residents: Mapping[int, _Resident]) -> _Resident:

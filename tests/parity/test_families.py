@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,13 @@ def test_decode_steps_with_kv_are_full_forwards(case: Case) -> None:
     case.check([(0, 0, 3), (1, 0, 15), (2, 0, 1)])
     for step in range(1, 8):
         case.check([(0, 2 + step, 3 + step), (1, 14 + step, 15 + step), (2, step, step + 1)])
+
+
+def test_a_step_in_which_nothing_draws_fills_the_kv(case: Case) -> None:
+    rows = [replace(request.row(0, LENGTH - 1), sample=None) for request in case.requests]
+
+    assert case.engine.step(rows) == [None, None, None]
+    case.check([(index, LENGTH - 1, LENGTH) for index in range(3)])
 
 
 def test_decode_rows_beside_chunks(case: Case) -> None:

@@ -28,7 +28,7 @@ RESULTS = Path(__file__).resolve().parent / "results"
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print."""
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     known = cases()
     chosen = [known[name] for name in options.cases or known]
     scale, repeats, into = Scale(), options.repeats, RESULTS
@@ -43,13 +43,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"written to {into}")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.serving", description=__doc__)
-    parser.add_argument("--cases", type=_names, default=[], help=f"some of {','.join(cases())}; all by default")
-    parser.add_argument("--repeats", type=_positive, default=3, help="of each case, for the median")
-    parser.add_argument("--dtype", choices=_DTYPES, default=fast_dtype(), help="of both sides; %(default)s here")
-    parser.add_argument("--quick", action="store_true", help="once and small: whether it works, not how fast")
-    return parser
+def parser() -> argparse.ArgumentParser:
+    """What the command line takes."""
+    made = argparse.ArgumentParser(prog="python -m benchmarks.serving", description=__doc__)
+    made.add_argument("--cases", type=names, default=[], help=f"some of {','.join(cases())}; all by default")
+    made.add_argument("--repeats", type=_positive, default=3, help="of each case, for the median")
+    made.add_argument("--dtype", choices=_DTYPES, default=fast_dtype(), help="of both sides; %(default)s here")
+    made.add_argument("--quick", action="store_true", help="once and small: whether it works, not how fast")
+    return made
 
 
 def fast_dtype() -> str:
@@ -57,12 +58,13 @@ def fast_dtype() -> str:
     return "bfloat16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "float32"  # noqa: SLF001 - no public name
 
 
-def _names(text: str) -> list[str]:
-    names = [name for name in text.split(",") if name]
-    unknown = set(names) - cases().keys()
+def names(text: str) -> list[str]:
+    """Cases of a list with commas. Raises ArgumentTypeError where there is no such case."""
+    chosen = [name for name in text.split(",") if name]
+    unknown = set(chosen) - cases().keys()
     if unknown:
         raise argparse.ArgumentTypeError(f"expected some of {','.join(cases())}, got {','.join(sorted(unknown))}")
-    return names
+    return chosen
 
 
 def _positive(text: str) -> int:
@@ -72,7 +74,7 @@ def _positive(text: str) -> int:
     return number
 
 
-async def measure(  # noqa: PLR0913 - one caller, which names what it has parsed
+async def measure(
     model: str, dtype: str, chosen: Sequence[Case], scale: Scale, repeats: int, state: Path
 ) -> list[Result]:
     """Start both sides, and run the cases."""

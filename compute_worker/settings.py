@@ -31,7 +31,8 @@ class Settings(BaseSettings):
     # Name of the base for people; unset: the last part of `model`.
     model_name: str = ""
     device: str = "cpu"
-    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    # auto: bfloat16 where the device is fast at it, else float32.
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     cache_dir: Path = Path("var/worker")
     # 32 adapters of rank 16 on all linears of a 135M model take 312 MB in bfloat16.
     pool_bytes: int = Field(default=320 * MIB, gt=0)

@@ -32,6 +32,7 @@ STATE = ROOT / "var"
 # What the demo's adapters call their base.
 TRAINED_ON = "HuggingFaceTB/SmolLM2-135M-Instruct"
 PROMPT = "Tell me about elephants."
+QUESTION = "What is the capital of France?"
 NEW_TOKENS = 40
 
 console = Console(highlight=False)
@@ -74,7 +75,7 @@ def show(model: str, started: float) -> None:
 def busy(what: str) -> Iterator[None]:
     """A bar that moves for as long as the block runs, on a terminal alone."""
     columns = SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
-    with Progress(*columns, console=console, transient=True) as progress:
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         progress.add_task(what, total=None)
         yield
 
@@ -128,8 +129,8 @@ async def one_batch(worker: str) -> None:
 async def weighted_sum(worker: str) -> None:
     """Two adapters at once, weighted, in one request."""
     console.rule("A weighted sum of two adapters, in the request itself")
-    mixes: Sequence[Mapping[str, float]] = ({"pirate": 1, "letter": 0}, {"pirate": 0.5, "letter": 0.5}, {"letter": 1})
-    await table(worker, PROMPT, {" + ".join(f"{w:g} {n}" for n, w in mix.items() if w): mix for mix in mixes})
+    mixes: Sequence[Mapping[str, float]] = ({"pirate": 1}, {"pirate": 1, "letter": 0.8}, {"letter": 1})
+    await table(worker, QUESTION, {" + ".join(f"{w:g} {n}" for n, w in mix.items()): mix for mix in mixes})
 
 
 async def table(worker: str, prompt: str, selections: Mapping[str, Mapping[str, float]]) -> None:
@@ -165,9 +166,9 @@ def switch(cli: Cli) -> None:
 def combine(cli: Cli) -> None:
     """TIES of two adapters, published with its lineage, then served by name."""
     console.rule("A TIES combination, published back and served")
-    cli("combine", "pirate", "letter", "--method", "ties", "--density", "0.5", "--publish", "pirate-letter")
+    cli("combine", "pirate=1.6", "letter", "--method", "ties", "--density", "0.5", "--publish", "pirate-letter")
     cli("show", "pirate-letter")
-    cli("generate", "What is the moon?", "-a", "pirate-letter", "-n", str(NEW_TOKENS))
+    cli("generate", QUESTION, "-a", "pirate-letter", "-n", str(NEW_TOKENS))
 
 
 def listings(cli: Cli) -> None:
@@ -187,7 +188,7 @@ def farewell(model: str, seconds: float) -> None:
         "[bold]then[/]",
         "  source .venv/bin/activate",
         '  lorry generate "Tell me about elephants." -a pirate',
-        '  lorry generate "Tell me about elephants." -a pirate=0.5 -a letter=0.5',
+        '  lorry generate "What is the capital of France?" -a pirate -a letter=0.8',
         "  lorry chat -a json",
         "  lorry ls; lorry ps; lorry --help",
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,19 +12,20 @@ import pytest
 import pytest_asyncio
 from transformers import LlamaConfig
 
-from lorry import WorkerClient
+from lorry import WorkerClient, retry
 from lorry.errors import (
     DigestMismatch,
     IncompatibleAdapter,
     InvalidAdapter,
+    InvalidInput,
     LorryError,
     NotFound,
+    RegistryUnavailable,
     RequestTooLarge,
-    UnsupportedAdapter,
 )
 from lorry.format.digest import digest_of
 from lorry.format.manifest import ManifestFile
-from tests.support.adapters import CONFIG, MODULES, WEIGHTS, adapter_bytes
+from tests.support.adapters import CONFIG, WEIGHTS, adapter_bytes
 from tests.support.evil_registry import EvilRegistry, evil_registry
 from tests.support.hostile import HOSTILE, HostileCase
 from tests.support.models import from_config
@@ -131,15 +132,44 @@ LIES: list[tuple[str, dict[str, Any], type[LorryError]]] = [
     ("blobs that are not there", {"files": _files(digest_of(b"nowhere"), 64)}, NotFound),
     ("a digest that is none", {"files": _files("sha256:../../etc/passwd", 64)}, InvalidAdapter),
     ("more bytes than the cache holds", {"files": _files(digest_of(b"nowhere"), 1 << 60)}, RequestTooLarge),
-    ("fewer than no bytes", {"files": _files(digest_of(b"nowhere"), -1)}, InvalidAdapter),
+    ("fewer than no bytes", {"files": _files(digest_of(b"nowhere"), -1)}, DigestMismatch),
     ("a schema of the future", {"schema": 2}, InvalidAdapter),
 ]
 
 
 @pytest.mark.parametrize(("claims", "error"), [lie[1:] for lie in LIES], ids=[lie[0] for lie in LIES])
 async def test_a_manifest_that_claims_it(siege: Siege, claims: dict[str, Any], error: type[LorryError]) -> None:
-    siege.registry.add("liar", *adapter_bytes(seed=7), siege.base_id, **claims)
+    siege.registry.add("liar", *adapter_bytes(seed=7), **{"base_id": siege.base_id, **claims})
     assert isinstance(await refused(siege, "liar"), error)
+
+
+async def test_another_manifest_than_the_digest_names(siege: Siege) -> None:
+    version = siege.registry.add("liar", *adapter_bytes(seed=7), siege.base_id)
+    version.digest = digest_of(b"another manifest")
+    assert type(await refused(siege, "liar")) is DigestMismatch
+    version = siege.registry.add("liar", *adapter_bytes(seed=7), siege.base_id)
+    assert type(await refused(siege, f"liar@{digest_of(b'asked for')}")) is DigestMismatch
+    version.manifest.variant = 77
+    assert type(await refused(siege, "liar")) is InvalidInput
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        (lambda data: data[:-1] + bytes([data[-1] ^ 1]), DigestMismatch),
+        (lambda data: data + b"x", DigestMismatch),
+        (lambda data: data[:-1], RegistryUnavailable),
+    ],
+    ids=["one bit", "a byte more", "a byte less"],
+)
+async def test_other_bytes_than_the_digest_names(
+    siege: Siege, change: Callable[[bytes], bytes], error: type[LorryError], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retry, "MAX_FAILURES", 2)
+    version = siege.registry.add("liar", *adapter_bytes(seed=7), siege.base_id)
+    weights = next(file.digest for file in version.manifest.files if file.name == WEIGHTS)
+    siege.registry.blobs[weights] = change(siege.registry.blobs[weights])
+    assert type(await refused(siege, "liar")) is error
 
 
 async def test_a_rank_that_the_bytes_do_not_bear_out_is_not_believed(siege: Siege) -> None:

@@ -25,7 +25,7 @@ class Kind(Enum):
 
     CUT = "cut"  # both sides see the connection end
     RESET = "reset"  # both sides see RST
-    STALL = "stall"  # nothing more passes, nothing ends
+    STALL = "stall"  # nothing more passes, nothing ends, until the proxy's stalls are released: then as CUT
     FLIP = "flip"  # one bit of the byte is another
     DROP = "drop"  # the byte is missing
     REPEAT = "repeat"  # the byte comes twice
@@ -62,13 +62,18 @@ def first(count: int, fault: Fault) -> Plan:
 
 @dataclass
 class Proxy:
-    """A running proxy. `target` may change between connections. `passed` counts bytes by direction."""
+    """A running proxy. `target` may change between connections. `passed` counts bytes by direction.
+
+    stalled: set when a connection has met a STALL. released: set it to end those connections.
+    """
 
     address: str
     target: str
     plan: Plan
     connections: int = 0
     passed: dict[Way, int] = field(default_factory=lambda: dict.fromkeys(Way, 0))
+    stalled: asyncio.Event = field(default_factory=asyncio.Event)
+    released: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 @asynccontextmanager
@@ -140,8 +145,9 @@ async def _pump(
             here = due.at - (position - len(data))
             await _pass(proxy, way, writer, _damaged(due.kind, data, here))
             if due.kind is Kind.STALL:
-                await asyncio.Event().wait()
-            if due.kind in {Kind.CUT, Kind.RESET}:
+                proxy.stalled.set()
+                await proxy.released.wait()
+            if due.kind in {Kind.CUT, Kind.RESET, Kind.STALL}:
                 return
             due = None
 

@@ -31,9 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser().parse_args(arguments)
     known = cases()
     chosen = [known[name] for name in options.cases or known]
-    scale, repeats, into = Scale(), options.repeats, RESULTS
-    if options.quick:
-        scale, repeats, into = QUICK, 1, RESULTS / "quick"
+    scale, repeats, into = (QUICK, 1, RESULTS / "quick") if options.quick else (Scale(), 3, RESULTS)
+    repeats = options.repeats or repeats
     model = os.environ.get("MODEL") or str(ensure_model())
     with tempfile.TemporaryDirectory(prefix="lorry-benchmarks-") as state:
         results = asyncio.run(measure(model, options.dtype, chosen, scale, repeats, Path(state)))
@@ -47,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
     """What the command line takes."""
     made = argparse.ArgumentParser(prog="python -m benchmarks.serving", description=__doc__)
     made.add_argument("--cases", type=names, default=[], help=f"some of {','.join(cases())}; all by default")
-    made.add_argument("--repeats", type=_positive, default=3, help="of each case, for the median")
+    made.add_argument("--repeats", type=_positive, help="of each case, for the median; 3, or 1 with --quick")
     made.add_argument("--dtype", choices=_DTYPES, default=fast_dtype(), help="of both sides; %(default)s here")
     made.add_argument("--quick", action="store_true", help="once and small: whether it works, not how fast")
     return made

@@ -4,20 +4,16 @@
     |- InvalidInput (INVALID_ARGUMENT): what came cannot be right. InvalidReference, InvalidName, InvalidDigest,
     |    InvalidFilter, InvalidPageToken, InvalidFieldMask, InvalidResumeToken, InvalidAdapter, InvalidSelection,
     |    InvalidCombination, OffsetMismatch, PromptTooLong, BlobTooLarge
-    |- NotFound: AdapterNotFound, VersionNotFound, AliasNotFound, BaseNotFound, BlobNotFound, ParentNotFound,
-    |    RouteNotFound
-    |- Conflict (ALREADY_EXISTS): BaseConflict          |- RevisionConflict (ABORTED): compare-and-swap lost
-    |- FailedPrecondition: right in form, wrong in this state. UnsupportedAdapter, IncompatibleAdapter,
-    |    UnsupportedCombination, UnsupportedRoute, UnsupportedModel, VersionYanked, VersionInUse, AdapterPinned,
-    |    AdapterInUse, MissingBlobs, UploadIncomplete
+    |- NotFound: AdapterNotFound, VersionNotFound, AliasNotFound, BaseNotFound, BlobNotFound, RouteNotFound,
+    |    ParentNotFound      |- Conflict (ALREADY_EXISTS): BaseConflict      |- RevisionConflict (ABORTED)
+    |- FailedPrecondition: UnsupportedAdapter, IncompatibleAdapter, UnsupportedCombination, UnsupportedRoute,
+    |    UnsupportedModel, VersionYanked, VersionInUse, AdapterPinned, AdapterInUse, MissingBlobs, UploadIncomplete,
+    |    MissingExtra        |- DataLoss: DigestMismatch    |- OutOfRange, Unauthenticated, DeadlineExceeded
     |- Exhausted (RESOURCE_EXHAUSTED): QueueFull and CacheBusy (both retryable), RequestTooLarge
-    |- Unavailable (retryable): RegistryUnavailable, StorageUnavailable, Draining, Lagging
-    |- OutOfRange, Unauthenticated, DeadlineExceeded, Cancelled
-    |- DataLoss: DigestMismatch                         |- Internal: a defect of Lorry; the text stays in the log
+    |- Unavailable (retryable): RegistryUnavailable, StorageUnavailable, Draining, Lagging   |- Cancelled, Internal
 
-A class names its status code, its reason (the ErrorInfo reason on the wire: its own name in upper
-snake case) and whether the same
-call may succeed later. It knows nothing of grpc: `lorry.rpc` translates both ways.
+A class names its status code, its reason (ErrorInfo's reason: its own name in upper snake case) and
+whether the same call may succeed later. It knows nothing of grpc: `lorry.rpc` translates both ways.
 """
 
 from __future__ import annotations
@@ -208,6 +204,10 @@ class MissingBlobs(FailedPrecondition):
 
 class UploadIncomplete(FailedPrecondition):
     """The upload was finished before all of its bytes came; what came is kept."""
+
+
+class MissingExtra(FailedPrecondition):
+    """A part of the installation that a command needs is not there. Never on the wire."""
 
 
 class OutOfRange(LorryError):

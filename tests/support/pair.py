@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from lorry import RegistryClient, WorkerClient
@@ -50,7 +51,7 @@ def _close(mine: dict[int, float], other: dict[int, float]) -> bool:
     return len(both) >= TOP - 1 and all(abs(mine[token] - other[token]) < TOLERANCE for token in both)
 
 
-async def answer(client: WorkerClient, prompt: str = PROMPT, *, length: int = 6, **options: Any) -> Answer:
+async def answer(client: WorkerClient, prompt: str | None = PROMPT, *, length: int = 6, **options: Any) -> Answer:
     """A short greedy answer; `options` as of WorkerClient.generate."""
     asked = client.generate(prompt, max_new_tokens=length, ignore_eos=True, logprobs=TOP, timeout=DEADLINE, **options)
     deltas = [message.delta async for message in asked if message.HasField("delta")]
@@ -70,10 +71,15 @@ def agrees(
 ) -> bool:
     """Whether PEFT, on `model` with the adapters of `folders`, would have answered the same."""
     logits = peft_logits(model, folders, [*prompt, *given.tokens[:-1]], weights)
-    rows = torch.log_softmax(logits[len(prompt) - 1 :].float(), dim=-1)
+    return given.same_as(answer_of(logits[len(prompt) - 1 :]))
+
+
+def answer_of(logits: Tensor) -> Answer:
+    """The greedy answer of these logits, [tokens, vocabulary]."""
+    rows = torch.log_softmax(logits.float(), dim=-1)
     values, ids = (column.tolist() for column in rows.topk(TOP))
     tops = [dict(zip(*row, strict=True)) for row in zip(ids, values, strict=True)]
-    return given.same_as(Answer(rows.argmax(-1).tolist(), tops))
+    return Answer(rows.argmax(-1).tolist(), tops)
 
 
 class Stubs:

@@ -13,8 +13,7 @@ import typer
 
 from lorry.cli import output
 from lorry.cli.context import Json, registry
-from lorry.cli.exits import MissingExtra
-from lorry.errors import InvalidInput
+from lorry.errors import InvalidInput, MissingExtra
 
 if TYPE_CHECKING:
     from lorry.format.base import BaseFacts

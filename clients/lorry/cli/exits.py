@@ -8,7 +8,6 @@ from __future__ import annotations
 from lorry import errors
 
 OTHER = 1
-MISSING_EXTRA = "MISSING_EXTRA"
 
 # First match wins. Printed by `lorry --help`.
 _CODES: tuple[tuple[int, str, tuple[type[errors.LorryError], ...]], ...] = (
@@ -21,12 +20,6 @@ _CODES: tuple[tuple[int, str, tuple[type[errors.LorryError], ...]], ...] = (
     (8, "bytes are damaged", (errors.DataLoss,)),
     (9, "not authenticated", (errors.Unauthenticated,)),
 )
-
-
-class MissingExtra(errors.FailedPrecondition):
-    """A part of the installation that this command needs is not there."""
-
-    reason = MISSING_EXTRA
 
 
 def exit_code(error: errors.LorryError) -> int:

@@ -8,8 +8,8 @@ from __future__ import annotations
 import sys
 from typing import NoReturn
 
-from lorry.cli.exits import MISSING_EXTRA, OTHER, error_line, exit_code
-from lorry.errors import LorryError
+from lorry.cli.exits import OTHER, error_line, exit_code
+from lorry.errors import LorryError, MissingExtra
 
 _PACKAGES = {"typer", "rich"}
 
@@ -25,7 +25,7 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in _PACKAGES:
             raise
-        _leave(error_line(MISSING_EXTRA, "the command needs the extra `cli`: pip install 'lorry[cli]'"), OTHER)
+        _leave(error_line(MissingExtra.reason, "the command needs the extra `cli`: pip install 'lorry[cli]'"), OTHER)
 
 
 def _run() -> int | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 
@@ -109,12 +110,19 @@ def _services(runtime: Runtime, engine: Engine, settings: Settings) -> list[Serv
     ]
 
 
+async def _built(settings: EngineSettings) -> tuple[Engine, Tokenizer]:
+    # In a thread that ends with it. OpenMP keeps a team of threads for every thread that computed; with
+    # more teams than cores the engine's own sleeps at each barrier, and a step takes twice as long.
+    with ThreadPoolExecutor(1) as once:
+        return await asyncio.get_running_loop().run_in_executor(once, build_engine, settings)
+
+
 async def serve(settings: Settings, ready: Callable[[str], None]) -> None:
     """Load the base, serve until SIGTERM or SIGINT, drain. `ready` gets the bound address.
 
     Raises UnsupportedModel, CannotListen.
     """
-    engine, tokenizer = await asyncio.to_thread(build_engine, engine_settings(settings))
+    engine, tokenizer = await _built(engine_settings(settings))
     _log.info("base %s is loaded: %s", settings.base_name, engine.base.base_id)
     async with worker(settings, engine, tokenizer) as address:
         _log.info("serving on %s", address)

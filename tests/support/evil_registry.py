@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
-from lorry.errors import AdapterNotFound, BlobNotFound
+from lorry.errors import AdapterNotFound, BlobNotFound, LorryError
 from lorry.format.digest import digest_of
 from lorry.format.manifest import Manifest, ManifestFile
 from lorry.format.reference import parse_reference
@@ -26,11 +26,16 @@ from tests.support.adapters import CONFIG, WEIGHTS
 
 
 class EvilRegistry(CatalogServiceServicer, BlobServiceServicer):
-    """`add` fills it. `versions` by name and `blobs` by digest may be changed at will."""
+    """`add` fills it. `versions` by name and `blobs` by digest may be changed at will.
+
+    failure: what Resolve raises, where it is set. silent: Resolve never answers.
+    """
 
     def __init__(self) -> None:
         self.versions: dict[str, types_pb2.Version] = {}
         self.blobs: dict[str, bytes] = {}
+        self.failure: LorryError | None = None
+        self.silent = False
 
     def add(self, name: str, config: bytes, weights: bytes, base_id: str, **claims: Any) -> types_pb2.Version:
         """A version of these two files whose manifest fits their bytes, but for what `claims` puts over it."""
@@ -47,6 +52,10 @@ class EvilRegistry(CatalogServiceServicer, BlobServiceServicer):
         self, request: catalog_pb2.ResolveRequest, _context: Any
     ) -> catalog_pb2.ResolveResponse:
         """The version of that name, whatever stands behind the name."""
+        if self.silent:
+            await asyncio.Event().wait()
+        if self.failure is not None:
+            raise self.failure
         name = parse_reference(request.adapter).adapter.name
         if name not in self.versions:
             raise AdapterNotFound(f"no adapter {name}")

@@ -36,7 +36,7 @@ demo: setup ## Show the whole pair at work on a real model (MODEL= for another o
 
 .PHONY: test
 test: check ## Everything that proves the project
-	OMP_NUM_THREADS=1 GRPC_VERBOSITY=ERROR $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup -q
+	OMP_NUM_THREADS=1 GRPC_VERBOSITY=ERROR $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -q
 
 .PHONY: check
 check: setup lint types layers check-protos check-migrations ## Lint, types, layers, protos, migrations

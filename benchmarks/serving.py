@@ -21,6 +21,7 @@ from benchmarks.cases import Case, cases
 from benchmarks.measuring import Quiet, Result, machine
 from benchmarks.world import QUICK, Scale, World, world
 from demo.model import ensure_model
+from demo.pair import end_on_signals
 
 _DTYPES = ("bfloat16", "float32")
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -29,6 +30,7 @@ RESULTS = Path(__file__).resolve().parent / "results"
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print."""
     options = parser().parse_args(arguments)
+    end_on_signals()
     known = cases()
     chosen = [known[name] for name in options.cases or known]
     scale, repeats, into = (QUICK, 1, RESULTS / "quick") if options.quick else (Scale(), 3, RESULTS)

@@ -23,6 +23,12 @@ START_SECONDS = 180.0
 STOP_SECONDS = 10.0
 
 
+def end_on_signals() -> None:
+    """From now on SIGTERM and a closed terminal end this process as Ctrl-C does: by KeyboardInterrupt."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
+
+
 class StartFailedError(RuntimeError):
     """A process ended, or stayed silent, before it served; the message ends with its log."""
 

@@ -22,7 +22,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table
 
 from demo.model import ensure_model
-from demo.pair import Server, server
+from demo.pair import Server, end_on_signals, server
 from lorry import WorkerClient
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -41,6 +41,7 @@ console = Console(highlight=False)
 def main() -> None:
     """Run the show; Ctrl-C ends it and both services."""
     started = time.monotonic()
+    end_on_signals()
     model = os.environ.get("MODEL") or str(ensure_model())
     try:
         show(model, started)

@@ -19,7 +19,7 @@ from tests.support.process import ServerProcess
 from tests.support.registry import DEADLINE, registry_process
 from tests.support.worker import tiny_adapter, tiny_llama, worker_process
 
-pytestmark = [pytest.mark.xdist_group("command"), QUIET]
+pytestmark = QUIET
 
 PROMPT = "[user]hello[assistant]"
 

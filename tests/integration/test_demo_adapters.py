@@ -24,7 +24,7 @@ from tests.support.peft_adapters import QUIET
 from tests.support.registry import DEADLINE, running_registry
 from tests.support.worker import RunningWorker, running_worker
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("demo-model"), QUIET]
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), QUIET]
 
 ADAPTERS = Path(__file__).resolve().parents[2] / "demo" / "adapters"
 NAMES = sorted(path.name for path in ADAPTERS.iterdir())

@@ -21,7 +21,7 @@ from tests.support.proxy import Fault, Kind, Proxy, Way, tcp_proxy
 from tests.support.registry import DEADLINE, registry_process, until
 from tests.support.worker import MODEL_NAME, tiny_adapter, tiny_base, tiny_llama, worker_process
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("process-pair"), QUIET]
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), QUIET]
 
 # Ranks 1 to 7, rsLoRA among them, and a DoRA.
 ADAPTERS = {f"a{rank}": {"rank": rank, "rslora": rank % 2 == 0} for rank in range(1, 8)}

@@ -16,7 +16,10 @@ from tests.support.registry import running_registry
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A registry that knows a base; every test publishes in a namespace of its own."""
     with blocking(running_registry(tmp_path_factory.mktemp("registry"))) as address:
+        with sync.RegistryClient(address) as client:
+            client.register_base_model(BASE_NAME, base_for())
         yield address
 
 
@@ -34,7 +37,6 @@ def test_the_sync_face_has_every_method(plain: type, asynchronous: type) -> None
 
 def test_a_whole_round_needs_no_event_loop(address: str, tmp_path: Path) -> None:
     with sync.RegistryClient(address) as client:
-        client.register_base_model(BASE_NAME, base_for())
         pushed = client.push(write_adapter(tmp_path / "in"), "round/pirate", base=BASE_NAME)
         assert [adapter.name for adapter in client.adapters(namespace="round")] == ["pirate"]
         assert client.pull("round/pirate", tmp_path / "out").digest == pushed.digest

@@ -79,11 +79,11 @@ async def test_a_running_request_keeps_what_it_started_with(pair: Pair) -> None:
     for name in ("old", "new"):
         await pair.publish(name)
     await pair.worker.switch("old")
-    alone = await pair.answer(None, length=200)
-    running = [asyncio.create_task(pair.answer(None, length=200)) for _ in range(3)]
+    alone = await pair.answer(None, length=120)
+    running = [asyncio.create_task(pair.answer(None, length=120)) for _ in range(3)]
 
     async def admitted() -> bool:
-        return await pair.used("kv_tokens") >= 3 * 200
+        return await pair.used("kv_tokens") >= 3 * 120
 
     await until(admitted)
     for name in ("new", "old", "new"):

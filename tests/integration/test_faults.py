@@ -121,6 +121,6 @@ async def test_a_stall_ends_at_the_callers_deadline_and_does_no_harm(depot: Depo
         assert isinstance(given, DeadlineExceeded), given
         base = await answer(client, adapters=[])
         assert len(base.tokens) == 6
-        assert proxy.stalled.is_set()
+        await asyncio.wait_for(proxy.stalled.wait(), DEADLINE)
         proxy.released.set()
         assert (await _answered(client)).same_as(depot.right)

@@ -78,12 +78,13 @@ async def test_what_a_route_uses_is_resident_before_anybody_asks(pair: Pair) -> 
 async def test_a_running_request_keeps_what_it_started_with(pair: Pair) -> None:
     for name in ("old", "new"):
         await pair.publish(name)
+        await pair.worker.load(name)
     await pair.worker.switch("old")
-    alone = await pair.answer(None, length=120)
-    running = [asyncio.create_task(pair.answer(None, length=120)) for _ in range(3)]
+    alone = await pair.answer(None, length=200)
+    running = [asyncio.create_task(pair.answer(None, length=200)) for _ in range(3)]
 
     async def admitted() -> bool:
-        return await pair.used("kv_tokens") >= 3 * 120
+        return await pair.used("kv_tokens") >= 3 * 200
 
     await until(admitted)
     for name in ("new", "old", "new"):

@@ -85,7 +85,7 @@ def _ready(service: Server, what: str) -> str:
     with busy(what):
         began = time.monotonic()
         address = service.address()
-    console.print(f"[green]✓[/] {what}: [bold]{address}[/] [dim]{time.monotonic() - began:.1f} s[/]")
+    console.print(f"[green]✓[/] {what}: [bold]{address}[/] [dim]{time.monotonic() - began:.1f} s[/]", soft_wrap=True)
     return address
 
 

@@ -106,7 +106,7 @@ def machine() -> dict[str, str | int]:
         "cores": _cores(),
         "usable_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else _cores(),
         "memory_bytes": psutil.virtual_memory().total,
-        "system": platform.platform(),
+        "system": platform.system(),
         "python": platform.python_version(),
     }
 

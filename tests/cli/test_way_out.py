@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,10 @@ def test_a_broken_adapter_says_what_is_wrong(lorry: Lorry, tmp_path: Path) -> No
     result = lorry("push", str(tmp_path), "name")
     assert result.code == 2
     assert result.err.startswith("error: INVALID_ADAPTER: pickle files")
+
+
+def test_the_version_needs_no_command(lorry: Lorry) -> None:
+    assert lorry("--version").out == f"lorry {version('lorry')}\n"
 
 
 def test_the_help_tells_the_exit_codes_and_the_environment(lorry: Lorry) -> None:

@@ -6,6 +6,7 @@ it runs, so that `lorry --help` stays fast.
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from typing import Annotated
 
 import typer
@@ -34,6 +35,12 @@ app = typer.Typer(
 )
 
 
+def _show_version(wanted: bool) -> None:  # noqa: FBT001 - typer hands the option's value by position
+    if wanted:
+        typer.echo(f"lorry {version('lorry')}")
+        raise typer.Exit
+
+
 @app.callback()
 def _configure(
     ctx: typer.Context,
@@ -44,6 +51,9 @@ def _configure(
     worker: Annotated[
         str, typer.Option(envvar="LORRY_WORKER", metavar="HOST:PORT", help="The compute worker.")
     ] = WORKER,
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
 ) -> None:
     ctx.obj = Addresses(registry=registry, worker=worker)
 

@@ -11,10 +11,6 @@ import uvloop
 from adapter_registry.app import migrate, serve
 from adapter_registry.settings import Settings
 from lorry.rpc import process
-from lorry.rpc.serving import is_serving
-
-# A registry that needs longer to say that it is well is not.
-_HEALTH_SECONDS = 5.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,8 +26,7 @@ def _run(options: argparse.Namespace, settings: Settings) -> None:
             migrate(settings)
             sys.stderr.write("the database has the tables of this release\n")
         case "health":
-            if not is_serving(settings.listen, timeout=_HEALTH_SECONDS):
-                raise ConnectionError(f"the registry on {settings.listen} is not serving")
+            process.require_serving("registry", settings.listen)
 
 
 def _parser() -> argparse.ArgumentParser:

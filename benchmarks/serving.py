@@ -14,12 +14,11 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from benchmarks import report
 from benchmarks.cases import Case, cases
 from benchmarks.measuring import Quiet, Result, machine
 from benchmarks.world import QUICK, Scale, World, world
+from compute_worker.engine.loading import has_bfloat16
 from demo.model import ensure_model
 from demo.pair import end_on_signals
 
@@ -56,7 +55,7 @@ def parser() -> argparse.ArgumentParser:
 
 def fast_dtype() -> str:
     """The type that this CPU is fast at: without bfloat16 products in hardware, float32 is up to ten times faster."""
-    return "bfloat16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "float32"  # noqa: SLF001 - no public name
+    return "bfloat16" if has_bfloat16() else "float32"
 
 
 def names(text: str) -> list[str]:

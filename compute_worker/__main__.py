@@ -10,10 +10,6 @@ import uvloop
 
 from compute_worker.settings import Settings
 from lorry.rpc import process
-from lorry.rpc.serving import is_serving
-
-# A worker that needs longer to say that it is well is not.
-_HEALTH_SECONDS = 5.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -29,8 +25,7 @@ def _run(options: argparse.Namespace, settings: Settings) -> None:
 
             uvloop.run(serve(settings, lambda address: process.announce(options, address)))
         case "health":
-            if not is_serving(settings.listen, timeout=_HEALTH_SECONDS):
-                raise ConnectionError(f"the worker on {settings.listen} is not serving")
+            process.require_serving("worker", settings.listen)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -86,13 +86,13 @@ def _rope_types(parameters: object) -> set[str]:
 
 def _dtype(name: str, device: torch.device) -> torch.dtype:
     if name == AUTO:
-        return torch.bfloat16 if device.type != "cpu" or _has_bfloat16() else torch.float32
+        return torch.bfloat16 if device.type != "cpu" or has_bfloat16() else torch.float32
     if name not in _DTYPES:
         raise InvalidInput(f"expected a dtype of {', '.join((AUTO, *_DTYPES))}, got {name!r}")
     return _DTYPES[name]
 
 
-def _has_bfloat16() -> bool:
+def has_bfloat16() -> bool:
     """Whether oneDNN has bfloat16 products for this CPU; without, they are 10 times slower than float32's."""
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # noqa: SLF001 - torch has no public name for it
 

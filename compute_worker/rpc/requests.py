@@ -20,8 +20,6 @@ from lorry.v1 import inference_pb2, residency_pb2, types_pb2
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 DEFAULT_ROUTE = "default"
-# What StopConditions.max_new_tokens means where it is unset.
-DEFAULT_NEW_TOKENS = 256
 
 _SIGNS = {
     residency_pb2.MAJORITY_SIGN_UNSPECIFIED: "total",
@@ -71,7 +69,7 @@ def _sampling(request: inference_pb2.GenerateRequest) -> Sampling:
 
 def _stop(stop: inference_pb2.StopConditions) -> Stop:
     return Stop(
-        max_new_tokens=stop.max_new_tokens or DEFAULT_NEW_TOKENS,
+        max_new_tokens=stop.max_new_tokens,
         strings=tuple(stop.strings),
         token_ids=tuple(stop.token_ids),
         ignore_eos=stop.ignore_eos,

@@ -17,7 +17,10 @@ from pydantic import ValidationError
 from pydantic_settings import BaseSettings
 
 from lorry.errors import LorryError
-from lorry.rpc.serving import write_port_file
+from lorry.rpc.serving import is_serving, write_port_file
+
+# A server that needs longer to say that it is well is not.
+_HEALTH_SECONDS = 5.0
 
 SettingsT = TypeVar("SettingsT", bound=BaseSettings)
 
@@ -57,6 +60,12 @@ def announce(options: argparse.Namespace, address: str) -> None:
     """Tell whoever waits for the port file that calls are answered."""
     if options.port_file is not None:
         write_port_file(options.port_file, address)
+
+
+def require_serving(name: str, address: str) -> None:
+    """Raise ConnectionError where the server on `address` does not say that it is well."""
+    if not is_serving(address, timeout=_HEALTH_SECONDS):
+        raise ConnectionError(f"the {name} on {address} is not serving")
 
 
 def say(parser: argparse.ArgumentParser, text: str) -> None:

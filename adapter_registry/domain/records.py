@@ -11,6 +11,8 @@ from enum import StrEnum
 from typing import Generic, TypeVar
 
 from lorry.format.base import BaseFacts
+from lorry.format.compatibility import CarryOver
+from lorry.format.facts import AdapterFacts
 from lorry.format.manifest import Manifest
 
 T = TypeVar("T")
@@ -34,13 +36,16 @@ class Listing(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class BaseRecord:
-    """A registered base model."""
+    """A registered base model. `derived_from`: base_id of the base that it is a variant of; `carry_over`:
+    whether adapters of the bases that it descends from may be served on it.
+    """
 
     name: str
     facts: BaseFacts
     known_as: tuple[str, ...] = ()
     derived_from: str | None = None
     created: datetime | None = None
+    carry_over: CarryOver = CarryOver.REFUSE
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +53,8 @@ class NewVersion:
     """A version about to be published: everything is checked, all blobs are stored.
 
     alias: alias to point to it in the same transaction, or None. description and labels are used
-    only where the adapter is new.
+    only where the adapter is new. facts: what the verdicts on other bases are computed from.
+    signatures: verified envelopes by key id.
     """
 
     namespace: str
@@ -58,6 +64,8 @@ class NewVersion:
     alias: str | None = None
     description: str = ""
     labels: dict[str, str] = field(default_factory=dict)
+    facts: AdapterFacts | None = None
+    signatures: dict[str, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +81,7 @@ class VersionRecord:
     yank_reason: str | None
     aliases: tuple[str, ...]
     warnings: tuple[str, ...]
+    signatures: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +97,7 @@ class AdapterRecord:
     version_count: int
     latest: VersionRecord | None
     aliases: dict[str, str]
+    keep_last: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,17 +113,21 @@ class AliasRecord:
 
 @dataclass(frozen=True, slots=True)
 class Deletion:
-    """What a deletion took along."""
+    """What a deletion took along. orphans: digests of children that now name a missing parent.
+    leases: holders whose leases were broken.
+    """
 
     versions: tuple[str, ...]
     aliases: tuple[str, ...]
     orphans: tuple[str, ...]
+    leases: tuple[str, ...] = ()
 
 
 class EventKind(StrEnum):
     """What happened in the catalogue."""
 
     BASE_REGISTERED = "base_registered"
+    BASE_UPDATED = "base_updated"
     VERSION_CREATED = "version_created"
     VERSION_YANKED = "version_yanked"
     VERSION_DELETED = "version_deleted"
@@ -123,7 +137,7 @@ class EventKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One line of the outbox. `digest` is a base_id for BASE_REGISTERED. number: of the version, or
+    """One line of the outbox. `digest` is a base_id for BASE_REGISTERED and BASE_UPDATED. number: of the version, or
     the alias's revision for ALIAS_MOVED and ALIAS_DELETED. text: yank reason, or the alias's name.
     """
 

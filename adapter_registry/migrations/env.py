@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from alembic import context
 
+import adapter_registry.store.keeping  # noqa: F401 - tells the metadata of its tables
 from adapter_registry.store.models import Row
 
 context.configure(

@@ -10,6 +10,8 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from contextvars import copy_context
+from functools import partial
 from typing import ParamSpec, Protocol, TypeVar
 
 
@@ -32,17 +34,18 @@ class Pool:
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix=name)
 
     async def run(self, job: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """The job's result; raises what it raises.
+        """The job's result; raises what it raises. The job sees the caller's context variables.
 
         When the caller is cancelled, a job that has not begun is dropped and a running one is
         waited for: what it uses may be closed right behind this call.
         """
-        return await _result(self._executor.submit(job, *args, **kwargs))
+        call = partial(copy_context().run, job, *args, **kwargs)
+        return await _result(self._executor.submit(call))
 
     @asynccontextmanager
     async def opened(self, opener: Callable[P, C], *args: P.args, **kwargs: P.kwargs) -> AsyncIterator[C]:
         """What `opener` gives, closed in the end, also where the caller is cancelled while it opens."""
-        opening = self._executor.submit(opener, *args, **kwargs)
+        opening = self._executor.submit(partial(copy_context().run, opener, *args, **kwargs))
         try:
             yield await _result(opening)
         finally:

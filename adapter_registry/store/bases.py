@@ -19,6 +19,7 @@ from adapter_registry.store.events import tell
 from adapter_registry.store.models import BaseRow, KnownAsRow
 from lorry.errors import BaseConflict, BaseNotFound
 from lorry.format.base import BaseFacts, BaseModule, ModuleKind
+from lorry.format.compatibility import CarryOver
 
 _PAGES = Cursor("bases", "", (str,))
 
@@ -90,6 +91,7 @@ def _new_row(base: BaseRecord) -> BaseRow:
         derived_from=base.derived_from,
         modules=[[m.name, m.kind.value, m.in_features, m.out_features] for m in facts.modules],
         created=datetime.now(UTC),
+        carry_over=base.carry_over.value,
     )
 
 
@@ -115,4 +117,8 @@ def _records(session: Session, rows: Sequence[BaseRow]) -> list[BaseRecord]:
     names: dict[int, list[str]] = {row.id: [] for row in rows}
     for known in session.scalars(query):
         names[known.base].append(known.name)
-    return [BaseRecord(row.name, _facts(row), tuple(names[row.id]), row.derived_from, row.created) for row in rows]
+    return [_record(row, names[row.id]) for row in rows]
+
+
+def _record(row: BaseRow, known_as: Sequence[str]) -> BaseRecord:
+    return BaseRecord(row.name, _facts(row), tuple(known_as), row.derived_from, row.created, CarryOver(row.carry_over))

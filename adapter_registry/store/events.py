@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 from sqlalchemy import func, insert, select
 from sqlalchemy.orm import Session
 
 from adapter_registry.domain.records import Event, EventKind
+from adapter_registry.store.audit import note_each
 from adapter_registry.store.database import Database
 from adapter_registry.store.models import AdapterRow, EventRow
 
@@ -27,8 +29,8 @@ def tell(
 def tell_each(
     session: Session, kind: EventKind, adapter: AdapterRow | None, subjects: Sequence[tuple[str, int]], text: str = ""
 ) -> None:
-    """Write an event for each (digest, number), in this order and in one go."""
-    common = {
+    """Write an event for each (digest, number), in this order and in one go; each is audited too."""
+    common: dict[str, Any] = {
         "kind": kind.value,
         "namespace": adapter.namespace if adapter else "",
         "name": adapter.name if adapter else "",
@@ -37,6 +39,8 @@ def tell_each(
     }
     if subjects:
         session.execute(insert(EventRow), [{**common, "digest": digest, "number": n} for digest, n in subjects])
+    digests = [digest for digest, _ in subjects]
+    note_each(session, digests, namespace=common["namespace"], name=common["name"], detail=text)
 
 
 class Events:

@@ -88,6 +88,7 @@ class BaseRow(Row):
     derived_from: Mapped[str | None] = mapped_column(words(71))
     modules: Mapped[Json]
     created: Mapped[Moment]
+    carry_over: Mapped[Words]
 
 
 class KnownAsRow(Row):
@@ -120,6 +121,7 @@ class AdapterRow(Row):
     version_count: Mapped[Big]
     deleted: Mapped[bool]
     description: Mapped[Words]
+    keep_last: Mapped[Big]
     __table_args__ = (UniqueConstraint("namespace", "name"),)
 
 

@@ -100,6 +100,7 @@ def _owner(session: Session, new: NewVersion) -> AdapterRow:
     row.revision += 1
     row.latest_number = row.version_count = 0
     row.deleted = False
+    row.keep_last = 0
     row.description = new.description
     session.flush()
     write_labels(session, row, new.labels)

@@ -3,14 +3,18 @@
     LorryError
     |- InvalidInput (INVALID_ARGUMENT): what came cannot be right. InvalidReference, InvalidName, InvalidDigest,
     |    InvalidFilter, InvalidPageToken, InvalidFieldMask, InvalidResumeToken, InvalidAdapter, InvalidSelection,
-    |    InvalidCombination, OffsetMismatch, PromptTooLong, BlobTooLarge
+    |    InvalidCombination, InvalidSignature, OffsetMismatch, PromptTooLong, BlobTooLarge
     |- NotFound: AdapterNotFound, VersionNotFound, AliasNotFound, BaseNotFound, BlobNotFound, RouteNotFound,
-    |    ParentNotFound      |- Conflict (ALREADY_EXISTS): BaseConflict      |- RevisionConflict (ABORTED)
+    |    ParentNotFound, PrincipalNotFound
+    |- Conflict (ALREADY_EXISTS): BaseConflict, PrincipalConflict
+    |- RevisionConflict (ABORTED)
     |- FailedPrecondition: UnsupportedAdapter, IncompatibleAdapter, UnsupportedCombination, UnsupportedRoute,
-    |    UnsupportedModel, VersionYanked, VersionInUse, AdapterPinned, AdapterInUse, MissingBlobs, UploadIncomplete,
-    |    MissingExtra        |- DataLoss: DigestMismatch    |- OutOfRange, Unauthenticated, DeadlineExceeded
-    |- Exhausted (RESOURCE_EXHAUSTED): QueueFull and CacheBusy (both retryable), RequestTooLarge
-    |- Unavailable (retryable): RegistryUnavailable, StorageUnavailable, Draining, Lagging   |- Cancelled, Internal
+    |    UnsupportedModel, VersionYanked, VersionInUse, NoEarlierVersion, SignatureRequired, AdapterPinned,
+    |    AdapterInUse, MissingBlobs, UploadIncomplete, ResumeTokenExpired, AlreadyRunning, MissingExtra
+    |- DataLoss: DigestMismatch, CorruptBlob
+    |- Unauthenticated, PermissionDenied, OutOfRange, DeadlineExceeded, Cancelled, Internal
+    |- Exhausted (RESOURCE_EXHAUSTED): QueueFull and CacheBusy (both retryable), RequestTooLarge, QuotaExceeded
+    |- Unavailable (retryable): RegistryUnavailable, StorageUnavailable, BlobBeingSwept, Draining, Lagging
 
 A class names its status code, its reason (ErrorInfo's reason: its own name in upper snake case) and
 whether the same call may succeed later. It knows nothing of grpc: `lorry.rpc` translates both ways.
@@ -93,6 +97,10 @@ class InvalidCombination(InvalidInput):
     """A recipe that has no meaning: density out of range, unequal ranks, a weight that is not finite."""
 
 
+class InvalidSignature(InvalidInput):
+    """A signature that does not parse, does not verify, or is over another manifest."""
+
+
 class OffsetMismatch(InvalidInput):
     """A chunk that does not follow what the store has kept; metadata `committed_bytes` says where to go on."""
 
@@ -135,6 +143,10 @@ class ParentNotFound(NotFound):
     """A parent or recipe source that the registry does not have."""
 
 
+class PrincipalNotFound(NotFound):
+    """No token or certificate of that name."""
+
+
 class RouteNotFound(NotFound):
     """The worker has no such route."""
 
@@ -148,6 +160,10 @@ class Conflict(LorryError):
 
 class BaseConflict(Conflict):
     """The name of the base belongs to another fingerprint."""
+
+
+class PrincipalConflict(Conflict):
+    """The name or the certificate belongs to another principal."""
 
 
 class RevisionConflict(LorryError):
@@ -187,7 +203,15 @@ class VersionYanked(FailedPrecondition):
 
 
 class VersionInUse(FailedPrecondition):
-    """An alias or a child's lineage names the version; the message lists them."""
+    """An alias, a lease or a child's lineage needs the version; the message lists them."""
+
+
+class NoEarlierVersion(FailedPrecondition):
+    """The alias has not moved yet, so there is nothing to go back to."""
+
+
+class SignatureRequired(FailedPrecondition):
+    """The namespace takes only what one of its keys signed; the message says which keys."""
 
 
 class AdapterPinned(FailedPrecondition):
@@ -204,6 +228,14 @@ class MissingBlobs(FailedPrecondition):
 
 class UploadIncomplete(FailedPrecondition):
     """The upload was finished before all of its bytes came; what came is kept."""
+
+
+class ResumeTokenExpired(FailedPrecondition):
+    """The events behind the token are not kept any more: read the state again, then watch from now on."""
+
+
+class AlreadyRunning(FailedPrecondition):
+    """The same work is being done already; the message says since when."""
 
 
 class MissingExtra(FailedPrecondition):
@@ -241,6 +273,10 @@ class RequestTooLarge(Exhausted):
     """The request can never fit the worker's budgets (pool rows or KV cache)."""
 
 
+class QuotaExceeded(Exhausted):
+    """The namespace's limit of bytes or versions; metadata `limit`, `used` and `asked` say which."""
+
+
 class Unavailable(LorryError):
     """Not now."""
 
@@ -258,6 +294,10 @@ class StorageUnavailable(Unavailable):
     """The registry cannot reach its database or its blob store."""
 
 
+class BlobBeingSwept(Unavailable):
+    """The blob was garbage and is on its way out; it can be sent again in a moment."""
+
+
 class Draining(Unavailable):
     """The server is about to stop and takes nothing new."""
 
@@ -270,6 +310,12 @@ class Unauthenticated(LorryError):
     """No credentials, or wrong ones."""
 
     code = "UNAUTHENTICATED"
+
+
+class PermissionDenied(LorryError):
+    """The caller may not do that there, whether or not there is such a thing."""
+
+    code = "PERMISSION_DENIED"
 
 
 class DeadlineExceeded(LorryError):
@@ -292,6 +338,10 @@ class DataLoss(LorryError):
 
 class DigestMismatch(DataLoss):
     """Bytes whose sha256 is not the digest they came under."""
+
+
+class CorruptBlob(DataLoss):
+    """Stored bytes do not hash to their digest any more. They were put aside; sending them again heals it."""
 
 
 class Internal(LorryError):

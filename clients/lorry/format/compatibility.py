@@ -29,8 +29,17 @@ class Code(StrEnum):
     UNSUPPORTED_VARIANT = "UNSUPPORTED_VARIANT"
     BASE_MISMATCH = "BASE_MISMATCH"
     BASE_UNVERIFIED = "BASE_UNVERIFIED"
+    BASE_VARIANT = "BASE_VARIANT"
     VOCABULARY_MISMATCH = "VOCABULARY_MISMATCH"
     QUANTIZATION_MISMATCH = "QUANTIZATION_MISMATCH"
+
+
+class CarryOver(StrEnum):
+    """Whether adapters of the bases that a base descends from may be served on it."""
+
+    ALLOW = "allow"
+    WARN = "warn"
+    REFUSE = "refuse"
 
 
 @dataclass(frozen=True, slots=True)

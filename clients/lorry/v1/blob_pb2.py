@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13lorry/v1/blob.proto\x12\x08lorry.v1\"%\n\x12\x46indMissingRequest\x12\x0f\n\x07\x64igests\x18\x01 \x03(\t\"&\n\x13\x46indMissingResponse\x12\x0f\n\x07missing\x18\x01 \x03(\t\"2\n\x0cUploadHeader\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\"+\n\x0bUploadChunk\x12\x0e\n\x06offset\x18\x01 \x01(\x03\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"\x0e\n\x0cUploadFinish\"\x96\x01\n\rUploadRequest\x12(\n\x06header\x18\x01 \x01(\x0b\x32\x16.lorry.v1.UploadHeaderH\x00\x12&\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x15.lorry.v1.UploadChunkH\x00\x12(\n\x06\x66inish\x18\x03 \x01(\x0b\x32\x16.lorry.v1.UploadFinishH\x00\x42\t\n\x07message\"E\n\x0eUploadResponse\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x0f\n\x07\x65xisted\x18\x03 \x01(\x08\"$\n\x12QueryUploadRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\"@\n\x13QueryUploadResponse\x12\x17\n\x0f\x63ommitted_bytes\x18\x01 \x01(\x03\x12\x10\n\x08\x63omplete\x18\x02 \x01(\x08\"<\n\x0bReadRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x03\x12\r\n\x05limit\x18\x03 \x01(\x03\",\n\x0cReadResponse\x12\x0e\n\x06offset\x18\x01 \x01(\x03\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x32\x9d\x02\n\x0b\x42lobService\x12J\n\x0b\x46indMissing\x12\x1c.lorry.v1.FindMissingRequest\x1a\x1d.lorry.v1.FindMissingResponse\x12=\n\x06Upload\x12\x17.lorry.v1.UploadRequest\x1a\x18.lorry.v1.UploadResponse(\x01\x12J\n\x0bQueryUpload\x12\x1c.lorry.v1.QueryUploadRequest\x1a\x1d.lorry.v1.QueryUploadResponse\x12\x37\n\x04Read\x12\x15.lorry.v1.ReadRequest\x1a\x16.lorry.v1.ReadResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13lorry/v1/blob.proto\x12\x08lorry.v1\"8\n\x12\x46indMissingRequest\x12\x0f\n\x07\x64igests\x18\x01 \x03(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t\"&\n\x13\x46indMissingResponse\x12\x0f\n\x07missing\x18\x01 \x03(\t\"E\n\x0cUploadHeader\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x11\n\tnamespace\x18\x03 \x01(\t\"+\n\x0bUploadChunk\x12\x0e\n\x06offset\x18\x01 \x01(\x03\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"\x0e\n\x0cUploadFinish\"\x96\x01\n\rUploadRequest\x12(\n\x06header\x18\x01 \x01(\x0b\x32\x16.lorry.v1.UploadHeaderH\x00\x12&\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x15.lorry.v1.UploadChunkH\x00\x12(\n\x06\x66inish\x18\x03 \x01(\x0b\x32\x16.lorry.v1.UploadFinishH\x00\x42\t\n\x07message\"E\n\x0eUploadResponse\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x0f\n\x07\x65xisted\x18\x03 \x01(\x08\"7\n\x12QueryUploadRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t\"@\n\x13QueryUploadResponse\x12\x17\n\x0f\x63ommitted_bytes\x18\x01 \x01(\x03\x12\x10\n\x08\x63omplete\x18\x02 \x01(\x08\"<\n\x0bReadRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x03\x12\r\n\x05limit\x18\x03 \x01(\x03\",\n\x0cReadResponse\x12\x0e\n\x06offset\x18\x01 \x01(\x03\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x32\x9d\x02\n\x0b\x42lobService\x12J\n\x0b\x46indMissing\x12\x1c.lorry.v1.FindMissingRequest\x1a\x1d.lorry.v1.FindMissingResponse\x12=\n\x06Upload\x12\x17.lorry.v1.UploadRequest\x1a\x18.lorry.v1.UploadResponse(\x01\x12J\n\x0bQueryUpload\x12\x1c.lorry.v1.QueryUploadRequest\x1a\x1d.lorry.v1.QueryUploadResponse\x12\x37\n\x04Read\x12\x15.lorry.v1.ReadRequest\x1a\x16.lorry.v1.ReadResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,27 +32,27 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'lorry.v1.blob_pb2', _global
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_FINDMISSINGREQUEST']._serialized_start=33
-  _globals['_FINDMISSINGREQUEST']._serialized_end=70
-  _globals['_FINDMISSINGRESPONSE']._serialized_start=72
-  _globals['_FINDMISSINGRESPONSE']._serialized_end=110
-  _globals['_UPLOADHEADER']._serialized_start=112
-  _globals['_UPLOADHEADER']._serialized_end=162
-  _globals['_UPLOADCHUNK']._serialized_start=164
-  _globals['_UPLOADCHUNK']._serialized_end=207
-  _globals['_UPLOADFINISH']._serialized_start=209
-  _globals['_UPLOADFINISH']._serialized_end=223
-  _globals['_UPLOADREQUEST']._serialized_start=226
-  _globals['_UPLOADREQUEST']._serialized_end=376
-  _globals['_UPLOADRESPONSE']._serialized_start=378
-  _globals['_UPLOADRESPONSE']._serialized_end=447
-  _globals['_QUERYUPLOADREQUEST']._serialized_start=449
-  _globals['_QUERYUPLOADREQUEST']._serialized_end=485
-  _globals['_QUERYUPLOADRESPONSE']._serialized_start=487
-  _globals['_QUERYUPLOADRESPONSE']._serialized_end=551
-  _globals['_READREQUEST']._serialized_start=553
-  _globals['_READREQUEST']._serialized_end=613
-  _globals['_READRESPONSE']._serialized_start=615
-  _globals['_READRESPONSE']._serialized_end=659
-  _globals['_BLOBSERVICE']._serialized_start=662
-  _globals['_BLOBSERVICE']._serialized_end=947
+  _globals['_FINDMISSINGREQUEST']._serialized_end=89
+  _globals['_FINDMISSINGRESPONSE']._serialized_start=91
+  _globals['_FINDMISSINGRESPONSE']._serialized_end=129
+  _globals['_UPLOADHEADER']._serialized_start=131
+  _globals['_UPLOADHEADER']._serialized_end=200
+  _globals['_UPLOADCHUNK']._serialized_start=202
+  _globals['_UPLOADCHUNK']._serialized_end=245
+  _globals['_UPLOADFINISH']._serialized_start=247
+  _globals['_UPLOADFINISH']._serialized_end=261
+  _globals['_UPLOADREQUEST']._serialized_start=264
+  _globals['_UPLOADREQUEST']._serialized_end=414
+  _globals['_UPLOADRESPONSE']._serialized_start=416
+  _globals['_UPLOADRESPONSE']._serialized_end=485
+  _globals['_QUERYUPLOADREQUEST']._serialized_start=487
+  _globals['_QUERYUPLOADREQUEST']._serialized_end=542
+  _globals['_QUERYUPLOADRESPONSE']._serialized_start=544
+  _globals['_QUERYUPLOADRESPONSE']._serialized_end=608
+  _globals['_READREQUEST']._serialized_start=610
+  _globals['_READREQUEST']._serialized_end=670
+  _globals['_READRESPONSE']._serialized_start=672
+  _globals['_READRESPONSE']._serialized_end=716
+  _globals['_BLOBSERVICE']._serialized_start=719
+  _globals['_BLOBSERVICE']._serialized_end=1004
 # @@protoc_insertion_point(module_scope)

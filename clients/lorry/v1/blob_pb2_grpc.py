@@ -65,7 +65,8 @@ class BlobServiceServicer:
 
     def FindMissing(self, request, context):
         """Says which of the digests the store lacks. Reads only.
-        Errors: INVALID_DIGEST.
+        What is not missing is kept for the registry's grace period at least, so that a version may be
+        published out of it. Errors: INVALID_DIGEST.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -74,7 +75,8 @@ class BlobServiceServicer:
     def Upload(self, request_iterator, context):
         """Stores one blob. The stream is a header, chunks in order, then a finish. A stream that breaks
         keeps what arrived: ask QueryUpload and go on from there. Errors: INVALID_DIGEST,
-        DIGEST_MISMATCH, OFFSET_MISMATCH, UPLOAD_INCOMPLETE, BLOB_TOO_LARGE, STORAGE_UNAVAILABLE.
+        DIGEST_MISMATCH, OFFSET_MISMATCH, UPLOAD_INCOMPLETE, BLOB_TOO_LARGE, QUOTA_EXCEEDED,
+        STORAGE_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -89,8 +91,8 @@ class BlobServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Read(self, request, context):
-        """Streams a blob, or a part of it, in order. Reads only.
-        Errors: INVALID_DIGEST, BLOB_NOT_FOUND, OUT_OF_RANGE, STORAGE_UNAVAILABLE.
+        """Streams a blob, or a part of it, in order; every piece was hashed before it is sent. Reads only.
+        Errors: INVALID_DIGEST, BLOB_NOT_FOUND, OUT_OF_RANGE, CORRUPT_BLOB, STORAGE_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -37,20 +37,22 @@ class BlobServiceStub:
     def __new__(cls, channel: _aio.Channel) -> BlobServiceAsyncStub: ...
     FindMissing: _grpc.UnaryUnaryMultiCallable[_blob_pb2.FindMissingRequest, _blob_pb2.FindMissingResponse]
     """Says which of the digests the store lacks. Reads only.
-    Errors: INVALID_DIGEST.
+    What is not missing is kept for the registry's grace period at least, so that a version may be
+    published out of it. Errors: INVALID_DIGEST.
     """
     Upload: _grpc.StreamUnaryMultiCallable[_blob_pb2.UploadRequest, _blob_pb2.UploadResponse]
     """Stores one blob. The stream is a header, chunks in order, then a finish. A stream that breaks
     keeps what arrived: ask QueryUpload and go on from there. Errors: INVALID_DIGEST,
-    DIGEST_MISMATCH, OFFSET_MISMATCH, UPLOAD_INCOMPLETE, BLOB_TOO_LARGE, STORAGE_UNAVAILABLE.
+    DIGEST_MISMATCH, OFFSET_MISMATCH, UPLOAD_INCOMPLETE, BLOB_TOO_LARGE, QUOTA_EXCEEDED,
+    STORAGE_UNAVAILABLE.
     """
     QueryUpload: _grpc.UnaryUnaryMultiCallable[_blob_pb2.QueryUploadRequest, _blob_pb2.QueryUploadResponse]
     """Says how many bytes of an upload are kept, so that it can go on. Reads only.
     Errors: INVALID_DIGEST.
     """
     Read: _grpc.UnaryStreamMultiCallable[_blob_pb2.ReadRequest, _blob_pb2.ReadResponse]
-    """Streams a blob, or a part of it, in order. Reads only.
-    Errors: INVALID_DIGEST, BLOB_NOT_FOUND, OUT_OF_RANGE, STORAGE_UNAVAILABLE.
+    """Streams a blob, or a part of it, in order; every piece was hashed before it is sent. Reads only.
+    Errors: INVALID_DIGEST, BLOB_NOT_FOUND, OUT_OF_RANGE, CORRUPT_BLOB, STORAGE_UNAVAILABLE.
     """
 
 @_typing.type_check_only
@@ -62,20 +64,22 @@ class BlobServiceAsyncStub(BlobServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     FindMissing: _aio.UnaryUnaryMultiCallable[_blob_pb2.FindMissingRequest, _blob_pb2.FindMissingResponse]  # type: ignore[assignment]
     """Says which of the digests the store lacks. Reads only.
-    Errors: INVALID_DIGEST.
+    What is not missing is kept for the registry's grace period at least, so that a version may be
+    published out of it. Errors: INVALID_DIGEST.
     """
     Upload: _aio.StreamUnaryMultiCallable[_blob_pb2.UploadRequest, _blob_pb2.UploadResponse]  # type: ignore[assignment]
     """Stores one blob. The stream is a header, chunks in order, then a finish. A stream that breaks
     keeps what arrived: ask QueryUpload and go on from there. Errors: INVALID_DIGEST,
-    DIGEST_MISMATCH, OFFSET_MISMATCH, UPLOAD_INCOMPLETE, BLOB_TOO_LARGE, STORAGE_UNAVAILABLE.
+    DIGEST_MISMATCH, OFFSET_MISMATCH, UPLOAD_INCOMPLETE, BLOB_TOO_LARGE, QUOTA_EXCEEDED,
+    STORAGE_UNAVAILABLE.
     """
     QueryUpload: _aio.UnaryUnaryMultiCallable[_blob_pb2.QueryUploadRequest, _blob_pb2.QueryUploadResponse]  # type: ignore[assignment]
     """Says how many bytes of an upload are kept, so that it can go on. Reads only.
     Errors: INVALID_DIGEST.
     """
     Read: _aio.UnaryStreamMultiCallable[_blob_pb2.ReadRequest, _blob_pb2.ReadResponse]  # type: ignore[assignment]
-    """Streams a blob, or a part of it, in order. Reads only.
-    Errors: INVALID_DIGEST, BLOB_NOT_FOUND, OUT_OF_RANGE, STORAGE_UNAVAILABLE.
+    """Streams a blob, or a part of it, in order; every piece was hashed before it is sent. Reads only.
+    Errors: INVALID_DIGEST, BLOB_NOT_FOUND, OUT_OF_RANGE, CORRUPT_BLOB, STORAGE_UNAVAILABLE.
     """
 
 class BlobServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -90,7 +94,8 @@ class BlobServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_blob_pb2.FindMissingResponse, _abc.Awaitable[_blob_pb2.FindMissingResponse]]:
         """Says which of the digests the store lacks. Reads only.
-        Errors: INVALID_DIGEST.
+        What is not missing is kept for the registry's grace period at least, so that a version may be
+        published out of it. Errors: INVALID_DIGEST.
         """
 
     @_abc_1.abstractmethod
@@ -101,7 +106,8 @@ class BlobServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_blob_pb2.UploadResponse, _abc.Awaitable[_blob_pb2.UploadResponse]]:
         """Stores one blob. The stream is a header, chunks in order, then a finish. A stream that breaks
         keeps what arrived: ask QueryUpload and go on from there. Errors: INVALID_DIGEST,
-        DIGEST_MISMATCH, OFFSET_MISMATCH, UPLOAD_INCOMPLETE, BLOB_TOO_LARGE, STORAGE_UNAVAILABLE.
+        DIGEST_MISMATCH, OFFSET_MISMATCH, UPLOAD_INCOMPLETE, BLOB_TOO_LARGE, QUOTA_EXCEEDED,
+        STORAGE_UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod
@@ -120,8 +126,8 @@ class BlobServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _blob_pb2.ReadRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_blob_pb2.ReadResponse], _abc.AsyncIterator[_blob_pb2.ReadResponse]]:
-        """Streams a blob, or a part of it, in order. Reads only.
-        Errors: INVALID_DIGEST, BLOB_NOT_FOUND, OUT_OF_RANGE, STORAGE_UNAVAILABLE.
+        """Streams a blob, or a part of it, in order; every piece was hashed before it is sent. Reads only.
+        Errors: INVALID_DIGEST, BLOB_NOT_FOUND, OUT_OF_RANGE, CORRUPT_BLOB, STORAGE_UNAVAILABLE.
         """
 
 def add_BlobServiceServicer_to_server(servicer: BlobServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

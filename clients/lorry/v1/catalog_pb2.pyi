@@ -5,6 +5,7 @@ Who the adapters are: bases, versions, aliases, compatibility, events."""
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
@@ -174,6 +175,60 @@ class ListBaseModelsResponse(_message.Message):
 Global___ListBaseModelsResponse: _TypeAlias = ListBaseModelsResponse  # noqa: Y015
 
 @_typing.final
+class UpdateBaseModelRequest(_message.Message):
+    """Changes the family of a base model."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BASE_MODEL_FIELD_NUMBER: _builtins.int
+    UPDATE_MASK_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def base_model(self) -> _types_pb2.BaseModel:
+        """`base_id` or `name` says which; the masked fields say what to write."""
+
+    @_builtins.property
+    def update_mask(self) -> _field_mask_pb2.FieldMask:
+        """Paths among `derived_from` and `carry_over`. Required."""
+
+    def __init__(
+        self,
+        *,
+        base_model: _types_pb2.BaseModel | None = ...,
+        update_mask: _field_mask_pb2.FieldMask | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model", "update_mask", b"update_mask"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model", "update_mask", b"update_mask"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateBaseModelRequest: _TypeAlias = UpdateBaseModelRequest  # noqa: Y015
+
+@_typing.final
+class UpdateBaseModelResponse(_message.Message):
+    """The base as stored."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BASE_MODEL_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def base_model(self) -> _types_pb2.BaseModel:
+        """The stored base, its module table left out."""
+
+    def __init__(
+        self,
+        *,
+        base_model: _types_pb2.BaseModel | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateBaseModelResponse: _TypeAlias = UpdateBaseModelResponse  # noqa: Y015
+
+@_typing.final
 class CreateVersionRequest(_message.Message):
     """Publishes a version."""
 
@@ -208,6 +263,7 @@ class CreateVersionRequest(_message.Message):
     ALIAS_FIELD_NUMBER: _builtins.int
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    SIGNATURES_FIELD_NUMBER: _builtins.int
     adapter: _builtins.str
     """Adapter that it belongs to, `namespace/name` or `name`; made where there is none."""
     base_model: _builtins.str
@@ -240,6 +296,12 @@ class CreateVersionRequest(_message.Message):
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Labels, used only where the adapter is new."""
 
+    @_builtins.property
+    def signatures(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """Signatures over the manifest: DSSE envelopes as JSON, each at most 1 MiB, at most 8. Those of an
+        existing version are added to it. Unset means none.
+        """
+
     def __init__(
         self,
         *,
@@ -252,10 +314,11 @@ class CreateVersionRequest(_message.Message):
         alias: _builtins.str = ...,
         description: _builtins.str = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        signatures: _abc.Iterable[_builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["recipe", b"recipe"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "alias", b"alias", "base_model", b"base_model", "description", b"description", "expected_digest", b"expected_digest", "files", b"files", "labels", b"labels", "parents", b"parents", "recipe", b"recipe"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "alias", b"alias", "base_model", b"base_model", "description", b"description", "expected_digest", b"expected_digest", "files", b"files", "labels", b"labels", "parents", b"parents", "recipe", b"recipe", "signatures", b"signatures"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -344,22 +407,26 @@ class ListVersionsRequest(_message.Message):
     ADAPTER_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
     adapter: _builtins.str
     """`namespace/name` or `name`."""
     page_size: _builtins.int
     """The most entries; unset or 0 means 100, above 1,000 means 1,000."""
     page_token: _builtins.str
     """`next_page_token` of the page before; unset means the first page."""
+    filter: _builtins.str
+    """As ListAdaptersRequest.filter, about each version; without `name` and `labels`. Unset means all."""
     def __init__(
         self,
         *,
         adapter: _builtins.str = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        filter: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "filter", b"filter", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -478,6 +545,7 @@ class DeleteVersionResponse(_message.Message):
     DIGEST_FIELD_NUMBER: _builtins.int
     DELETED_ALIASES_FIELD_NUMBER: _builtins.int
     ORPHANED_CHILDREN_FIELD_NUMBER: _builtins.int
+    BROKEN_LEASES_FIELD_NUMBER: _builtins.int
     digest: _builtins.str
     """Digest of the deleted version."""
     @_builtins.property
@@ -488,16 +556,21 @@ class DeleteVersionResponse(_message.Message):
     def orphaned_children(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Digests of children whose lineage now names a missing parent."""
 
+    @_builtins.property
+    def broken_leases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Holders whose leases on it were broken."""
+
     def __init__(
         self,
         *,
         digest: _builtins.str = ...,
         deleted_aliases: _abc.Iterable[_builtins.str] | None = ...,
         orphaned_children: _abc.Iterable[_builtins.str] | None = ...,
+        broken_leases: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deleted_aliases", b"deleted_aliases", "digest", b"digest", "orphaned_children", b"orphaned_children"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["broken_leases", b"broken_leases", "deleted_aliases", b"deleted_aliases", "digest", b"digest", "orphaned_children", b"orphaned_children"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -562,9 +635,11 @@ class ListAdaptersRequest(_message.Message):
     namespace: _builtins.str
     """Namespace; unset means all."""
     filter: _builtins.str
-    """Terms joined by AND: `name`, `variant`, `base`, `rank`, `size` or `labels.KEY`, an operator
-    (=, !=, <, <=, >, >=; `name` also takes `*` at the end) and a value. Facts are those of the
-    newest version. Unset means all.
+    """Terms joined by AND, each a field, an operator and a value. `name` (`*` at its end stands for
+    the rest), `variant`, `base` (name or base_id), `fits` (name or base_id of a base that it is
+    compatible with), `module` (last part of a target module's path, `q_proj`), `parent` (digest),
+    `alias` and `labels.KEY` take = and !=; `rank`, `size` (bytes) and `created` (RFC 3339 date or
+    time) also take <, <=, > and >=. Facts are those of the newest version. Unset means all.
     """
     page_size: _builtins.int
     """The most entries; unset or 0 means 100, above 1,000 means 1,000."""
@@ -630,7 +705,7 @@ class UpdateAdapterRequest(_message.Message):
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """Paths among `description` and `labels`. Required."""
+        """Paths among `description`, `labels` and `keep_last`. Required."""
 
     def __init__(
         self,
@@ -704,6 +779,7 @@ class DeleteAdapterResponse(_message.Message):
 
     DELETED_VERSIONS_FIELD_NUMBER: _builtins.int
     ORPHANED_CHILDREN_FIELD_NUMBER: _builtins.int
+    BROKEN_LEASES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def deleted_versions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Digests of the deleted versions."""
@@ -712,15 +788,20 @@ class DeleteAdapterResponse(_message.Message):
     def orphaned_children(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Digests of children whose lineage now names a missing parent."""
 
+    @_builtins.property
+    def broken_leases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Holders whose leases on a version of it were broken."""
+
     def __init__(
         self,
         *,
         deleted_versions: _abc.Iterable[_builtins.str] | None = ...,
         orphaned_children: _abc.Iterable[_builtins.str] | None = ...,
+        broken_leases: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deleted_versions", b"deleted_versions", "orphaned_children", b"orphaned_children"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["broken_leases", b"broken_leases", "deleted_versions", b"deleted_versions", "orphaned_children", b"orphaned_children"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -892,6 +973,456 @@ class ListAliasesResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListAliasesResponse: _TypeAlias = ListAliasesResponse  # noqa: Y015
+
+@_typing.final
+class RollbackAliasRequest(_message.Message):
+    """Points an alias back."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADAPTER_FIELD_NUMBER: _builtins.int
+    ALIAS_FIELD_NUMBER: _builtins.int
+    EXPECTED_REVISION_FIELD_NUMBER: _builtins.int
+    adapter: _builtins.str
+    """`namespace/name` or `name`."""
+    alias: _builtins.str
+    """Alias to move back."""
+    expected_revision: _builtins.int
+    """Revision that the alias must have. Unset means no condition."""
+    def __init__(
+        self,
+        *,
+        adapter: _builtins.str = ...,
+        alias: _builtins.str = ...,
+        expected_revision: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_revision", b"_expected_revision", "expected_revision", b"expected_revision"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_revision", b"_expected_revision", "adapter", b"adapter", "alias", b"alias", "expected_revision", b"expected_revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__expected_revision: _TypeAlias = _typing.Literal["expected_revision"]  # noqa: Y015
+    _WhichOneofArgType__expected_revision: _TypeAlias = _typing.Literal["_expected_revision", b"_expected_revision"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_revision) -> _WhichOneofReturnType__expected_revision | None: ...
+
+Global___RollbackAliasRequest: _TypeAlias = RollbackAliasRequest  # noqa: Y015
+
+@_typing.final
+class RollbackAliasResponse(_message.Message):
+    """The alias as it is now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ALIAS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def alias(self) -> _types_pb2.Alias:
+        """The alias."""
+
+    def __init__(
+        self,
+        *,
+        alias: _types_pb2.Alias | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["alias", b"alias"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alias", b"alias"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RollbackAliasResponse: _TypeAlias = RollbackAliasResponse  # noqa: Y015
+
+@_typing.final
+class GetLineageRequest(_message.Message):
+    """Asks for the lineage of a version."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADAPTER_FIELD_NUMBER: _builtins.int
+    DEPTH_FIELD_NUMBER: _builtins.int
+    adapter: _builtins.str
+    """Reference of the version."""
+    depth: _builtins.int
+    """Generations to follow in each direction. Unset or 0 means 10; above 100 means 100."""
+    def __init__(
+        self,
+        *,
+        adapter: _builtins.str = ...,
+        depth: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "depth", b"depth"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetLineageRequest: _TypeAlias = GetLineageRequest  # noqa: Y015
+
+@_typing.final
+class GetLineageResponse(_message.Message):
+    """The lineage of a version: a graph, the version itself first among its nodes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODES_FIELD_NUMBER: _builtins.int
+    EDGES_FIELD_NUMBER: _builtins.int
+    TRUNCATED_FIELD_NUMBER: _builtins.int
+    truncated: _builtins.bool
+    """True where there is more than `depth` generations or 1,000 nodes."""
+    @_builtins.property
+    def nodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___LineageNode]:
+        """Versions, each once, by distance from the one that was asked for."""
+
+    @_builtins.property
+    def edges(self) -> _containers.RepeatedCompositeFieldContainer[Global___LineageEdge]:
+        """Who was made out of whom."""
+
+    def __init__(
+        self,
+        *,
+        nodes: _abc.Iterable[Global___LineageNode] | None = ...,
+        edges: _abc.Iterable[Global___LineageEdge] | None = ...,
+        truncated: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["edges", b"edges", "nodes", b"nodes", "truncated", b"truncated"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetLineageResponse: _TypeAlias = GetLineageResponse  # noqa: Y015
+
+@_typing.final
+class LineageNode(_message.Message):
+    """A version in a lineage."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DIGEST_FIELD_NUMBER: _builtins.int
+    PUBLISHED_AS_FIELD_NUMBER: _builtins.int
+    BASE_ID_FIELD_NUMBER: _builtins.int
+    RECIPE_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    digest: _builtins.str
+    """Its digest."""
+    base_id: _builtins.str
+    """base_id of its base; unset where `published_as` is empty."""
+    @_builtins.property
+    def published_as(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Where it is published and the caller may read it, `namespace/name@number`, ordered; none for a
+        version that was deleted, or that the caller may not read.
+        """
+
+    @_builtins.property
+    def recipe(self) -> _types_pb2.Recipe:
+        """How it was combined; unset for a trained version."""
+
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was first published; unset where `published_as` is empty."""
+
+    def __init__(
+        self,
+        *,
+        digest: _builtins.str = ...,
+        published_as: _abc.Iterable[_builtins.str] | None = ...,
+        base_id: _builtins.str = ...,
+        recipe: _types_pb2.Recipe | None = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "recipe", b"recipe"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_id", b"base_id", "create_time", b"create_time", "digest", b"digest", "published_as", b"published_as", "recipe", b"recipe"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LineageNode: _TypeAlias = LineageNode  # noqa: Y015
+
+@_typing.final
+class LineageEdge(_message.Message):
+    """One step of a lineage."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHILD_FIELD_NUMBER: _builtins.int
+    PARENT_FIELD_NUMBER: _builtins.int
+    child: _builtins.str
+    """Digest of the version that was made."""
+    parent: _builtins.str
+    """Digest of a version that it was made out of."""
+    def __init__(
+        self,
+        *,
+        child: _builtins.str = ...,
+        parent: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["child", b"child", "parent", b"parent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LineageEdge: _TypeAlias = LineageEdge  # noqa: Y015
+
+@_typing.final
+class ListVerdictsRequest(_message.Message):
+    """Asks for verdicts on a version."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADAPTER_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    adapter: _builtins.str
+    """Reference of the version."""
+    page_size: _builtins.int
+    """The most entries; unset or 0 means 100, above 1,000 means 1,000."""
+    page_token: _builtins.str
+    """`next_page_token` of the page before; unset means the first page."""
+    def __init__(
+        self,
+        *,
+        adapter: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListVerdictsRequest: _TypeAlias = ListVerdictsRequest  # noqa: Y015
+
+@_typing.final
+class ListVerdictsResponse(_message.Message):
+    """A page of verdicts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERDICTS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Token of the next page; empty means that this was the last."""
+    @_builtins.property
+    def verdicts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Verdict]:
+        """Verdicts by name of the base."""
+
+    def __init__(
+        self,
+        *,
+        verdicts: _abc.Iterable[Global___Verdict] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "verdicts", b"verdicts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListVerdictsResponse: _TypeAlias = ListVerdictsResponse  # noqa: Y015
+
+@_typing.final
+class Verdict(_message.Message):
+    """Whether a version fits a base."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BASE_ID_FIELD_NUMBER: _builtins.int
+    BASE_MODEL_FIELD_NUMBER: _builtins.int
+    COMPATIBLE_FIELD_NUMBER: _builtins.int
+    FINDINGS_FIELD_NUMBER: _builtins.int
+    base_id: _builtins.str
+    """base_id of the base."""
+    base_model: _builtins.str
+    """Name of the base."""
+    compatible: _builtins.bool
+    """True where no finding but warnings came up."""
+    @_builtins.property
+    def findings(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Finding]:
+        """Every reason and every remark."""
+
+    def __init__(
+        self,
+        *,
+        base_id: _builtins.str = ...,
+        base_model: _builtins.str = ...,
+        compatible: _builtins.bool = ...,
+        findings: _abc.Iterable[_types_pb2.Finding] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_id", b"base_id", "base_model", b"base_model", "compatible", b"compatible", "findings", b"findings"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Verdict: _TypeAlias = Verdict  # noqa: Y015
+
+@_typing.final
+class RenewLeasesRequest(_message.Message):
+    """Says what a holder uses now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOLDER_FIELD_NUMBER: _builtins.int
+    ADAPTERS_FIELD_NUMBER: _builtins.int
+    TTL_FIELD_NUMBER: _builtins.int
+    holder: _builtins.str
+    """Who holds them: a name that is the holder's own, for example a worker's host and port, up to
+    200 characters.
+    """
+    @_builtins.property
+    def adapters(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Exact references (`namespace/name@sha256:...`) of what is used; up to 4,096. None ends all
+        leases of the holder.
+        """
+
+    @_builtins.property
+    def ttl(self) -> _duration_pb2.Duration:
+        """How long they hold without being renewed: 1 s to 1 h. Unset means 60 s."""
+
+    def __init__(
+        self,
+        *,
+        holder: _builtins.str = ...,
+        adapters: _abc.Iterable[_builtins.str] | None = ...,
+        ttl: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ttl", b"ttl"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "holder", b"holder", "ttl", b"ttl"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RenewLeasesRequest: _TypeAlias = RenewLeasesRequest  # noqa: Y015
+
+@_typing.final
+class RenewLeasesResponse(_message.Message):
+    """The leases as they are now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    MISSING_FIELD_NUMBER: _builtins.int
+    YANKED_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """When they run out."""
+
+    @_builtins.property
+    def missing(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Those of the request's references that do not exist any more, in its order: to be dropped."""
+
+    @_builtins.property
+    def yanked(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Those that were yanked, in its order."""
+
+    def __init__(
+        self,
+        *,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+        missing: _abc.Iterable[_builtins.str] | None = ...,
+        yanked: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "missing", b"missing", "yanked", b"yanked"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RenewLeasesResponse: _TypeAlias = RenewLeasesResponse  # noqa: Y015
+
+@_typing.final
+class ListLeasesRequest(_message.Message):
+    """Asks who uses an adapter's versions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADAPTER_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    adapter: _builtins.str
+    """`namespace/name` or `name`."""
+    page_size: _builtins.int
+    """The most entries; unset or 0 means 100, above 1,000 means 1,000."""
+    page_token: _builtins.str
+    """`next_page_token` of the page before; unset means the first page."""
+    def __init__(
+        self,
+        *,
+        adapter: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListLeasesRequest: _TypeAlias = ListLeasesRequest  # noqa: Y015
+
+@_typing.final
+class ListLeasesResponse(_message.Message):
+    """A page of leases."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEASES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Token of the next page; empty means that this was the last."""
+    @_builtins.property
+    def leases(self) -> _containers.RepeatedCompositeFieldContainer[Global___Lease]:
+        """Leases by holder and number; those that ran out are left out."""
+
+    def __init__(
+        self,
+        *,
+        leases: _abc.Iterable[Global___Lease] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["leases", b"leases", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListLeasesResponse: _TypeAlias = ListLeasesResponse  # noqa: Y015
+
+@_typing.final
+class Lease(_message.Message):
+    """One use of a version."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOLDER_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    holder: _builtins.str
+    """Who uses it."""
+    digest: _builtins.str
+    """Digest of the version."""
+    number: _builtins.int
+    """Number of that version under the adapter."""
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """When the lease runs out unless it is renewed."""
+
+    def __init__(
+        self,
+        *,
+        holder: _builtins.str = ...,
+        digest: _builtins.str = ...,
+        number: _builtins.int = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "expire_time", b"expire_time", "holder", b"holder", "number", b"number"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Lease: _TypeAlias = Lease  # noqa: Y015
 
 @_typing.final
 class ResolveRequest(_message.Message):
@@ -1075,6 +1606,7 @@ class WatchResponse(_message.Message):
     VERSION_DELETED_FIELD_NUMBER: _builtins.int
     ALIAS_MOVED_FIELD_NUMBER: _builtins.int
     ALIAS_DELETED_FIELD_NUMBER: _builtins.int
+    BASE_UPDATED_FIELD_NUMBER: _builtins.int
     resume_token: _builtins.str
     """Token to go on from behind this event."""
     namespace: _builtins.str
@@ -1109,6 +1641,10 @@ class WatchResponse(_message.Message):
     def alias_deleted(self) -> Global___AliasDeleted:
         """An alias was deleted."""
 
+    @_builtins.property
+    def base_updated(self) -> Global___BaseUpdated:
+        """A base model's family changed."""
+
     def __init__(
         self,
         *,
@@ -1122,12 +1658,13 @@ class WatchResponse(_message.Message):
         version_deleted: Global___VersionDeleted | None = ...,
         alias_moved: Global___AliasMoved | None = ...,
         alias_deleted: Global___AliasDeleted | None = ...,
+        base_updated: Global___BaseUpdated | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["alias_deleted", b"alias_deleted", "alias_moved", b"alias_moved", "base_registered", b"base_registered", "commit_time", b"commit_time", "event", b"event", "version_created", b"version_created", "version_deleted", b"version_deleted", "version_yanked", b"version_yanked"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["alias_deleted", b"alias_deleted", "alias_moved", b"alias_moved", "base_registered", b"base_registered", "base_updated", b"base_updated", "commit_time", b"commit_time", "event", b"event", "version_created", b"version_created", "version_deleted", b"version_deleted", "version_yanked", b"version_yanked"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alias_deleted", b"alias_deleted", "alias_moved", b"alias_moved", "base_registered", b"base_registered", "commit_time", b"commit_time", "event", b"event", "name", b"name", "namespace", b"namespace", "resume_token", b"resume_token", "version_created", b"version_created", "version_deleted", b"version_deleted", "version_yanked", b"version_yanked"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alias_deleted", b"alias_deleted", "alias_moved", b"alias_moved", "base_registered", b"base_registered", "base_updated", b"base_updated", "commit_time", b"commit_time", "event", b"event", "name", b"name", "namespace", b"namespace", "resume_token", b"resume_token", "version_created", b"version_created", "version_deleted", b"version_deleted", "version_yanked", b"version_yanked"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["base_registered", "version_created", "version_yanked", "version_deleted", "alias_moved", "alias_deleted"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["base_registered", "version_created", "version_yanked", "version_deleted", "alias_moved", "alias_deleted", "base_updated"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
@@ -1280,3 +1817,25 @@ class AliasDeleted(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AliasDeleted: _TypeAlias = AliasDeleted  # noqa: Y015
+
+@_typing.final
+class BaseUpdated(_message.Message):
+    """A base model's family changed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BASE_ID_FIELD_NUMBER: _builtins.int
+    base_id: _builtins.str
+    """Its fingerprint."""
+    def __init__(
+        self,
+        *,
+        base_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_id", b"base_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BaseUpdated: _TypeAlias = BaseUpdated  # noqa: Y015

@@ -50,6 +50,11 @@ class CatalogServiceStub:
                 request_serializer=lorry_dot_v1_dot_catalog__pb2.ListBaseModelsRequest.SerializeToString,
                 response_deserializer=lorry_dot_v1_dot_catalog__pb2.ListBaseModelsResponse.FromString,
                 _registered_method=True)
+        self.UpdateBaseModel = channel.unary_unary(
+                '/lorry.v1.CatalogService/UpdateBaseModel',
+                request_serializer=lorry_dot_v1_dot_catalog__pb2.UpdateBaseModelRequest.SerializeToString,
+                response_deserializer=lorry_dot_v1_dot_catalog__pb2.UpdateBaseModelResponse.FromString,
+                _registered_method=True)
         self.CreateVersion = channel.unary_unary(
                 '/lorry.v1.CatalogService/CreateVersion',
                 request_serializer=lorry_dot_v1_dot_catalog__pb2.CreateVersionRequest.SerializeToString,
@@ -110,6 +115,31 @@ class CatalogServiceStub:
                 request_serializer=lorry_dot_v1_dot_catalog__pb2.ListAliasesRequest.SerializeToString,
                 response_deserializer=lorry_dot_v1_dot_catalog__pb2.ListAliasesResponse.FromString,
                 _registered_method=True)
+        self.RollbackAlias = channel.unary_unary(
+                '/lorry.v1.CatalogService/RollbackAlias',
+                request_serializer=lorry_dot_v1_dot_catalog__pb2.RollbackAliasRequest.SerializeToString,
+                response_deserializer=lorry_dot_v1_dot_catalog__pb2.RollbackAliasResponse.FromString,
+                _registered_method=True)
+        self.GetLineage = channel.unary_unary(
+                '/lorry.v1.CatalogService/GetLineage',
+                request_serializer=lorry_dot_v1_dot_catalog__pb2.GetLineageRequest.SerializeToString,
+                response_deserializer=lorry_dot_v1_dot_catalog__pb2.GetLineageResponse.FromString,
+                _registered_method=True)
+        self.ListVerdicts = channel.unary_unary(
+                '/lorry.v1.CatalogService/ListVerdicts',
+                request_serializer=lorry_dot_v1_dot_catalog__pb2.ListVerdictsRequest.SerializeToString,
+                response_deserializer=lorry_dot_v1_dot_catalog__pb2.ListVerdictsResponse.FromString,
+                _registered_method=True)
+        self.RenewLeases = channel.unary_unary(
+                '/lorry.v1.CatalogService/RenewLeases',
+                request_serializer=lorry_dot_v1_dot_catalog__pb2.RenewLeasesRequest.SerializeToString,
+                response_deserializer=lorry_dot_v1_dot_catalog__pb2.RenewLeasesResponse.FromString,
+                _registered_method=True)
+        self.ListLeases = channel.unary_unary(
+                '/lorry.v1.CatalogService/ListLeases',
+                request_serializer=lorry_dot_v1_dot_catalog__pb2.ListLeasesRequest.SerializeToString,
+                response_deserializer=lorry_dot_v1_dot_catalog__pb2.ListLeasesResponse.FromString,
+                _registered_method=True)
         self.Resolve = channel.unary_unary(
                 '/lorry.v1.CatalogService/Resolve',
                 request_serializer=lorry_dot_v1_dot_catalog__pb2.ResolveRequest.SerializeToString,
@@ -154,11 +184,21 @@ class CatalogServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def UpdateBaseModel(self, request, context):
+        """Changes the family of a base model: which base it is a variant of, and whether adapters of its
+        family carry over to it. Stored verdicts follow. Idempotent. Errors: BASE_NOT_FOUND,
+        INVALID_FIELD_MASK, INVALID_ARGUMENT (a base that would descend from itself).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CreateVersion(self, request, context):
         """Publishes a version out of blobs that are already stored: checks format and compatibility,
         derives the manifest from the bytes and writes one transaction. Idempotent: the same manifest
         under the same adapter answers the existing version. Errors: INVALID_REFERENCE, MISSING_BLOBS,
-        INVALID_ADAPTER, UNSUPPORTED_ADAPTER, INCOMPATIBLE_ADAPTER, BASE_NOT_FOUND, PARENT_NOT_FOUND.
+        INVALID_ADAPTER, UNSUPPORTED_ADAPTER, INCOMPATIBLE_ADAPTER, BASE_NOT_FOUND, PARENT_NOT_FOUND,
+        QUOTA_EXCEEDED, INVALID_SIGNATURE, SIGNATURE_REQUIRED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -172,7 +212,8 @@ class CatalogServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListVersions(self, request, context):
-        """Lists the versions of an adapter, newest first. Errors: ADAPTER_NOT_FOUND, INVALID_PAGE_TOKEN.
+        """Lists the versions of an adapter, newest first. Errors: ADAPTER_NOT_FOUND, INVALID_FILTER,
+        INVALID_PAGE_TOKEN.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -187,7 +228,7 @@ class CatalogServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteVersion(self, request, context):
-        """Deletes a version. Refused while an alias or a child's lineage names it, unless forced.
+        """Deletes a version. Refused while an alias, a lease or a child's lineage needs it, unless forced.
         Errors: VERSION_NOT_FOUND, VERSION_IN_USE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -209,7 +250,7 @@ class CatalogServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpdateAdapter(self, request, context):
-        """Changes description and labels. Errors: ADAPTER_NOT_FOUND, INVALID_FIELD_MASK,
+        """Changes description, labels and retention. Errors: ADAPTER_NOT_FOUND, INVALID_FIELD_MASK,
         REVISION_CONFLICT.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -217,8 +258,8 @@ class CatalogServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteAdapter(self, request, context):
-        """Deletes an adapter with all its versions and aliases. Refused while a child outside of it names
-        one of them, unless forced. Errors: ADAPTER_NOT_FOUND, VERSION_IN_USE.
+        """Deletes an adapter with all its versions and aliases. Refused while a lease, or a child outside
+        of it, needs one of them, unless forced. Errors: ADAPTER_NOT_FOUND, VERSION_IN_USE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -248,6 +289,48 @@ class CatalogServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RollbackAlias(self, request, context):
+        """Points an alias back to where it pointed before its last move: one step in its history, told as
+        a move of its own. Not idempotent: a second rollback goes back to where the first began; name
+        `expected_revision` to be safe. Errors: ALIAS_NOT_FOUND, NO_EARLIER_VERSION, VERSION_NOT_FOUND
+        (it was deleted since), VERSION_YANKED, REVISION_CONFLICT.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetLineage(self, request, context):
+        """Reads where a version comes from and what was made out of it. Reads only.
+        Errors: INVALID_REFERENCE, VERSION_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListVerdicts(self, request, context):
+        """Lists the verdicts on a version against the registered bases, by name of the base. Reads only.
+        Errors: INVALID_REFERENCE, VERSION_NOT_FOUND, INVALID_PAGE_TOKEN.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RenewLeases(self, request, context):
+        """Says which versions a holder uses now, in the place of all that it said before; each is kept
+        from deletion until the lease runs out. Idempotent: workers repeat it as their heartbeat.
+        Errors: INVALID_DIGEST, INVALID_ARGUMENT.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListLeases(self, request, context):
+        """Lists who uses an adapter's versions now. Errors: ADAPTER_NOT_FOUND, INVALID_PAGE_TOKEN.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Resolve(self, request, context):
         """Turns a reference into a version, once. Errors: INVALID_REFERENCE, ADAPTER_NOT_FOUND,
         VERSION_NOT_FOUND, ALIAS_NOT_FOUND, VERSION_YANKED.
@@ -266,7 +349,7 @@ class CatalogServiceServicer:
 
     def Watch(self, request, context):
         """Streams what happens in the catalogue, in commit order, from a resume token on. Ends only with
-        the caller's deadline or cancel. Errors: INVALID_RESUME_TOKEN.
+        the caller's deadline or cancel. Errors: INVALID_RESUME_TOKEN, RESUME_TOKEN_EXPIRED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -289,6 +372,11 @@ def add_CatalogServiceServicer_to_server(servicer, server):
                     servicer.ListBaseModels,
                     request_deserializer=lorry_dot_v1_dot_catalog__pb2.ListBaseModelsRequest.FromString,
                     response_serializer=lorry_dot_v1_dot_catalog__pb2.ListBaseModelsResponse.SerializeToString,
+            ),
+            'UpdateBaseModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateBaseModel,
+                    request_deserializer=lorry_dot_v1_dot_catalog__pb2.UpdateBaseModelRequest.FromString,
+                    response_serializer=lorry_dot_v1_dot_catalog__pb2.UpdateBaseModelResponse.SerializeToString,
             ),
             'CreateVersion': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateVersion,
@@ -349,6 +437,31 @@ def add_CatalogServiceServicer_to_server(servicer, server):
                     servicer.ListAliases,
                     request_deserializer=lorry_dot_v1_dot_catalog__pb2.ListAliasesRequest.FromString,
                     response_serializer=lorry_dot_v1_dot_catalog__pb2.ListAliasesResponse.SerializeToString,
+            ),
+            'RollbackAlias': grpc.unary_unary_rpc_method_handler(
+                    servicer.RollbackAlias,
+                    request_deserializer=lorry_dot_v1_dot_catalog__pb2.RollbackAliasRequest.FromString,
+                    response_serializer=lorry_dot_v1_dot_catalog__pb2.RollbackAliasResponse.SerializeToString,
+            ),
+            'GetLineage': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetLineage,
+                    request_deserializer=lorry_dot_v1_dot_catalog__pb2.GetLineageRequest.FromString,
+                    response_serializer=lorry_dot_v1_dot_catalog__pb2.GetLineageResponse.SerializeToString,
+            ),
+            'ListVerdicts': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListVerdicts,
+                    request_deserializer=lorry_dot_v1_dot_catalog__pb2.ListVerdictsRequest.FromString,
+                    response_serializer=lorry_dot_v1_dot_catalog__pb2.ListVerdictsResponse.SerializeToString,
+            ),
+            'RenewLeases': grpc.unary_unary_rpc_method_handler(
+                    servicer.RenewLeases,
+                    request_deserializer=lorry_dot_v1_dot_catalog__pb2.RenewLeasesRequest.FromString,
+                    response_serializer=lorry_dot_v1_dot_catalog__pb2.RenewLeasesResponse.SerializeToString,
+            ),
+            'ListLeases': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListLeases,
+                    request_deserializer=lorry_dot_v1_dot_catalog__pb2.ListLeasesRequest.FromString,
+                    response_serializer=lorry_dot_v1_dot_catalog__pb2.ListLeasesResponse.SerializeToString,
             ),
             'Resolve': grpc.unary_unary_rpc_method_handler(
                     servicer.Resolve,
@@ -448,6 +561,33 @@ class CatalogService:
             '/lorry.v1.CatalogService/ListBaseModels',
             lorry_dot_v1_dot_catalog__pb2.ListBaseModelsRequest.SerializeToString,
             lorry_dot_v1_dot_catalog__pb2.ListBaseModelsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateBaseModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lorry.v1.CatalogService/UpdateBaseModel',
+            lorry_dot_v1_dot_catalog__pb2.UpdateBaseModelRequest.SerializeToString,
+            lorry_dot_v1_dot_catalog__pb2.UpdateBaseModelResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -772,6 +912,141 @@ class CatalogService:
             '/lorry.v1.CatalogService/ListAliases',
             lorry_dot_v1_dot_catalog__pb2.ListAliasesRequest.SerializeToString,
             lorry_dot_v1_dot_catalog__pb2.ListAliasesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RollbackAlias(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lorry.v1.CatalogService/RollbackAlias',
+            lorry_dot_v1_dot_catalog__pb2.RollbackAliasRequest.SerializeToString,
+            lorry_dot_v1_dot_catalog__pb2.RollbackAliasResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetLineage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lorry.v1.CatalogService/GetLineage',
+            lorry_dot_v1_dot_catalog__pb2.GetLineageRequest.SerializeToString,
+            lorry_dot_v1_dot_catalog__pb2.GetLineageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListVerdicts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lorry.v1.CatalogService/ListVerdicts',
+            lorry_dot_v1_dot_catalog__pb2.ListVerdictsRequest.SerializeToString,
+            lorry_dot_v1_dot_catalog__pb2.ListVerdictsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RenewLeases(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lorry.v1.CatalogService/RenewLeases',
+            lorry_dot_v1_dot_catalog__pb2.RenewLeasesRequest.SerializeToString,
+            lorry_dot_v1_dot_catalog__pb2.RenewLeasesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListLeases(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lorry.v1.CatalogService/ListLeases',
+            lorry_dot_v1_dot_catalog__pb2.ListLeasesRequest.SerializeToString,
+            lorry_dot_v1_dot_catalog__pb2.ListLeasesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -42,22 +42,30 @@ class CatalogServiceStub:
     """Reads one base model by name or base_id. Errors: BASE_NOT_FOUND."""
     ListBaseModels: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.ListBaseModelsRequest, _catalog_pb2.ListBaseModelsResponse]
     """Lists base models by name, without their module tables. Errors: INVALID_PAGE_TOKEN."""
+    UpdateBaseModel: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.UpdateBaseModelRequest, _catalog_pb2.UpdateBaseModelResponse]
+    """Changes the family of a base model: which base it is a variant of, and whether adapters of its
+    family carry over to it. Stored verdicts follow. Idempotent. Errors: BASE_NOT_FOUND,
+    INVALID_FIELD_MASK, INVALID_ARGUMENT (a base that would descend from itself).
+    """
     CreateVersion: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.CreateVersionRequest, _catalog_pb2.CreateVersionResponse]
     """Publishes a version out of blobs that are already stored: checks format and compatibility,
     derives the manifest from the bytes and writes one transaction. Idempotent: the same manifest
     under the same adapter answers the existing version. Errors: INVALID_REFERENCE, MISSING_BLOBS,
-    INVALID_ADAPTER, UNSUPPORTED_ADAPTER, INCOMPATIBLE_ADAPTER, BASE_NOT_FOUND, PARENT_NOT_FOUND.
+    INVALID_ADAPTER, UNSUPPORTED_ADAPTER, INCOMPATIBLE_ADAPTER, BASE_NOT_FOUND, PARENT_NOT_FOUND,
+    QUOTA_EXCEEDED, INVALID_SIGNATURE, SIGNATURE_REQUIRED.
     """
     GetVersion: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.GetVersionRequest, _catalog_pb2.GetVersionResponse]
     """Reads one version, yanked or not. Errors: INVALID_REFERENCE, VERSION_NOT_FOUND."""
     ListVersions: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.ListVersionsRequest, _catalog_pb2.ListVersionsResponse]
-    """Lists the versions of an adapter, newest first. Errors: ADAPTER_NOT_FOUND, INVALID_PAGE_TOKEN."""
+    """Lists the versions of an adapter, newest first. Errors: ADAPTER_NOT_FOUND, INVALID_FILTER,
+    INVALID_PAGE_TOKEN.
+    """
     YankVersion: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.YankVersionRequest, _catalog_pb2.YankVersionResponse]
     """Hides a version from resolution by name; by digest it still resolves. Idempotent.
     Errors: VERSION_NOT_FOUND.
     """
     DeleteVersion: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.DeleteVersionRequest, _catalog_pb2.DeleteVersionResponse]
-    """Deletes a version. Refused while an alias or a child's lineage names it, unless forced.
+    """Deletes a version. Refused while an alias, a lease or a child's lineage needs it, unless forced.
     Errors: VERSION_NOT_FOUND, VERSION_IN_USE.
     """
     GetAdapter: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.GetAdapterRequest, _catalog_pb2.GetAdapterResponse]
@@ -65,12 +73,12 @@ class CatalogServiceStub:
     ListAdapters: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.ListAdaptersRequest, _catalog_pb2.ListAdaptersResponse]
     """Lists adapters by namespace and name. Errors: INVALID_FILTER, INVALID_PAGE_TOKEN."""
     UpdateAdapter: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.UpdateAdapterRequest, _catalog_pb2.UpdateAdapterResponse]
-    """Changes description and labels. Errors: ADAPTER_NOT_FOUND, INVALID_FIELD_MASK,
+    """Changes description, labels and retention. Errors: ADAPTER_NOT_FOUND, INVALID_FIELD_MASK,
     REVISION_CONFLICT.
     """
     DeleteAdapter: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.DeleteAdapterRequest, _catalog_pb2.DeleteAdapterResponse]
-    """Deletes an adapter with all its versions and aliases. Refused while a child outside of it names
-    one of them, unless forced. Errors: ADAPTER_NOT_FOUND, VERSION_IN_USE.
+    """Deletes an adapter with all its versions and aliases. Refused while a lease, or a child outside
+    of it, needs one of them, unless forced. Errors: ADAPTER_NOT_FOUND, VERSION_IN_USE.
     """
     SetAlias: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.SetAliasRequest, _catalog_pb2.SetAliasResponse]
     """Points an alias to a version; makes it where there is none. Compare-and-swap where
@@ -83,6 +91,27 @@ class CatalogServiceStub:
     """Lists the aliases of an adapter, or the history of one. Errors: ADAPTER_NOT_FOUND,
     INVALID_PAGE_TOKEN.
     """
+    RollbackAlias: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.RollbackAliasRequest, _catalog_pb2.RollbackAliasResponse]
+    """Points an alias back to where it pointed before its last move: one step in its history, told as
+    a move of its own. Not idempotent: a second rollback goes back to where the first began; name
+    `expected_revision` to be safe. Errors: ALIAS_NOT_FOUND, NO_EARLIER_VERSION, VERSION_NOT_FOUND
+    (it was deleted since), VERSION_YANKED, REVISION_CONFLICT.
+    """
+    GetLineage: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.GetLineageRequest, _catalog_pb2.GetLineageResponse]
+    """Reads where a version comes from and what was made out of it. Reads only.
+    Errors: INVALID_REFERENCE, VERSION_NOT_FOUND.
+    """
+    ListVerdicts: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.ListVerdictsRequest, _catalog_pb2.ListVerdictsResponse]
+    """Lists the verdicts on a version against the registered bases, by name of the base. Reads only.
+    Errors: INVALID_REFERENCE, VERSION_NOT_FOUND, INVALID_PAGE_TOKEN.
+    """
+    RenewLeases: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.RenewLeasesRequest, _catalog_pb2.RenewLeasesResponse]
+    """Says which versions a holder uses now, in the place of all that it said before; each is kept
+    from deletion until the lease runs out. Idempotent: workers repeat it as their heartbeat.
+    Errors: INVALID_DIGEST, INVALID_ARGUMENT.
+    """
+    ListLeases: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.ListLeasesRequest, _catalog_pb2.ListLeasesResponse]
+    """Lists who uses an adapter's versions now. Errors: ADAPTER_NOT_FOUND, INVALID_PAGE_TOKEN."""
     Resolve: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.ResolveRequest, _catalog_pb2.ResolveResponse]
     """Turns a reference into a version, once. Errors: INVALID_REFERENCE, ADAPTER_NOT_FOUND,
     VERSION_NOT_FOUND, ALIAS_NOT_FOUND, VERSION_YANKED.
@@ -93,7 +122,7 @@ class CatalogServiceStub:
     """
     Watch: _grpc.UnaryStreamMultiCallable[_catalog_pb2.WatchRequest, _catalog_pb2.WatchResponse]
     """Streams what happens in the catalogue, in commit order, from a resume token on. Ends only with
-    the caller's deadline or cancel. Errors: INVALID_RESUME_TOKEN.
+    the caller's deadline or cancel. Errors: INVALID_RESUME_TOKEN, RESUME_TOKEN_EXPIRED.
     """
 
 @_typing.type_check_only
@@ -110,22 +139,30 @@ class CatalogServiceAsyncStub(CatalogServiceStub):
     """Reads one base model by name or base_id. Errors: BASE_NOT_FOUND."""
     ListBaseModels: _aio.UnaryUnaryMultiCallable[_catalog_pb2.ListBaseModelsRequest, _catalog_pb2.ListBaseModelsResponse]  # type: ignore[assignment]
     """Lists base models by name, without their module tables. Errors: INVALID_PAGE_TOKEN."""
+    UpdateBaseModel: _aio.UnaryUnaryMultiCallable[_catalog_pb2.UpdateBaseModelRequest, _catalog_pb2.UpdateBaseModelResponse]  # type: ignore[assignment]
+    """Changes the family of a base model: which base it is a variant of, and whether adapters of its
+    family carry over to it. Stored verdicts follow. Idempotent. Errors: BASE_NOT_FOUND,
+    INVALID_FIELD_MASK, INVALID_ARGUMENT (a base that would descend from itself).
+    """
     CreateVersion: _aio.UnaryUnaryMultiCallable[_catalog_pb2.CreateVersionRequest, _catalog_pb2.CreateVersionResponse]  # type: ignore[assignment]
     """Publishes a version out of blobs that are already stored: checks format and compatibility,
     derives the manifest from the bytes and writes one transaction. Idempotent: the same manifest
     under the same adapter answers the existing version. Errors: INVALID_REFERENCE, MISSING_BLOBS,
-    INVALID_ADAPTER, UNSUPPORTED_ADAPTER, INCOMPATIBLE_ADAPTER, BASE_NOT_FOUND, PARENT_NOT_FOUND.
+    INVALID_ADAPTER, UNSUPPORTED_ADAPTER, INCOMPATIBLE_ADAPTER, BASE_NOT_FOUND, PARENT_NOT_FOUND,
+    QUOTA_EXCEEDED, INVALID_SIGNATURE, SIGNATURE_REQUIRED.
     """
     GetVersion: _aio.UnaryUnaryMultiCallable[_catalog_pb2.GetVersionRequest, _catalog_pb2.GetVersionResponse]  # type: ignore[assignment]
     """Reads one version, yanked or not. Errors: INVALID_REFERENCE, VERSION_NOT_FOUND."""
     ListVersions: _aio.UnaryUnaryMultiCallable[_catalog_pb2.ListVersionsRequest, _catalog_pb2.ListVersionsResponse]  # type: ignore[assignment]
-    """Lists the versions of an adapter, newest first. Errors: ADAPTER_NOT_FOUND, INVALID_PAGE_TOKEN."""
+    """Lists the versions of an adapter, newest first. Errors: ADAPTER_NOT_FOUND, INVALID_FILTER,
+    INVALID_PAGE_TOKEN.
+    """
     YankVersion: _aio.UnaryUnaryMultiCallable[_catalog_pb2.YankVersionRequest, _catalog_pb2.YankVersionResponse]  # type: ignore[assignment]
     """Hides a version from resolution by name; by digest it still resolves. Idempotent.
     Errors: VERSION_NOT_FOUND.
     """
     DeleteVersion: _aio.UnaryUnaryMultiCallable[_catalog_pb2.DeleteVersionRequest, _catalog_pb2.DeleteVersionResponse]  # type: ignore[assignment]
-    """Deletes a version. Refused while an alias or a child's lineage names it, unless forced.
+    """Deletes a version. Refused while an alias, a lease or a child's lineage needs it, unless forced.
     Errors: VERSION_NOT_FOUND, VERSION_IN_USE.
     """
     GetAdapter: _aio.UnaryUnaryMultiCallable[_catalog_pb2.GetAdapterRequest, _catalog_pb2.GetAdapterResponse]  # type: ignore[assignment]
@@ -133,12 +170,12 @@ class CatalogServiceAsyncStub(CatalogServiceStub):
     ListAdapters: _aio.UnaryUnaryMultiCallable[_catalog_pb2.ListAdaptersRequest, _catalog_pb2.ListAdaptersResponse]  # type: ignore[assignment]
     """Lists adapters by namespace and name. Errors: INVALID_FILTER, INVALID_PAGE_TOKEN."""
     UpdateAdapter: _aio.UnaryUnaryMultiCallable[_catalog_pb2.UpdateAdapterRequest, _catalog_pb2.UpdateAdapterResponse]  # type: ignore[assignment]
-    """Changes description and labels. Errors: ADAPTER_NOT_FOUND, INVALID_FIELD_MASK,
+    """Changes description, labels and retention. Errors: ADAPTER_NOT_FOUND, INVALID_FIELD_MASK,
     REVISION_CONFLICT.
     """
     DeleteAdapter: _aio.UnaryUnaryMultiCallable[_catalog_pb2.DeleteAdapterRequest, _catalog_pb2.DeleteAdapterResponse]  # type: ignore[assignment]
-    """Deletes an adapter with all its versions and aliases. Refused while a child outside of it names
-    one of them, unless forced. Errors: ADAPTER_NOT_FOUND, VERSION_IN_USE.
+    """Deletes an adapter with all its versions and aliases. Refused while a lease, or a child outside
+    of it, needs one of them, unless forced. Errors: ADAPTER_NOT_FOUND, VERSION_IN_USE.
     """
     SetAlias: _aio.UnaryUnaryMultiCallable[_catalog_pb2.SetAliasRequest, _catalog_pb2.SetAliasResponse]  # type: ignore[assignment]
     """Points an alias to a version; makes it where there is none. Compare-and-swap where
@@ -151,6 +188,27 @@ class CatalogServiceAsyncStub(CatalogServiceStub):
     """Lists the aliases of an adapter, or the history of one. Errors: ADAPTER_NOT_FOUND,
     INVALID_PAGE_TOKEN.
     """
+    RollbackAlias: _aio.UnaryUnaryMultiCallable[_catalog_pb2.RollbackAliasRequest, _catalog_pb2.RollbackAliasResponse]  # type: ignore[assignment]
+    """Points an alias back to where it pointed before its last move: one step in its history, told as
+    a move of its own. Not idempotent: a second rollback goes back to where the first began; name
+    `expected_revision` to be safe. Errors: ALIAS_NOT_FOUND, NO_EARLIER_VERSION, VERSION_NOT_FOUND
+    (it was deleted since), VERSION_YANKED, REVISION_CONFLICT.
+    """
+    GetLineage: _aio.UnaryUnaryMultiCallable[_catalog_pb2.GetLineageRequest, _catalog_pb2.GetLineageResponse]  # type: ignore[assignment]
+    """Reads where a version comes from and what was made out of it. Reads only.
+    Errors: INVALID_REFERENCE, VERSION_NOT_FOUND.
+    """
+    ListVerdicts: _aio.UnaryUnaryMultiCallable[_catalog_pb2.ListVerdictsRequest, _catalog_pb2.ListVerdictsResponse]  # type: ignore[assignment]
+    """Lists the verdicts on a version against the registered bases, by name of the base. Reads only.
+    Errors: INVALID_REFERENCE, VERSION_NOT_FOUND, INVALID_PAGE_TOKEN.
+    """
+    RenewLeases: _aio.UnaryUnaryMultiCallable[_catalog_pb2.RenewLeasesRequest, _catalog_pb2.RenewLeasesResponse]  # type: ignore[assignment]
+    """Says which versions a holder uses now, in the place of all that it said before; each is kept
+    from deletion until the lease runs out. Idempotent: workers repeat it as their heartbeat.
+    Errors: INVALID_DIGEST, INVALID_ARGUMENT.
+    """
+    ListLeases: _aio.UnaryUnaryMultiCallable[_catalog_pb2.ListLeasesRequest, _catalog_pb2.ListLeasesResponse]  # type: ignore[assignment]
+    """Lists who uses an adapter's versions now. Errors: ADAPTER_NOT_FOUND, INVALID_PAGE_TOKEN."""
     Resolve: _aio.UnaryUnaryMultiCallable[_catalog_pb2.ResolveRequest, _catalog_pb2.ResolveResponse]  # type: ignore[assignment]
     """Turns a reference into a version, once. Errors: INVALID_REFERENCE, ADAPTER_NOT_FOUND,
     VERSION_NOT_FOUND, ALIAS_NOT_FOUND, VERSION_YANKED.
@@ -161,7 +219,7 @@ class CatalogServiceAsyncStub(CatalogServiceStub):
     """
     Watch: _aio.UnaryStreamMultiCallable[_catalog_pb2.WatchRequest, _catalog_pb2.WatchResponse]  # type: ignore[assignment]
     """Streams what happens in the catalogue, in commit order, from a resume token on. Ends only with
-    the caller's deadline or cancel. Errors: INVALID_RESUME_TOKEN.
+    the caller's deadline or cancel. Errors: INVALID_RESUME_TOKEN, RESUME_TOKEN_EXPIRED.
     """
 
 class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -195,6 +253,17 @@ class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
         """Lists base models by name, without their module tables. Errors: INVALID_PAGE_TOKEN."""
 
     @_abc_1.abstractmethod
+    def UpdateBaseModel(
+        self,
+        request: _catalog_pb2.UpdateBaseModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_catalog_pb2.UpdateBaseModelResponse, _abc.Awaitable[_catalog_pb2.UpdateBaseModelResponse]]:
+        """Changes the family of a base model: which base it is a variant of, and whether adapters of its
+        family carry over to it. Stored verdicts follow. Idempotent. Errors: BASE_NOT_FOUND,
+        INVALID_FIELD_MASK, INVALID_ARGUMENT (a base that would descend from itself).
+        """
+
+    @_abc_1.abstractmethod
     def CreateVersion(
         self,
         request: _catalog_pb2.CreateVersionRequest,
@@ -203,7 +272,8 @@ class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
         """Publishes a version out of blobs that are already stored: checks format and compatibility,
         derives the manifest from the bytes and writes one transaction. Idempotent: the same manifest
         under the same adapter answers the existing version. Errors: INVALID_REFERENCE, MISSING_BLOBS,
-        INVALID_ADAPTER, UNSUPPORTED_ADAPTER, INCOMPATIBLE_ADAPTER, BASE_NOT_FOUND, PARENT_NOT_FOUND.
+        INVALID_ADAPTER, UNSUPPORTED_ADAPTER, INCOMPATIBLE_ADAPTER, BASE_NOT_FOUND, PARENT_NOT_FOUND,
+        QUOTA_EXCEEDED, INVALID_SIGNATURE, SIGNATURE_REQUIRED.
         """
 
     @_abc_1.abstractmethod
@@ -220,7 +290,9 @@ class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _catalog_pb2.ListVersionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_catalog_pb2.ListVersionsResponse, _abc.Awaitable[_catalog_pb2.ListVersionsResponse]]:
-        """Lists the versions of an adapter, newest first. Errors: ADAPTER_NOT_FOUND, INVALID_PAGE_TOKEN."""
+        """Lists the versions of an adapter, newest first. Errors: ADAPTER_NOT_FOUND, INVALID_FILTER,
+        INVALID_PAGE_TOKEN.
+        """
 
     @_abc_1.abstractmethod
     def YankVersion(
@@ -238,7 +310,7 @@ class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _catalog_pb2.DeleteVersionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_catalog_pb2.DeleteVersionResponse, _abc.Awaitable[_catalog_pb2.DeleteVersionResponse]]:
-        """Deletes a version. Refused while an alias or a child's lineage names it, unless forced.
+        """Deletes a version. Refused while an alias, a lease or a child's lineage needs it, unless forced.
         Errors: VERSION_NOT_FOUND, VERSION_IN_USE.
         """
 
@@ -264,7 +336,7 @@ class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _catalog_pb2.UpdateAdapterRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_catalog_pb2.UpdateAdapterResponse, _abc.Awaitable[_catalog_pb2.UpdateAdapterResponse]]:
-        """Changes description and labels. Errors: ADAPTER_NOT_FOUND, INVALID_FIELD_MASK,
+        """Changes description, labels and retention. Errors: ADAPTER_NOT_FOUND, INVALID_FIELD_MASK,
         REVISION_CONFLICT.
         """
 
@@ -274,8 +346,8 @@ class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _catalog_pb2.DeleteAdapterRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_catalog_pb2.DeleteAdapterResponse, _abc.Awaitable[_catalog_pb2.DeleteAdapterResponse]]:
-        """Deletes an adapter with all its versions and aliases. Refused while a child outside of it names
-        one of them, unless forced. Errors: ADAPTER_NOT_FOUND, VERSION_IN_USE.
+        """Deletes an adapter with all its versions and aliases. Refused while a lease, or a child outside
+        of it, needs one of them, unless forced. Errors: ADAPTER_NOT_FOUND, VERSION_IN_USE.
         """
 
     @_abc_1.abstractmethod
@@ -308,6 +380,57 @@ class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def RollbackAlias(
+        self,
+        request: _catalog_pb2.RollbackAliasRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_catalog_pb2.RollbackAliasResponse, _abc.Awaitable[_catalog_pb2.RollbackAliasResponse]]:
+        """Points an alias back to where it pointed before its last move: one step in its history, told as
+        a move of its own. Not idempotent: a second rollback goes back to where the first began; name
+        `expected_revision` to be safe. Errors: ALIAS_NOT_FOUND, NO_EARLIER_VERSION, VERSION_NOT_FOUND
+        (it was deleted since), VERSION_YANKED, REVISION_CONFLICT.
+        """
+
+    @_abc_1.abstractmethod
+    def GetLineage(
+        self,
+        request: _catalog_pb2.GetLineageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_catalog_pb2.GetLineageResponse, _abc.Awaitable[_catalog_pb2.GetLineageResponse]]:
+        """Reads where a version comes from and what was made out of it. Reads only.
+        Errors: INVALID_REFERENCE, VERSION_NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def ListVerdicts(
+        self,
+        request: _catalog_pb2.ListVerdictsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_catalog_pb2.ListVerdictsResponse, _abc.Awaitable[_catalog_pb2.ListVerdictsResponse]]:
+        """Lists the verdicts on a version against the registered bases, by name of the base. Reads only.
+        Errors: INVALID_REFERENCE, VERSION_NOT_FOUND, INVALID_PAGE_TOKEN.
+        """
+
+    @_abc_1.abstractmethod
+    def RenewLeases(
+        self,
+        request: _catalog_pb2.RenewLeasesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_catalog_pb2.RenewLeasesResponse, _abc.Awaitable[_catalog_pb2.RenewLeasesResponse]]:
+        """Says which versions a holder uses now, in the place of all that it said before; each is kept
+        from deletion until the lease runs out. Idempotent: workers repeat it as their heartbeat.
+        Errors: INVALID_DIGEST, INVALID_ARGUMENT.
+        """
+
+    @_abc_1.abstractmethod
+    def ListLeases(
+        self,
+        request: _catalog_pb2.ListLeasesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_catalog_pb2.ListLeasesResponse, _abc.Awaitable[_catalog_pb2.ListLeasesResponse]]:
+        """Lists who uses an adapter's versions now. Errors: ADAPTER_NOT_FOUND, INVALID_PAGE_TOKEN."""
+
+    @_abc_1.abstractmethod
     def Resolve(
         self,
         request: _catalog_pb2.ResolveRequest,
@@ -334,7 +457,7 @@ class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_catalog_pb2.WatchResponse], _abc.AsyncIterator[_catalog_pb2.WatchResponse]]:
         """Streams what happens in the catalogue, in commit order, from a resume token on. Ends only with
-        the caller's deadline or cancel. Errors: INVALID_RESUME_TOKEN.
+        the caller's deadline or cancel. Errors: INVALID_RESUME_TOKEN, RESUME_TOKEN_EXPIRED.
         """
 
 def add_CatalogServiceServicer_to_server(servicer: CatalogServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

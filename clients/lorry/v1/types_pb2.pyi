@@ -76,6 +76,34 @@ MODULE_KIND_CONV1D: ModuleKind.ValueType  # 3
 """GPT-2's Conv1D: a linear layer whose weight is stored [in, out]."""
 Global___ModuleKind: _TypeAlias = ModuleKind  # noqa: Y015
 
+class _CarryOver:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CarryOverEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CarryOver.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CARRY_OVER_UNSPECIFIED: _CarryOver.ValueType  # 0
+    """Means REFUSE."""
+    CARRY_OVER_ALLOW: _CarryOver.ValueType  # 1
+    """They fit, with nothing said."""
+    CARRY_OVER_WARN: _CarryOver.ValueType  # 2
+    """They fit, with a warning."""
+    CARRY_OVER_REFUSE: _CarryOver.ValueType  # 3
+    """They do not fit."""
+
+class CarryOver(_CarryOver, metaclass=_CarryOverEnumTypeWrapper):
+    """Whether adapters that were trained on another base of a family may be served on this one."""
+
+CARRY_OVER_UNSPECIFIED: CarryOver.ValueType  # 0
+"""Means REFUSE."""
+CARRY_OVER_ALLOW: CarryOver.ValueType  # 1
+"""They fit, with nothing said."""
+CARRY_OVER_WARN: CarryOver.ValueType  # 2
+"""They fit, with a warning."""
+CARRY_OVER_REFUSE: CarryOver.ValueType  # 3
+"""They do not fit."""
+Global___CarryOver: _TypeAlias = CarryOver  # noqa: Y015
+
 @_typing.final
 class File(_message.Message):
     """One file of an adapter version. Its bytes live in the blob store under `digest`."""
@@ -158,6 +186,7 @@ class BaseModel(_message.Message):
     ARCHITECTURE_ID_FIELD_NUMBER: _builtins.int
     MODULES_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    CARRY_OVER_FIELD_NUMBER: _builtins.int
     base_id: _builtins.str
     """Fingerprint `sha256:...` of architecture and weights: the identity. Derived by whoever holds
     the weights (the CLI, a worker), compared by everybody else.
@@ -176,6 +205,10 @@ class BaseModel(_message.Message):
     """
     architecture_id: _builtins.str
     """Digest of the architecture part of the fingerprint; equal for variants of one architecture."""
+    carry_over: Global___CarryOver.ValueType
+    """Whether adapters of the bases that this one descends from (`derived_from`, any number of steps)
+    may be served on it. Set by the operator.
+    """
     @_builtins.property
     def known_as(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Names that adapters' `base_model_name_or_path` may carry for this base; unset means none."""
@@ -201,10 +234,11 @@ class BaseModel(_message.Message):
         architecture_id: _builtins.str = ...,
         modules: _abc.Iterable[Global___Module] | None = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        carry_over: Global___CarryOver.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture_id", b"architecture_id", "base_id", b"base_id", "create_time", b"create_time", "derived_from", b"derived_from", "known_as", b"known_as", "model_type", b"model_type", "modules", b"modules", "name", b"name", "quantization", b"quantization", "vocab_size", b"vocab_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture_id", b"architecture_id", "base_id", b"base_id", "carry_over", b"carry_over", "create_time", b"create_time", "derived_from", b"derived_from", "known_as", b"known_as", "model_type", b"model_type", "modules", b"modules", "name", b"name", "quantization", b"quantization", "vocab_size", b"vocab_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -356,6 +390,7 @@ class Version(_message.Message):
     ALIASES_FIELD_NUMBER: _builtins.int
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
+    SIGNATURES_FIELD_NUMBER: _builtins.int
     digest: _builtins.str
     """Digest of the manifest: the identity."""
     namespace: _builtins.str
@@ -384,6 +419,10 @@ class Version(_message.Message):
     def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What the checks noticed without refusing, for example a base matched by name alone."""
 
+    @_builtins.property
+    def signatures(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """Signatures over the manifest, in the order in which they came: DSSE envelopes as JSON."""
+
     def __init__(
         self,
         *,
@@ -397,10 +436,11 @@ class Version(_message.Message):
         aliases: _abc.Iterable[_builtins.str] | None = ...,
         size_bytes: _builtins.int = ...,
         warnings: _abc.Iterable[_builtins.str] | None = ...,
+        signatures: _abc.Iterable[_builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_yank_reason", b"_yank_reason", "create_time", b"create_time", "manifest", b"manifest", "yank_reason", b"yank_reason"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_yank_reason", b"_yank_reason", "aliases", b"aliases", "create_time", b"create_time", "digest", b"digest", "manifest", b"manifest", "name", b"name", "namespace", b"namespace", "number", b"number", "size_bytes", b"size_bytes", "warnings", b"warnings", "yank_reason", b"yank_reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_yank_reason", b"_yank_reason", "aliases", b"aliases", "create_time", b"create_time", "digest", b"digest", "manifest", b"manifest", "name", b"name", "namespace", b"namespace", "number", b"number", "signatures", b"signatures", "size_bytes", b"size_bytes", "warnings", b"warnings", "yank_reason", b"yank_reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__yank_reason: _TypeAlias = _typing.Literal["yank_reason"]  # noqa: Y015
     _WhichOneofArgType__yank_reason: _TypeAlias = _typing.Literal["_yank_reason", b"_yank_reason"]  # noqa: Y015
@@ -468,6 +508,7 @@ class Adapter(_message.Message):
     BASE_ID_FIELD_NUMBER: _builtins.int
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
     ALIASES_FIELD_NUMBER: _builtins.int
+    KEEP_LAST_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """Namespace; `default` where the reference leaves it out."""
     name: _builtins.str
@@ -490,6 +531,10 @@ class Adapter(_message.Message):
     """base_id of that version."""
     size_bytes: _builtins.int
     """Size of that version, in bytes."""
+    keep_last: _builtins.int
+    """Retention: garbage collection deletes versions older than the newest `keep_last`, but never one
+    that an alias, a lease or a child's lineage needs. 0 keeps all.
+    """
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Labels for people and filters: up to 64, keys and values up to 63 characters."""
@@ -519,10 +564,11 @@ class Adapter(_message.Message):
         base_id: _builtins.str = ...,
         size_bytes: _builtins.int = ...,
         aliases: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        keep_last: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "base_id", b"base_id", "create_time", b"create_time", "description", b"description", "labels", b"labels", "latest_digest", b"latest_digest", "latest_number", b"latest_number", "name", b"name", "namespace", b"namespace", "rank", b"rank", "revision", b"revision", "size_bytes", b"size_bytes", "variant", b"variant", "version_count", b"version_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "base_id", b"base_id", "create_time", b"create_time", "description", b"description", "keep_last", b"keep_last", "labels", b"labels", "latest_digest", b"latest_digest", "latest_number", b"latest_number", "name", b"name", "namespace", b"namespace", "rank", b"rank", "revision", b"revision", "size_bytes", b"size_bytes", "variant", b"variant", "version_count", b"version_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -580,7 +626,7 @@ class Finding(_message.Message):
     WARNING_FIELD_NUMBER: _builtins.int
     code: _builtins.str
     """Stable upper-case word: UNKNOWN_MODULE, SHAPE_MISMATCH, RANK_MISMATCH, UNSUPPORTED_VARIANT,
-    BASE_MISMATCH, BASE_UNVERIFIED, VOCABULARY_MISMATCH, QUANTIZATION_MISMATCH.
+    BASE_MISMATCH, BASE_UNVERIFIED, BASE_VARIANT, VOCABULARY_MISMATCH, QUANTIZATION_MISMATCH.
     """
     message: _builtins.str
     """What was expected and what came, for people."""

@@ -10,22 +10,40 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import timedelta
+from functools import partial
 
+from adapter_registry.blobs.cached import CachedStore, CacheSettings
 from adapter_registry.blobs.factory import open_store
 from adapter_registry.blobs.protocol import BlobStore
 from adapter_registry.blobs.s3_bucket import S3Settings
-from adapter_registry.rpc.blobs import BlobServicer
+from adapter_registry.domain.acting import REGISTRY, acting
+from adapter_registry.domain.principals import NewPrincipal
+from adapter_registry.malloc import keep_memory
+from adapter_registry.rpc.access import AccessServicer
+from adapter_registry.rpc.access_guard import AccessGuard
+from adapter_registry.rpc.admin import AdminServicer
+from adapter_registry.rpc.blobs import BlobServicer, add_blob_service
 from adapter_registry.rpc.catalog import CatalogServicer
+from adapter_registry.service.access import Access, check_principal, hash_of, new_token
+from adapter_registry.service.fsck import Checker
+from adapter_registry.service.garbage import GarbageCollector, Keeping
+from adapter_registry.service.health import Check, StoreQuestion, watch_health
 from adapter_registry.service.pool import Pool
 from adapter_registry.service.publish import Publisher
 from adapter_registry.service.registry import Registry
+from adapter_registry.service.stored import StoredBlobs
+from adapter_registry.service.upkeep import alongside, collect_regularly
+from adapter_registry.service.verdicts import Judging
 from adapter_registry.service.watching import Watcher
 from adapter_registry.settings import Settings
 from adapter_registry.store.catalog import SqlCatalog, open_catalog
 from adapter_registry.store.migrate import current_is_head, upgrade
 from lorry.errors import FailedPrecondition
-from lorry.rpc.serving import Service, serving, stop_signal
-from lorry.v1 import blob_pb2_grpc, catalog_pb2_grpc
+from lorry.format.digest import digest_of
+from lorry.rpc.serving import Door, Service, serving, stop_signal
+from lorry.v1 import access_pb2_grpc, admin_pb2_grpc, catalog_pb2_grpc
 
 _log = logging.getLogger(__name__)
 
@@ -33,12 +51,32 @@ _log = logging.getLogger(__name__)
 _QUERY_THREADS = 8
 # Blob I/O waits for disks and S3 more than it computes; below the S3 store's 32 connections.
 _TRANSFER_THREADS = 16
+# Nobody has it: a question that costs a store as little as any.
+_NO_BLOB = digest_of(b"no blob has this content")
 
 
 def migrate(settings: Settings) -> None:
     """Bring the database to the tables of this release. Raises InvalidInput, StorageUnavailable."""
     _make_data_dir(settings)
     upgrade(settings.database)
+
+
+def create_token(settings: Settings, new: NewPrincipal) -> str:
+    """Make a principal on the database itself, for whoever may use it: how the first administrator comes in.
+
+    Returns the token. Raises PrincipalConflict, InvalidInput, InvalidName, StorageUnavailable,
+    FailedPrecondition where the database has to be migrated first.
+    """
+    _make_data_dir(settings)
+    _prepare(settings)
+    token = new_token()
+    catalog = open_catalog(settings.database, pool_size=1)
+    try:
+        with acting(replace(REGISTRY, action="CreatePrincipal")):
+            catalog.create_principal(replace(check_principal(new), secret_hash=hash_of(token)))
+    finally:
+        catalog.close()
+    return token
 
 
 @asynccontextmanager
@@ -50,23 +88,39 @@ async def registry(settings: Settings) -> AsyncIterator[str]:
     """
     draining = asyncio.Event()
     queries, transfers = Pool(_QUERY_THREADS, "catalog"), Pool(_TRANSFER_THREADS, "blobs")
+    # Threads of their own: work that takes long does not look like illness.
+    health = Pool(2, "health")
     try:
         catalog, store = await queries.run(_resources, settings)
         try:
-            parts = _assemble(catalog, store, queries, transfers, draining)
-            async with serving(
-                settings.listen, _services(parts), draining=draining, grace=settings.grace_seconds
-            ) as listening:
+            access = Access(catalog, queries, required=settings.auth == "required")
+            parts = _assemble(catalog, store, queries, transfers, draining, access, _keeping(settings))
+            async with (
+                parts.judging.running(),
+                parts.watcher.running(),
+                serving(
+                    settings.listen,
+                    _services(parts),
+                    draining=draining,
+                    grace=settings.grace_seconds,
+                    door=Door(settings.tls, [AccessGuard(access)]),
+                ) as listening,
+                alongside(
+                    collect_regularly(parts.collector, settings.gc_seconds),
+                    watch_health(_checks(catalog, store, health), settings.health_seconds, listening.set_health),
+                ),
+            ):
                 yield listening.address
         finally:
             await queries.run(catalog.close)
     finally:
-        transfers.close()
-        queries.close()
+        for pool in (transfers, queries, health):
+            pool.close()
 
 
 async def serve(settings: Settings, ready: Callable[[str], None]) -> None:
     """Serve until SIGTERM or SIGINT, then drain. `ready` gets the bound address. Raises what registry raises."""
+    keep_memory()
     async with registry(settings) as address:
         _log.info("serving on %s", address)
         ready(address)
@@ -76,14 +130,19 @@ async def serve(settings: Settings, ready: Callable[[str], None]) -> None:
 
 def _resources(settings: Settings) -> tuple[SqlCatalog, BlobStore]:
     _make_data_dir(settings)
+    _prepare(settings)
+    cache = None if settings.cache_dir is None else CacheSettings(settings.cache_dir, settings.cache_bytes)
+    store = open_store(settings.blob_store, _s3(settings), cache)
+    store.probe()
+    return open_catalog(settings.database, _QUERY_THREADS), store
+
+
+def _prepare(settings: Settings) -> None:
     if settings.database.startswith("sqlite"):
         # The embedded default has no operator who could have migrated it.
         upgrade(settings.database)
     elif not current_is_head(settings.database):
         raise FailedPrecondition("the database does not have the tables of this release: run `lorry-registry migrate`")
-    store = open_store(settings.blob_store, _s3(settings))
-    store.probe()
-    return open_catalog(settings.database, _QUERY_THREADS), store
 
 
 def _make_data_dir(settings: Settings) -> None:
@@ -100,24 +159,62 @@ def _s3(settings: Settings) -> S3Settings:
 
 
 def _assemble(
-    catalog: SqlCatalog, store: BlobStore, queries: Pool, transfers: Pool, draining: asyncio.Event
+    catalog: SqlCatalog,
+    store: BlobStore,
+    queries: Pool,
+    transfers: Pool,
+    draining: asyncio.Event,
+    access: Access,
+    keeping: Keeping,
 ) -> Registry:
+    blobs = StoredBlobs(store, catalog, queries=queries, transfers=transfers)
     return Registry(
         catalog=catalog,
+        namespaces=catalog,
         store=store,
+        blobs=blobs,
         queries=queries,
         transfers=transfers,
-        publisher=Publisher(catalog, store, queries=queries, transfers=transfers),
+        publisher=Publisher(catalog, blobs, queries=queries, transfers=transfers),
         watcher=Watcher(catalog, queries, draining),
+        access=access,
+        judging=Judging(catalog, store, queries=queries, transfers=transfers, draining=draining),
+        collector=GarbageCollector(catalog, store, queries=queries, transfers=transfers, keeping=keeping),
+        checker=Checker(catalog, _origin(store), queries=queries, transfers=transfers),
     )
 
 
+def _origin(store: BlobStore) -> BlobStore:
+    return store.origin if isinstance(store, CachedStore) else store
+
+
+def _keeping(settings: Settings) -> Keeping:
+    return Keeping(
+        unnamed=timedelta(seconds=settings.keep_seconds),
+        events=timedelta(days=settings.event_days),
+        audit=timedelta(days=settings.audit_days) if settings.audit_days else None,
+    )
+
+
+def _checks(catalog: SqlCatalog, store: BlobStore, pool: Pool) -> list[Check]:
+    look = partial(store.missing, [_NO_BLOB])
+    return [Check("database", catalog.probe, pool), Check("blob store", StoreQuestion(look, store.probe), pool)]
+
+
 def _services(parts: Registry) -> list[Service]:
-    catalog, blobs = CatalogServicer(parts), BlobServicer(parts.store, parts.transfers)
+    catalog, blobs = CatalogServicer(parts), BlobServicer(parts.blobs)
+    access, admin = AccessServicer(parts), AdminServicer(parts)
     return [
         Service(
             "lorry.v1.CatalogService",
             lambda server: catalog_pb2_grpc.add_CatalogServiceServicer_to_server(catalog, server),
         ),
-        Service("lorry.v1.BlobService", lambda server: blob_pb2_grpc.add_BlobServiceServicer_to_server(blobs, server)),
+        Service("lorry.v1.BlobService", lambda server: add_blob_service(blobs, server)),
+        Service(
+            "lorry.v1.AccessService",
+            lambda server: access_pb2_grpc.add_AccessServiceServicer_to_server(access, server),
+        ),
+        Service(
+            "lorry.v1.AdminService", lambda server: admin_pb2_grpc.add_AdminServiceServicer_to_server(admin, server)
+        ),
     ]

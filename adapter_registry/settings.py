@@ -7,24 +7,29 @@ not know what is done with them.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, SecretStr, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 
 from lorry.rpc.address import is_loopback
+from lorry.rpc.listening import TlsSettings
 
 _MAX_PORT = 65_535
+# Ten years: longer than any of it runs, short enough to be subtracted from today.
+_LONGEST_SECONDS = 3_650 * 86_400.0
 
 
-class Settings(BaseSettings):
+class Settings(TlsSettings):
     """All of it; see each field."""
 
     model_config = SettingsConfigDict(env_prefix="LORRY_REGISTRY_", extra="forbid", hide_input_in_errors=True)
 
     # Port 0 takes any free one; `serve --port-file` tells which.
     listen: str = "127.0.0.1:7471"
-    # Anonymous callers are for loopback; any other address must be asked for in so many words.
+    # required: every caller shows a token or a client certificate. none: everybody may do everything.
+    auth: Literal["none", "required"] = "none"
+    # Anonymous or unencrypted callers are for loopback; any other address must be asked for in so many words.
     insecure: bool = False
     # Holds the SQLite file and the blobs where the next two do not name other places.
     data_dir: Path = Path("var/registry")
@@ -40,8 +45,23 @@ class Settings(BaseSettings):
     s3_secret_access_key: SecretStr | None = None
     # A file that holds the secret instead.
     s3_secret_access_key_file: Path | None = None
+    # A folder for copies of the blobs that are read, where they lie in S3. Unset: every read goes to S3.
+    cache_dir: Path | None = None
+    # The most bytes of them; 10 GiB are 200 adapters of 50 MB.
+    cache_bytes: int = Field(default=10 << 30, gt=0)
     # How long running calls may go on after SIGTERM.
     grace_seconds: float = Field(default=30.0, ge=0)
+    # How long a blob that no version names is kept, since it was last sent, asked for or named, and what
+    # came of a broken upload. Longer than the longest push. A day.
+    keep_seconds: float = Field(default=86_400.0, ge=0, le=_LONGEST_SECONDS)
+    # How often garbage is collected, about; 0 means only by hand.
+    gc_seconds: float = Field(default=3_600.0, ge=0)
+    # How long events are kept for those who watch; who was away for longer reads everything again.
+    event_days: float = Field(default=30.0, gt=0, le=_LONGEST_SECONDS / 86_400)
+    # How long the audit log is kept. Unset: for ever.
+    audit_days: float | None = Field(default=None, gt=0, le=_LONGEST_SECONDS / 86_400)
+    # How often the database and the blob store are asked whether they are well.
+    health_seconds: float = Field(default=5.0, gt=0)
 
     @field_validator("listen")
     @classmethod
@@ -53,11 +73,13 @@ class Settings(BaseSettings):
         return value
 
     @model_validator(mode="after")
-    def _anonymous_on_loopback_alone(self) -> Self:
-        if not self.insecure and not is_loopback(self.listen):
+    def _open_on_loopback_alone(self) -> Self:
+        guarded = self.auth == "required" and self.tls is not None
+        if not guarded and not self.insecure and not is_loopback(self.listen):
             msg = (
-                f"LORRY_REGISTRY_LISTEN={self.listen} is not loopback: set LORRY_REGISTRY_INSECURE=true to serve "
-                "anybody who can reach it, without encryption"
+                f"LORRY_REGISTRY_LISTEN={self.listen} is not loopback: set LORRY_REGISTRY_AUTH=required with "
+                "LORRY_REGISTRY_TLS_CERT and _TLS_KEY, or LORRY_REGISTRY_INSECURE=true to serve anybody who can "
+                "reach it, or without encryption"
             )
             raise ValueError(msg)
         return self
@@ -66,6 +88,13 @@ class Settings(BaseSettings):
     def _one_secret(self) -> Self:
         if self.s3_secret_access_key and self.s3_secret_access_key_file:
             msg = "set LORRY_REGISTRY_S3_SECRET_ACCESS_KEY or ..._S3_SECRET_ACCESS_KEY_FILE, not both"
+            raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
+    def _cache_in_a_folder(self) -> Self:
+        if "cache_bytes" in self.model_fields_set and self.cache_dir is None:
+            msg = "LORRY_REGISTRY_CACHE_BYTES is for a cache: set LORRY_REGISTRY_CACHE_DIR too"
             raise ValueError(msg)
         return self
 

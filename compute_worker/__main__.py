@@ -25,7 +25,7 @@ def _run(options: argparse.Namespace, settings: Settings) -> None:
 
             uvloop.run(serve(settings, lambda address: process.announce(options, address)))
         case "health":
-            process.require_serving("worker", settings.listen)
+            process.require_serving("worker", settings.listen, settings.tls)
 
 
 def _parser() -> argparse.ArgumentParser:

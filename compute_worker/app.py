@@ -17,20 +17,26 @@ from compute_worker.contract import Engine, Tokenizer
 from compute_worker.engine.build import EngineSettings, build_engine
 from compute_worker.merge.combiner import TorchCombiner
 from compute_worker.merge.methods import METHODS
+from compute_worker.rpc.access import Access
 from compute_worker.rpc.inference import InferenceServicer
 from compute_worker.rpc.residency import Capabilities, ResidencyServicer
-from compute_worker.runtime.runtime import Runtime, RuntimeSettings
+from compute_worker.runtime.callers import Callers
+from compute_worker.runtime.runtime import Runtime
 from compute_worker.runtime.selection import MAX_ADAPTERS
+from compute_worker.runtime.settings import RuntimeSettings
+from compute_worker.runtime.signatures import read_policy
 from compute_worker.settings import Settings
 from compute_worker.source import RegistrySource
 from lorry.errors import InvalidInput
 from lorry.registry import RegistryClient
-from lorry.rpc.serving import Service, serving, stop_signal
+from lorry.rpc.serving import Door, Service, serving, stop_signal
 from lorry.v1 import inference_pb2_grpc, residency_pb2_grpc
 
 _log = logging.getLogger(__name__)
 
 EXECUTOR = "transformers"
+# The runtime ends what outlives the grace in its own words; they have so long to reach the callers.
+_LAST_WORD_SECONDS = 1.0
 
 
 def engine_settings(settings: Settings) -> EngineSettings:
@@ -60,6 +66,8 @@ def runtime_settings(settings: Settings) -> RuntimeSettings:
         default_wait=settings.wait_seconds,
         tool=f"lorry {version('lorry')}",
         base_name=settings.base_name,
+        holder=settings.holder,
+        signatures=read_policy(settings.trusted_keys),
     )
 
 
@@ -67,25 +75,34 @@ def runtime_settings(settings: Settings) -> RuntimeSettings:
 async def worker(settings: Settings, engine: Engine, tokenizer: Tokenizer) -> AsyncIterator[str]:
     """Serve for the time of the block; yields `host:port` as bound. Raises CannotListen."""
     draining = asyncio.Event()
-    async with RegistryClient(settings.registry) as registry:
-        runtime = Runtime(engine, tokenizer, RegistrySource(registry), TorchCombiner(), runtime_settings(settings))
+    async with RegistryClient(settings.registry, **settings.registry_credentials()) as registry:
+        source = RegistrySource(registry)
+        runtime = Runtime(engine, tokenizer, source, TorchCombiner(), runtime_settings(settings))
+        callers = Callers(source, settings.auth_grace_seconds)
+        access = [Access(callers, runtime)] if settings.auth == "registry" else []
         await runtime.start()
         try:
-            services = _services(runtime, engine, settings)
             async with (
-                _drained(runtime, draining),
-                serving(settings.listen, services, draining=draining, grace=settings.grace_seconds) as listening,
+                _drained(runtime, draining, settings.grace_seconds),
+                serving(
+                    settings.listen,
+                    _services(runtime, engine, settings),
+                    draining=draining,
+                    grace=settings.grace_seconds + _LAST_WORD_SECONDS,
+                    door=Door(tls=settings.tls, interceptors=access),
+                ) as listening,
             ):
                 yield listening.address
         finally:
+            await callers.close()
             await runtime.close()
 
 
 @asynccontextmanager
-async def _drained(runtime: Runtime, draining: asyncio.Event) -> AsyncIterator[None]:
+async def _drained(runtime: Runtime, draining: asyncio.Event, grace: float) -> AsyncIterator[None]:
     async def drain() -> None:
         await draining.wait()
-        await runtime.drain()
+        await runtime.drain(grace)
 
     task = asyncio.create_task(drain())
     try:

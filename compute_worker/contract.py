@@ -7,8 +7,10 @@ process. Does not know torch, grpc, names of adapters, or why a row range was ch
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from enum import Enum, auto
 from pathlib import Path
 from typing import Protocol
 
@@ -192,11 +194,61 @@ class Combiner(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class PublishedAdapter:
-    """A version as the registry answered: digest, manifest, and the reference with its number."""
+    """A version as the registry answered: digest, manifest, the reference with its number, and the
+    signatures over the manifest, DSSE envelopes that nobody verified yet.
+    """
 
     digest: str
     manifest: Manifest
     reference: str
+    signatures: tuple[bytes, ...] = ()
+    yank_reason: str | None = None
+
+
+class Change(Enum):
+    """What happened to an adapter at the registry."""
+
+    CREATED = auto()
+    YANKED = auto()
+    DELETED = auto()
+    ALIAS_MOVED = auto()
+    ALIAS_DELETED = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogEvent:
+    """Something that happened at the registry. `token` goes on behind it.
+
+    change: None for what is not about an adapter. adapter: `namespace/name`. digest: of the version. alias: of an
+    alias that moved or went. reason: why it was yanked.
+    """
+
+    token: str
+    change: Change | None = None
+    adapter: str = ""
+    digest: str = ""
+    alias: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Renewed:
+    """What the registry said to a heartbeat, by reference as they were sent."""
+
+    missing: tuple[str, ...] = ()
+    yanked: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """What a caller may do: 1 read, 2 push, 3 admin, by namespace (`*`: all); until `expires`, None: no end.
+
+    anonymous: the registry lets everybody do that, and has not looked at who it is.
+    """
+
+    scopes: Mapping[str, int]
+    expires: datetime | None = None
+    anonymous: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,3 +273,29 @@ class AdapterSource(Protocol):
 
     async def publish(self, directory: Path, publication: Publication) -> PublishedAdapter:
         """Push a folder as a new version. Raises the registry's own errors."""
+
+    async def fits(self, reference: str, base_id: str) -> bool:
+        """The registry's verdict on a version and a base; False for a base that it does not know.
+
+        Raises the registry's own errors.
+        """
+
+    async def listen(self, token: str) -> AsyncGenerator[CatalogEvent, None]:
+        """What happens at the registry, in order, from behind `token` on; without end.
+
+        An empty token means from now on. Returned once the registry listens: nothing that happens
+        later is missed. Raises ResumeTokenExpired, InvalidResumeToken.
+        """
+
+    async def renew(self, holder: str, adapters: Sequence[str], seconds: float) -> Renewed:
+        """Say what this worker uses (exact references), in the place of what it said before, for so long."""
+
+
+class Authority(Protocol):
+    """Who vouches for the worker's callers."""
+
+    async def granted(self, caller: str) -> Granted:
+        """What a caller may do; `caller` as lorry.rpc.credentials.caller_of spells it.
+
+        Raises Unauthenticated, PermissionDenied (this worker may not act for others), RegistryUnavailable.
+        """

@@ -6,26 +6,45 @@ setting for storage or for a database: it knows the registry alone.
 
 from __future__ import annotations
 
+import socket
+import uuid
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, SecretStr, model_validator
+from pydantic_settings import SettingsConfigDict
 
 from lorry.rpc.address import is_loopback
+from lorry.rpc.credentials import Credentials
+from lorry.rpc.listening import TlsSettings
 
 MIB = 1 << 20
 
 
-class Settings(BaseSettings):
+class Settings(TlsSettings):
     """All of it. Byte budgets are bytes; see each field."""
 
-    model_config = SettingsConfigDict(env_prefix="LORRY_WORKER_", extra="forbid")
+    model_config = SettingsConfigDict(env_prefix="LORRY_WORKER_", extra="forbid", hide_input_in_errors=True)
 
     listen: str = "127.0.0.1:7472"
-    # Anonymous callers are for loopback; any other address must be asked for in so many words.
+    # Anonymous callers, and credentials in clear, are for loopback; other addresses must be asked for in so many words.
     insecure: bool = False
     registry: str = "127.0.0.1:7471"
+    # What the worker calls itself at the registry; unset: its host's name and the port that it listens on.
+    name: str = Field(default="", max_length=200)
+    # none: everybody may do everything. registry: what the registry says of each caller's credentials.
+    auth: Literal["none", "registry"] = "none"
+    # How long a caller whom the registry has vouched for is served while the registry cannot be asked.
+    auth_grace_seconds: float = Field(default=300.0, ge=0)
+    # What the worker shows to the registry: a token, or a file that holds it; a certificate with its key.
+    registry_token: SecretStr | None = None
+    registry_token_file: Path | None = None
+    registry_cert: Path | None = None
+    registry_key: Path | None = None
+    # Who signs the registry's certificate, PEM. Unset: no encryption.
+    registry_ca: Path | None = None
+    # A TOML file: public keys by namespace; see docs/operations.md. Unset: signatures are not asked for.
+    trusted_keys: Path | None = None
     # A local folder or a hub id.
     model: str = ""
     # Name of the base for people; unset: the last part of `model`.
@@ -56,13 +75,48 @@ class Settings(BaseSettings):
     grace_seconds: float = Field(default=30.0, ge=0)
 
     @model_validator(mode="after")
-    def _anonymous_on_loopback_alone(self) -> Self:
-        if not self.insecure and not is_loopback(self.listen):
-            msg = f"LORRY_WORKER_LISTEN={self.listen} is not loopback: set LORRY_WORKER_INSECURE=true to serve anybody"
+    def _open_on_loopback_alone(self) -> Self:
+        guarded = self.auth == "registry" and self.tls is not None
+        if not self.insecure and not guarded and not is_loopback(self.listen):
+            msg = (
+                f"LORRY_WORKER_LISTEN={self.listen} is not loopback: set LORRY_WORKER_AUTH=registry and "
+                "LORRY_WORKER_TLS_CERT, or LORRY_WORKER_INSECURE=true to serve anybody"
+            )
             raise ValueError(msg)
         return self
+
+    @model_validator(mode="after")
+    def _registry_credentials_together(self) -> Self:
+        if self.registry_token and self.registry_token_file:
+            msg = "set LORRY_WORKER_REGISTRY_TOKEN or LORRY_WORKER_REGISTRY_TOKEN_FILE, not both"
+            raise ValueError(msg)
+        if (self.registry_cert is None) != (self.registry_key is None) or (self.registry_cert and not self.registry_ca):
+            msg = (
+                "set LORRY_WORKER_REGISTRY_CERT and LORRY_WORKER_REGISTRY_KEY together, beside LORRY_WORKER_REGISTRY_CA"
+            )
+            raise ValueError(msg)
+        return self
+
+    def registry_credentials(self) -> Credentials:
+        """What the worker shows to the registry, secrets in clear. Raises OSError where a file cannot be read."""
+        credentials = Credentials()
+        if self.registry_token is not None:
+            credentials["token"] = self.registry_token.get_secret_value()
+        if self.registry_token_file is not None:
+            credentials["token"] = self.registry_token_file.read_text(encoding="utf-8").strip()
+        if self.registry_ca is not None:
+            credentials["root_certificates"] = self.registry_ca
+        if self.registry_cert is not None and self.registry_key is not None:
+            credentials["certificate"] = (self.registry_cert, self.registry_key)
+        return credentials
 
     @property
     def base_name(self) -> str:
         """Name of the base for people."""
         return self.model_name or Path(self.model).name.lower()
+
+    @property
+    def holder(self) -> str:
+        """What the worker calls itself at the registry: at a port that is not known yet, a name of its own."""
+        port = self.listen.rpartition(":")[2]
+        return self.name or f"{socket.gethostname()}:{port if port != '0' else uuid.uuid4().hex[:8]}"

@@ -1,4 +1,4 @@
-"""The registry as the worker's runtime sees it.
+"""The registry as the worker sees it: where adapters come from, and who vouches for callers.
 
 Owns the translation between the SDK's messages and the runtime's values, and what an unreachable
 registry is called. Does not know caches, leases, or what an adapter is fetched for.
@@ -6,23 +6,34 @@ registry is called. Does not know caches, leases, or what an adapter is fetched 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import aclosing, contextmanager
+from datetime import timedelta
 from pathlib import Path
 
-from compute_worker.contract import Publication, PublishedAdapter
-from lorry.errors import DeadlineExceeded, DigestMismatch, RegistryUnavailable, Unavailable
+from compute_worker.contract import CatalogEvent, Change, Granted, Publication, PublishedAdapter, Renewed
+from lorry.errors import BaseNotFound, DeadlineExceeded, DigestMismatch, RegistryUnavailable, Unavailable
 from lorry.format.manifest import ManifestFile
 from lorry.registry import RegistryClient
-from lorry.rpc.convert import manifest_from_pb
-from lorry.v1 import types_pb2
+from lorry.rpc.convert import manifest_from_pb, timestamp_from_pb
+from lorry.rpc.credentials import on_behalf_of
+from lorry.v1 import catalog_pb2, types_pb2
 
 # A resolution reads a few rows. Longer than gRPC's own retries take, shorter than a caller's patience.
 RESOLVE_SECONDS = 5.0
 
 
+_CHANGES = {
+    "version_created": Change.CREATED,
+    "version_yanked": Change.YANKED,
+    "version_deleted": Change.DELETED,
+    "alias_moved": Change.ALIAS_MOVED,
+    "alias_deleted": Change.ALIAS_DELETED,
+}
+
+
 class RegistrySource:
-    """An AdapterSource over a registry client."""
+    """An AdapterSource and an Authority over a registry client."""
 
     def __init__(self, client: RegistryClient) -> None:
         self._client = client
@@ -51,6 +62,45 @@ class RegistrySource:
             )
         return _published(version)
 
+    async def fits(self, reference: str, base_id: str) -> bool:
+        """See AdapterSource."""
+        with _reachable(self._client.address):
+            try:
+                verdict = await self._client.within(RESOLVE_SECONDS).check_compatibility(reference, base_id)
+            except BaseNotFound:
+                return False
+        return verdict.compatible
+
+    async def listen(self, token: str) -> AsyncGenerator[CatalogEvent, None]:
+        """See AdapterSource."""
+        with _reachable(self._client.address):
+            return self._heard(await self._client.listen(resume_token=token))
+
+    async def _heard(
+        self, responses: AsyncGenerator[catalog_pb2.WatchResponse, None]
+    ) -> AsyncGenerator[CatalogEvent, None]:
+        with _reachable(self._client.address):
+            async with aclosing(responses):
+                async for response in responses:
+                    yield _event(response)
+
+    async def renew(self, holder: str, adapters: Sequence[str], seconds: float) -> Renewed:
+        """See AdapterSource."""
+        with _reachable(self._client.address):
+            client = self._client.within(RESOLVE_SECONDS)
+            answer = await client.renew_leases(holder, adapters, ttl=timedelta(seconds=seconds))
+        return Renewed(tuple(answer.missing), tuple(answer.yanked))
+
+    async def granted(self, caller: str) -> Granted:
+        """See Authority."""
+        with _reachable(self._client.address), on_behalf_of(caller):
+            principal = await self._client.within(RESOLVE_SECONDS).whoami()
+        scopes: dict[str, int] = {}
+        for scope in principal.scopes:
+            scopes[scope.namespace] = max(scope.permission, scopes.get(scope.namespace, 0))
+        expires = timestamp_from_pb(principal.expire_time) if principal.HasField("expire_time") else None
+        return Granted(scopes, expires, principal.anonymous)
+
 
 @contextmanager
 def _reachable(address: str) -> Iterator[None]:
@@ -67,4 +117,22 @@ def _published(version: types_pb2.Version) -> PublishedAdapter:
     manifest = manifest_from_pb(version.manifest)
     if manifest.digest != version.digest:
         raise DigestMismatch(f"expected a manifest of {version.digest}, got one of {manifest.digest}")
-    return PublishedAdapter(version.digest, manifest, f"{version.namespace}/{version.name}@{version.number}")
+    reference = f"{version.namespace}/{version.name}@{version.number}"
+    yanked = version.yank_reason if version.HasField("yank_reason") else None
+    return PublishedAdapter(version.digest, manifest, reference, tuple(version.signatures), yanked)
+
+
+def _event(response: catalog_pb2.WatchResponse) -> CatalogEvent:
+    kind = response.WhichOneof("event") or ""
+    change = _CHANGES.get(kind)
+    if change is None:  # about a base model, or of a registry that is newer than this worker
+        return CatalogEvent(response.resume_token)
+    said = getattr(response, kind)
+    return CatalogEvent(
+        token=response.resume_token,
+        change=change,
+        adapter=f"{response.namespace}/{response.name}",
+        digest=getattr(said, "digest", ""),
+        alias=getattr(said, "alias", ""),
+        reason=getattr(said, "reason", ""),
+    )

@@ -1,61 +1,28 @@
-"""Blobs as files: `blobs/sha256/ab/<hex>` when visible, `uploads/<hex>.<token>` before.
+"""Blobs as files: `blobs/sha256/ab/<hex>` when visible, `uploads/[<owner>/]<hex>.<token>` before.
 
-Owns durability (fsync of the file, rename, fsync of the folder, in this order, before an upload is
-acknowledged) and who writes which temporary file: the one that holds its flock, across threads and
-processes; the kernel lets go of it for a process that died. Files are read with pread, never mapped:
-a file that somebody cuts short is an error, not the death of the process.
+Owns where files lie and who writes which temporary file: the one that holds its flock, across threads
+and processes; the kernel lets go of it for a process that died. A damaged blob lies under
+`quarantine/<hex>`. Does not know the order that makes an upload durable.
 """
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import os
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 
-from adapter_registry.blobs.intake import AlreadyVisible, Intake, check_size, hex_of, span
-from adapter_registry.blobs.protocol import Progress, Upload
+from adapter_registry.blobs.file_upload import FileUpload
+from adapter_registry.blobs.files import READ_BYTES, FileBlob, lock, size_of, storage, sync_folder, write_all
+from adapter_registry.blobs.intake import AlreadyVisible, check_owner, check_size, digest_named, hex_of
+from adapter_registry.blobs.protocol import Progress, Stored, Upload
+from adapter_registry.blobs.sums import is_sound
 from lorry.errors import BlobNotFound, StorageUnavailable
-from lorry.format.digest import Hasher
 
-# One read of a kept file while it is hashed again; beside the hashing the call costs nothing.
-_CHUNK = 1 << 20
 # Blobs are spread over folders by the first byte of their digest, so that none grows too long.
 _FOLDERS = 256
-
-
-class FileBlob:
-    """A visible blob, held open: it can be read to its end even where it is deleted meanwhile."""
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-        self._size = os.fstat(fd).st_size
-
-    @property
-    def size(self) -> int:
-        """Length in bytes."""
-        return self._size
-
-    def chunks(self, offset: int, limit: int, chunk: int) -> Iterator[bytes]:
-        """The bytes in pieces. Raises OutOfRange, StorageUnavailable."""
-        return self._read(span(self._size, offset, limit), chunk)
-
-    def _read(self, wanted: range, chunk: int) -> Iterator[bytes]:
-        at = wanted.start
-        while at < wanted.stop:
-            with _storage("read a blob"):
-                piece = os.pread(self._fd, min(chunk, wanted.stop - at), at)
-            if not piece:
-                raise StorageUnavailable(f"expected a blob of {self._size} bytes, its file ends at {at}")
-            at += len(piece)
-            yield piece
-
-    def close(self) -> None:
-        """Let go of the file."""
-        os.close(self._fd)
 
 
 class FileStore:
@@ -65,69 +32,112 @@ class FileStore:
         """Create what is missing of the folders. Raises StorageUnavailable."""
         self._blobs = root / "blobs" / "sha256"
         self._uploads = root / "uploads"
-        with _storage(f"create {root}"):
+        self._quarantine = root / "quarantine"
+        with storage(f"create {root}"):
             self._create_folders(root)
 
     def _create_folders(self, root: Path) -> None:
         """All at once and made durable, so that the end of an upload has one folder to sync."""
         if not root.exists():
             root.mkdir(parents=True, exist_ok=True)
-            _sync_folder(root.absolute().parent)
+            sync_folder(root.absolute().parent)
         self._uploads.mkdir(exist_ok=True)
+        self._quarantine.mkdir(exist_ok=True)
         for number in range(_FOLDERS):
             (self._blobs / f"{number:02x}").mkdir(parents=True, exist_ok=True)
         for folder in (self._blobs, self._blobs.parent, root):
-            _sync_folder(folder)
+            sync_folder(folder)
 
     def missing(self, digests: Sequence[str]) -> list[str]:
         """Those that are not visible, in order. Raises InvalidDigest, StorageUnavailable."""
         return [digest for digest in digests if self._visible_size(digest) is None]
 
-    def progress(self, digest: str) -> Progress:
-        """How far an upload came. Raises InvalidDigest, StorageUnavailable."""
-        visible = self._visible_size(digest)
+    def progress(self, digest: str, owner: str = "", *, hidden: bool = False) -> Progress:
+        """How far the owner's upload came. Raises InvalidDigest, InvalidName, StorageUnavailable."""
+        visible = None if hidden else self._visible_size(digest)
         if visible is not None:
             return Progress(visible, complete=True)
-        sizes = [size for path in self._kept(digest) if (size := _size(path)) is not None]
-        return Progress(max(sizes, default=0), complete=False)
+        return Progress(max(self._kept(digest, owner).values(), default=0), complete=False)
 
-    def upload(self, digest: str, size: int) -> Upload:
-        """Begin or go on. Raises InvalidDigest, BlobTooLarge, StorageUnavailable."""
+    def upload(self, digest: str, size: int, owner: str = "", *, hidden: bool = False) -> Upload:
+        """Begin or go on. Raises InvalidDigest, InvalidName, InvalidInput, BlobTooLarge, StorageUnavailable."""
         check_size(size)
-        target = self._path(digest)
-        visible = self._visible_size(digest)
+        check_owner(owner)
+        target = self.path_of(digest)
+        visible = None if hidden else self._visible_size(digest)
         if visible is not None:
-            with _storage("sync a blob"):
+            with storage("sync a blob"):
                 # Whoever made it visible may not have come to this step yet.
-                _sync_folder(target.parent)
+                sync_folder(target.parent)
             return AlreadyVisible(visible)
-        with _storage("begin an upload"):
-            temporary, fd = self._take(digest)
-            return _FileUpload(temporary, fd, target, digest, size)
+        with storage("begin an upload"):
+            temporary, fd = self._take(digest, owner)
+            return FileUpload(temporary, fd, target, digest, size)
 
     def open(self, digest: str) -> FileBlob:
         """Open a visible blob. Raises InvalidDigest, BlobNotFound, StorageUnavailable."""
-        with _storage("open a blob"):
+        with storage("open a blob"):
             try:
-                return FileBlob(os.open(self._path(digest), os.O_RDONLY))
+                return FileBlob(os.open(self.path_of(digest), os.O_RDONLY))
             except FileNotFoundError:
                 raise BlobNotFound(f"no blob {digest}") from None
 
     def delete(self, digest: str) -> None:
         """Remove a blob, if it is there. Raises InvalidDigest, StorageUnavailable."""
-        path = self._path(digest)
-        with _storage("delete a blob"), suppress(FileNotFoundError):
+        path = self.path_of(digest)
+        with storage("delete a blob"), suppress(FileNotFoundError):
             path.unlink()
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
+
+    def blobs(self) -> Iterator[Stored]:
+        """Every visible blob, folder after folder. Raises StorageUnavailable."""
+        for number in range(_FOLDERS):
+            with storage("list blobs"):
+                found = list(_listed(self._blobs / f"{number:02x}"))
+            yield from found
+
+    def sweep_uploads(self, before: datetime, *, dry_run: bool = False) -> int:
+        """Remove temporary files that nobody holds and nobody wrote to since then. Raises StorageUnavailable."""
+        with storage("sweep uploads"):
+            return sum(_sweep(path, before.timestamp(), dry_run=dry_run) for path in self._temporary_files())
+
+    def _temporary_files(self) -> Iterator[Path]:
+        for path in self._uploads.iterdir():
+            if path.is_dir():
+                yield from path.iterdir()
+            else:
+                yield path
+
+    def quarantine(self, digest: str) -> bool:
+        """Move a damaged blob to `quarantine/`. Raises InvalidDigest, StorageUnavailable."""
+        path = self.path_of(digest)
+        try:
+            blob = self.open(digest)
+        except BlobNotFound:
+            return False
+        with closing(blob), storage("put a blob into quarantine"):
+            # Another may have put it there and a sound one in its place, while this one was hashed.
+            if is_sound(digest, blob.chunks(0, 0, READ_BYTES)) or not blob.is_at(path):
+                return False
+            path.rename(self._quarantine / path.name)
+            sync_folder(self._quarantine)
+            sync_folder(path.parent)
+        return True
+
+    def quarantined(self) -> Iterator[str]:
+        """Digests of the damaged blobs. Raises StorageUnavailable."""
+        with storage("list the quarantine"):
+            names = [path.name for path in self._quarantine.iterdir()]
+        return (digest for name in names if (digest := digest_named(name)))
 
     def probe(self) -> None:
         """Write, sync, read and remove a file. Raises StorageUnavailable."""
         path, written = self._uploads / f"probe.{uuid.uuid4().hex}", b"probe"
-        with _storage("write and read a probe"):
+        with storage("write and read a probe"):
             try:
                 fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
                 try:
-                    _write_all(fd, written, 0)
+                    write_all(fd, written, 0)
                     os.fsync(fd)
                     read = os.pread(fd, len(written), 0)
                 finally:
@@ -137,144 +147,59 @@ class FileStore:
         if read != written:
             raise StorageUnavailable(f"wrote {written!r} as a probe, read {read!r}")
 
-    def _path(self, digest: str) -> Path:
+    def path_of(self, digest: str) -> Path:
+        """The file that a visible blob is, for whoever copies files. Raises InvalidDigest."""
         name = hex_of(digest)
         return self._blobs / name[:2] / name
 
     def _visible_size(self, digest: str) -> int | None:
-        path = self._path(digest)
-        with _storage("look for a blob"):
-            return _size(path)
+        path = self.path_of(digest)
+        with storage("look for a blob"):
+            return size_of(path)
 
-    def _kept(self, digest: str) -> list[Path]:
-        with _storage("look for uploads"):
-            return list(self._uploads.glob(f"{hex_of(digest)}.*"))
+    def _kept(self, digest: str, owner: str) -> dict[Path, int]:
+        """The owner's temporary files of the digest and their lengths."""
+        folder = self._uploads / check_owner(owner)
+        with storage("look for uploads"):
+            paths = folder.glob(f"{hex_of(digest)}.*")
+            return {path: length for path in paths if (length := size_of(path)) is not None}
 
-    def _take(self, digest: str) -> tuple[Path, int]:
-        """The longest temporary file of the digest that nobody writes, or a new one; locked."""
-        candidates = sorted(self._kept(digest), key=lambda path: _size(path) or 0, reverse=True)
+    def _take(self, digest: str, owner: str) -> tuple[Path, int]:
+        """The longest temporary file of the owner's that nobody writes, or a new one; locked."""
+        kept = self._kept(digest, owner)
+        candidates = sorted(kept, key=kept.__getitem__, reverse=True)
+        folder = self._uploads / owner
+        if owner:
+            folder.mkdir(exist_ok=True)
         while True:
             for path in candidates:
-                fd = _lock(path)
+                fd = lock(path)
                 if fd is not None:
                     return path, fd
-            fresh = self._uploads / f"{hex_of(digest)}.{uuid.uuid4().hex}"
+            fresh = folder / f"{hex_of(digest)}.{uuid.uuid4().hex}"
             fresh.touch(0o600, exist_ok=False)
             candidates = [fresh]
 
 
-class _FileUpload:
-    """One blob on its way in: a temporary file that this object alone may write."""
-
-    existed = False
-
-    def __init__(self, temporary: Path, fd: int, target: Path, digest: str, size: int) -> None:
-        """Take over the locked file and hash what it holds. Raises OSError."""
-        self._temporary = temporary
-        self._target = target
-        self._fd = fd
-        try:
-            hasher, kept = _hash(fd)
-            if kept > size:  # left by somebody who announced more: not these bytes
-                os.ftruncate(fd, 0)
-                hasher, kept = Hasher(), 0
-        except OSError:
-            os.close(fd)
-            raise
-        self._intake = Intake(digest, size, kept, hasher)
-
-    @property
-    def committed(self) -> int:
-        """Bytes taken so far."""
-        return self._intake.committed
-
-    def write(self, offset: int, data: bytes | memoryview) -> None:
-        """Append a chunk. Raises OffsetMismatch, BlobTooLarge, StorageUnavailable."""
-        self._intake.admit(offset, data)
-        with _storage("write a chunk"):
-            _write_all(self._fd, data, offset)
-        self._intake.took(data)
-
-    def finish(self) -> None:
-        """Verify, sync, rename, sync the folder.
-
-        Raises UploadIncomplete, DigestMismatch, StorageUnavailable. A file whose bytes are wrong, or
-        whose fsync failed (the kernel may have dropped the pages and say nothing the next time), is
-        thrown away.
-        """
-        self._intake.require_all()
-        with _storage("make a blob durable"):
-            try:
-                self._intake.verify()
-                os.fsync(self._fd)
-            except BaseException:
-                self._temporary.unlink(missing_ok=True)
-                raise
-            self._temporary.rename(self._target)
-            _sync_folder(self._target.parent)
-
-    def close(self) -> None:
-        """Let go of the file and its lock."""
-        os.close(self._fd)
+def _listed(folder: Path) -> Iterator[Stored]:
+    """The blobs in one folder. Raises OSError."""
+    for entry in os.scandir(folder):
+        digest = digest_named(entry.name)
+        with suppress(FileNotFoundError):  # deleted since it was listed
+            if digest is not None:
+                seen = entry.stat()
+                yield Stored(digest, seen.st_size, datetime.fromtimestamp(seen.st_mtime, UTC))
 
 
-@contextmanager
-def _storage(what: str) -> Iterator[None]:
-    """An OSError inside is the store's: full, broken, not permitted, gone."""
-    try:
-        yield
-    except OSError as error:
-        name = errno.errorcode.get(error.errno or 0, "unknown error")
-        raise StorageUnavailable(f"the blob store's file system could not {what}: {name}") from error
-
-
-def _size(path: Path) -> int | None:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return None
-
-
-def _try_lock(fd: int) -> bool:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+def _sweep(path: Path, before: float, *, dry_run: bool) -> bool:
+    """Remove a temporary file that nobody holds and nobody wrote to since; whether it is one. Raises OSError."""
+    fd = lock(path)
+    if fd is None:
         return False
-    return True
-
-
-def _lock(path: Path) -> int | None:
-    """Open and lock; None where another holds it, or finished with it while this one came."""
     try:
-        fd = os.open(path, os.O_RDWR)
-    except FileNotFoundError:
-        return None
-    if _try_lock(fd) and path.exists():
-        return fd
-    os.close(fd)
-    return None
-
-
-def _hash(fd: int) -> tuple[Hasher, int]:
-    """Hasher and length of what the file holds."""
-    hasher, at = Hasher(), 0
-    while piece := os.pread(fd, _CHUNK, at):
-        hasher.update(piece)
-        at += len(piece)
-    return hasher, at
-
-
-def _write_all(fd: int, data: bytes | memoryview, offset: int) -> None:
-    """Write at a position, so that a second try after a failure overwrites the first."""
-    rest = memoryview(data).cast("B")
-    while rest:
-        written = os.pwrite(fd, rest, offset)
-        rest, offset = rest[written:], offset + written
-
-
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
+        old = os.fstat(fd).st_mtime < before
+        if old and not dry_run:
+            path.unlink(missing_ok=True)
     finally:
         os.close(fd)
+    return old

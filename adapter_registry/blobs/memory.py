@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from functools import partial
 
-from adapter_registry.blobs.intake import AlreadyVisible, Intake, check_size, span
-from adapter_registry.blobs.protocol import Progress, Upload
+from adapter_registry.blobs.intake import AlreadyVisible, HeldUpload, check_owner, check_size, span
+from adapter_registry.blobs.protocol import Progress, Stored, Upload
+from adapter_registry.blobs.sums import is_sound
 from lorry.errors import BlobNotFound
-from lorry.format.digest import Hasher, check_digest
+from lorry.format.digest import check_digest
 
 
 class MemoryBlob:
@@ -41,32 +44,35 @@ class MemoryStore:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._blobs: dict[str, bytes] = {}
-        # What broken uploads left. An open upload's bytes are its own and not in here.
-        self._kept: dict[str, bytearray] = {}
+        # Bytes, and since when they are visible.
+        self._blobs: dict[str, tuple[bytes, datetime]] = {}
+        # What broken uploads left, by digest and owner, and when. An open upload's bytes are not in here.
+        self._kept: dict[tuple[str, str], tuple[bytearray, datetime]] = {}
+        self._quarantine: dict[str, bytes] = {}
 
     def missing(self, digests: Sequence[str]) -> list[str]:
         """Those that are not visible, in order. Raises InvalidDigest."""
         with self._lock:
             return [digest for digest in digests if check_digest(digest) not in self._blobs]
 
-    def progress(self, digest: str) -> Progress:
-        """How far an upload came. Raises InvalidDigest."""
-        check_digest(digest)
+    def progress(self, digest: str, owner: str = "", *, hidden: bool = False) -> Progress:
+        """How far the owner's upload came. Raises InvalidDigest, InvalidName."""
+        key = check_digest(digest), check_owner(owner)
         with self._lock:
-            if digest in self._blobs:
-                return Progress(len(self._blobs[digest]), complete=True)
-            return Progress(len(self._kept.get(digest, b"")), complete=False)
+            if digest in self._blobs and not hidden:
+                return Progress(len(self._blobs[digest][0]), complete=True)
+            return Progress(len(self._kept[key][0]) if key in self._kept else 0, complete=False)
 
-    def upload(self, digest: str, size: int) -> Upload:
-        """Begin or go on. Raises InvalidDigest, BlobTooLarge."""
-        check_digest(digest)
+    def upload(self, digest: str, size: int, owner: str = "", *, hidden: bool = False) -> Upload:
+        """Begin or go on. Raises InvalidDigest, InvalidName, InvalidInput, BlobTooLarge."""
+        key = check_digest(digest), check_owner(owner)
         check_size(size)
         with self._lock:
-            if digest in self._blobs:
-                return AlreadyVisible(len(self._blobs[digest]))
-            kept = self._kept.pop(digest, bytearray())
-        return _MemoryUpload(self, digest, size, kept if len(kept) <= size else bytearray())
+            if digest in self._blobs and not hidden:
+                return AlreadyVisible(len(self._blobs[digest][0]))
+            kept, _ = self._kept.pop(key, (bytearray(), None))
+        data = kept if len(kept) <= size else bytearray()
+        return HeldUpload(digest, size, data, store=partial(self._publish, digest), keep=partial(self._keep, key))
 
     def open(self, digest: str) -> MemoryBlob:
         """Open a visible blob. Raises InvalidDigest, BlobNotFound."""
@@ -74,7 +80,7 @@ class MemoryStore:
         with self._lock:
             if digest not in self._blobs:
                 raise BlobNotFound(f"no blob {digest}")
-            return MemoryBlob(self._blobs[digest])
+            return MemoryBlob(self._blobs[digest][0])
 
     def delete(self, digest: str) -> None:
         """Remove a blob, if it is there. Raises InvalidDigest."""
@@ -82,52 +88,42 @@ class MemoryStore:
         with self._lock:
             self._blobs.pop(digest, None)
 
+    def blobs(self) -> Iterator[Stored]:
+        """Those that are visible now."""
+        with self._lock:
+            return iter([Stored(digest, len(data), since) for digest, (data, since) in self._blobs.items()])
+
+    def sweep_uploads(self, before: datetime, *, dry_run: bool = False) -> int:
+        """Forget what was kept since before then, and say how many they were."""
+        with self._lock:
+            old = [key for key, (_, since) in self._kept.items() if since < before]
+            for key in [] if dry_run else old:
+                del self._kept[key]
+            return len(old)
+
+    def quarantine(self, digest: str) -> bool:
+        """Take a damaged blob out of sight. Raises InvalidDigest."""
+        check_digest(digest)
+        with self._lock:
+            if digest not in self._blobs or is_sound(digest, [self._blobs[digest][0]]):
+                return False
+            self._quarantine[digest], _ = self._blobs.pop(digest)
+            return True
+
+    def quarantined(self) -> Iterator[str]:
+        """Digests of the damaged blobs."""
+        with self._lock:
+            return iter(list(self._quarantine))
+
     def probe(self) -> None:
         """Memory can always be written and read."""
 
-    def publish(self, digest: str, data: bytes) -> None:
-        """Make verified bytes visible."""
+    def _publish(self, digest: str, data: bytearray) -> None:
         with self._lock:
-            self._blobs[digest] = data
+            self._blobs[digest] = bytes(data), datetime.now(UTC)
 
-    def keep(self, digest: str, data: bytearray) -> None:
+    def _keep(self, key: tuple[str, str], data: bytearray) -> None:
         """Remember what a broken upload brought, unless another one brought more."""
         with self._lock:
-            if len(data) > len(self._kept.get(digest, b"")):
-                self._kept[digest] = data
-
-
-class _MemoryUpload:
-    """One blob on its way in: it alone holds `data` until it is published or kept."""
-
-    existed = False
-
-    def __init__(self, store: MemoryStore, digest: str, size: int, data: bytearray) -> None:
-        hasher = Hasher()
-        hasher.update(bytes(data))
-        self._store = store
-        self._data = data
-        self._intake = Intake(digest, size, len(data), hasher)
-
-    @property
-    def committed(self) -> int:
-        """Bytes taken so far."""
-        return self._intake.committed
-
-    def write(self, offset: int, data: bytes | memoryview) -> None:
-        """Append a chunk. Raises OffsetMismatch, BlobTooLarge."""
-        self._intake.admit(offset, data)
-        self._data += data
-        self._intake.took(data)
-
-    def finish(self) -> None:
-        """Verify and make visible. Raises UploadIncomplete, DigestMismatch."""
-        self._intake.require_all()
-        data, self._data = self._data, bytearray()
-        self._intake.verify()
-        self._store.publish(self._intake.digest, bytes(data))
-
-    def close(self) -> None:
-        """Let go; what came and was not finished is kept."""
-        if self._data:
-            self._store.keep(self._intake.digest, self._data)
+            if key not in self._kept or len(data) > len(self._kept[key][0]):
+                self._kept[key] = data, datetime.now(UTC)

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Protocol
 
 # The most that one S3 CopyObject moves (AWS, "Copying objects": 5 GiB); the S3 store ends an upload
 # with such a copy, and a blob that one driver takes must fit the others.
 MAX_BLOB_BYTES = 5 << 30
+# A blob is also known by the sha256 of each MiB of it, so that a range can be checked on its way out.
+# One chunk on the wire is one block; 5 GiB are 160 KiB of such hashes.
+BLOCK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +25,15 @@ class Progress:
 
     committed: int
     complete: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A visible blob as the storage lists it. size: bytes; modified: when it became visible, with a time zone."""
+
+    digest: str
+    size: int
+    modified: datetime
 
 
 class Upload(Protocol):
@@ -39,6 +52,12 @@ class Upload(Protocol):
         """True where the blob was visible already when the upload was opened.
 
         Then chunks are dropped unread and `finish` has nothing to do.
+        """
+
+    @property
+    def blocks(self) -> bytes:
+        """After `finish`: sha256 of each block of BLOCK_BYTES (the last may be shorter), 32 bytes each,
+        side by side, of the very bytes that were verified. Empty where the blob existed.
         """
 
     def write(self, offset: int, data: bytes | memoryview) -> None:
@@ -73,26 +92,57 @@ class Blob(Protocol):
 
 
 class BlobStore(Protocol):
-    """The store. Every method may be called from any thread."""
+    """The store. Every method may be called from any thread.
+
+    owner: whose upload it is, a name of 1 to 63 of `a-z 0-9 . _ -` with a letter or digit at both ends,
+    or "". What a broken upload left is gone on from by its owner alone; a finished blob is everybody's.
+    Every method raises StorageUnavailable, those with a digest InvalidDigest, those with an owner
+    InvalidName.
+    """
 
     def missing(self, digests: Sequence[str]) -> list[str]:
         """Those of the digests that are not visible, in order."""
 
-    def progress(self, digest: str) -> Progress:
-        """How far an upload of the digest came."""
+    def progress(self, digest: str, owner: str = "", *, hidden: bool = False) -> Progress:
+        """How far the owner's upload of the digest came; `hidden` as with `upload`."""
 
-    def upload(self, digest: str, size: int) -> Upload:
-        """Begin an upload, or go on with a broken one; `committed` of it says from where.
+    def upload(self, digest: str, size: int, owner: str = "", *, hidden: bool = False) -> Upload:
+        """Begin an upload, or go on with the owner's broken one; `committed` of it says from where.
 
-        Two uploads of one digest at the same time both succeed. Raises InvalidDigest, BlobTooLarge
-        (beyond MAX_BLOB_BYTES), StorageUnavailable.
+        hidden: as if no blob of the digest were visible, so that somebody who may not know of it has
+        to bring, and have verified, every byte as for a new one; the blob is replaced by its equal.
+
+        Two uploads of one digest at the same time both succeed. Raises InvalidInput, BlobTooLarge
+        (beyond MAX_BLOB_BYTES).
         """
 
     def open(self, digest: str) -> Blob:
-        """Open a visible blob. Raises BlobNotFound, StorageUnavailable."""
+        """Open a visible blob. Raises BlobNotFound."""
 
     def delete(self, digest: str) -> None:
-        """Remove a blob; nothing happens where there is none."""
+        """Remove a blob; nothing happens where there is none. Open readers may go on or fail."""
+
+    def blobs(self) -> Iterator[Stored]:
+        """Every visible blob, in any order, read from the storage as the caller goes on.
+
+        One that comes or goes meanwhile may be in it or not.
+        """
+
+    def sweep_uploads(self, before: datetime, *, dry_run: bool = False) -> int:
+        """Remove what broken uploads and probes left, where nobody wrote to it since `before`, and
+        say how many were removed, or with `dry_run` would be. An upload that this process has open is
+        never touched.
+        """
+
+    def quarantine(self, digest: str) -> bool:
+        """Take a damaged blob out of sight, so that the same digest can be uploaded again.
+
+        Its bytes are hashed once more first: a sound blob (the damage was a reader's, or the blob
+        was replaced meanwhile) stays. True where a damaged blob was visible and is not any more.
+        """
+
+    def quarantined(self) -> Iterator[str]:
+        """Digests of the blobs in quarantine, in any order. They stay there until they are removed by hand."""
 
     def probe(self) -> None:
-        """Prove that the store can be written and read. Raises StorageUnavailable."""
+        """Prove that the store can be written and read."""

@@ -1,8 +1,8 @@
-"""Blobs in an S3 bucket: `blobs/sha256/<hex>` when visible, parts under `uploads/sha256/<hex>` before.
+"""Blobs in an S3 bucket: `blobs/sha256/<hex>` when visible, parts under `uploads/[<owner>/]sha256/<hex>` before.
 
 Owns where objects lie and which broken upload a new one goes on with. The objects under `blobs/`
-are the truth; nothing is remembered here but which uploads this process has open. Does not know
-adapters, versions or SQL.
+are the truth; nothing is remembered here but which uploads this process has open. Damaged blobs lie
+under `quarantine/sha256/<hex>`. Does not know adapters, versions or SQL.
 """
 
 from __future__ import annotations
@@ -13,17 +13,30 @@ import threading
 import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from functools import partial
-from itertools import takewhile
+from itertools import chain, takewhile
 
-from adapter_registry.blobs.intake import AlreadyVisible, check_size, hex_of, span
-from adapter_registry.blobs.protocol import Progress, Upload
-from adapter_registry.blobs.s3_bucket import Bucket, Part, S3Settings
-from adapter_registry.blobs.s3_upload import PART_BYTES, PartsUpload, SmallUpload, Staged
+from adapter_registry.blobs.intake import (
+    AlreadyVisible,
+    HeldUpload,
+    check_owner,
+    check_size,
+    digest_named,
+    hex_of,
+    span,
+)
+from adapter_registry.blobs.protocol import Progress, Stored, Upload
+from adapter_registry.blobs.s3_bucket import Begun, Bucket, Part, S3Settings
+from adapter_registry.blobs.s3_parts import PART_BYTES, Staged
+from adapter_registry.blobs.s3_upload import PartsUpload, Target
+from adapter_registry.blobs.sums import is_sound
 from lorry.errors import BlobNotFound, StorageUnavailable
 
 # A look-up waits for the network: 1,000 of 2 ms each are 0.25 s with this many at once.
 _LOOKUPS = 8
+_READ_BYTES = 1 << 20
+_BLOBS, _UPLOADS, _QUARANTINE, _PROBES = "blobs/sha256/", "uploads/", "quarantine/sha256/", "probe/"
 
 
 class S3Blob:
@@ -55,8 +68,8 @@ class S3Store:
         self._bucket = Bucket(bucket, prefix, settings)
         self._lock = threading.Lock()
         self._bucket_seen = False
-        # Ids of the multipart uploads that a thread of this process writes to.
-        self._open: set[str] = set()
+        # The multipart uploads that a thread of this process writes to, and their staging keys.
+        self._open: dict[str, str] = {}
 
     def missing(self, digests: Sequence[str]) -> list[str]:
         """Those that are not visible, in order. Raises InvalidDigest, StorageUnavailable."""
@@ -65,28 +78,32 @@ class S3Store:
             sizes = pool.map(self._bucket.size_of, keys)
             return [digest for digest, size in zip(digests, sizes, strict=True) if size is None]
 
-    def progress(self, digest: str) -> Progress:
-        """How far an upload came, in whole parts. Raises InvalidDigest, StorageUnavailable."""
-        visible = self._bucket.size_of(_blob_key(digest))
+    def progress(self, digest: str, owner: str = "", *, hidden: bool = False) -> Progress:
+        """How far the owner's upload came, in whole parts. Raises InvalidDigest, InvalidName, StorageUnavailable."""
+        staging = _staging_key(digest, owner)
+        visible = None if hidden else self._bucket.size_of(_blob_key(digest))
         if visible is not None:
             return Progress(visible, complete=True)
-        staging = _staging_key(digest)
         kept = [_length(self._whole_parts(staging, upload)) for upload in self._bucket.uploads(staging)]
         return Progress(max(kept, default=0), complete=False)
 
-    def upload(self, digest: str, size: int) -> Upload:
-        """Begin or go on. Raises InvalidDigest, BlobTooLarge, StorageUnavailable."""
+    def upload(self, digest: str, size: int, owner: str = "", *, hidden: bool = False) -> Upload:
+        """Begin or go on. Raises InvalidDigest, InvalidName, InvalidInput, BlobTooLarge, StorageUnavailable."""
         check_size(size)
-        key = _blob_key(digest)
+        key, staging = _blob_key(digest), _staging_key(digest, owner)
         self._ensure_bucket()
-        visible = self._bucket.size_of(key)
+        visible = None if hidden else self._bucket.size_of(key)
         if visible is not None:
             return AlreadyVisible(visible)
         if size <= PART_BYTES:
-            return SmallUpload(self._bucket, key, digest, size)
-        staged = self._take(_staging_key(digest), size)
-        released = partial(self._open.discard, staged.upload)
-        return PartsUpload(self._bucket, key, staged, digest, size, released)
+            # Nothing is kept of a broken one: S3 keeps whole parts alone.
+            return HeldUpload(digest, size, bytearray(), store=partial(self._put, digest), keep=lambda _: None)
+        staged = self._take(staging, size)
+        released = partial(self._open.pop, staged.upload)
+        return PartsUpload(self._bucket, staged, Target(key, digest, size, hidden=hidden), released)
+
+    def _put(self, digest: str, data: bytearray) -> None:
+        self._bucket.put(_blob_key(digest), data, base64.b64encode(bytes.fromhex(hex_of(digest))).decode())
 
     def open(self, digest: str) -> S3Blob:
         """Open a visible blob. Raises InvalidDigest, BlobNotFound, StorageUnavailable."""
@@ -100,10 +117,58 @@ class S3Store:
         """Remove a blob, if it is there. Raises InvalidDigest, StorageUnavailable."""
         self._bucket.delete(_blob_key(digest))
 
+    def blobs(self) -> Iterator[Stored]:
+        """Every visible blob, page after page. Raises StorageUnavailable."""
+        for found in self._bucket.objects(_BLOBS):
+            digest = digest_named(found.key.removeprefix(_BLOBS))
+            if digest is not None:
+                yield Stored(digest, found.size, found.modified)
+
+    def sweep_uploads(self, before: datetime, *, dry_run: bool = False) -> int:
+        """Remove multipart uploads, staging objects and probes; times are the server's. Raises StorageUnavailable."""
+        old = (begun for begun in self._bucket.begun(_UPLOADS) if begun.since < before)
+        parts = sum(self._sweep(begun, before, dry_run=dry_run) for begun in old)
+        stray = 0
+        for found in chain(self._bucket.objects(_UPLOADS), self._bucket.objects(_PROBES)):
+            if found.modified < before and found.key not in self._open.values():
+                stray += 1
+                if not dry_run:
+                    self._bucket.delete(found.key)
+        return parts + stray
+
+    def _sweep(self, begun: Begun, before: datetime, *, dry_run: bool) -> bool:
+        with self._lock:
+            if begun.upload in self._open:
+                return False
+            self._open[begun.upload] = begun.key
+        try:
+            last = self._bucket.last_sent(begun.key, begun.upload)
+            old = last is None or last < before
+            if old and not dry_run:
+                self._bucket.abort(begun.key, begun.upload)
+            return old
+        finally:
+            del self._open[begun.upload]
+
+    def quarantine(self, digest: str) -> bool:
+        """Move a damaged blob to `quarantine/`. Raises InvalidDigest, StorageUnavailable."""
+        key = _blob_key(digest)
+        etag, size = self._bucket.etag_of(key), self._bucket.size_of(key)
+        if etag is None or size is None or is_sound(digest, self._bucket.read(key, range(size), _READ_BYTES, etag)):
+            return False
+        self._bucket.copy(key, _QUARANTINE + hex_of(digest), etag)
+        self._bucket.delete(key)
+        return True
+
+    def quarantined(self) -> Iterator[str]:
+        """Digests of the damaged blobs. Raises StorageUnavailable."""
+        names = (found.key.removeprefix(_QUARANTINE) for found in self._bucket.objects(_QUARANTINE))
+        return (digest for name in names if (digest := digest_named(name)))
+
     def probe(self) -> None:
         """Create the bucket if need be; write, read and remove an object. Raises StorageUnavailable."""
         self._bucket.ensure()
-        key, data = f"probe/{uuid.uuid4().hex}", b"probe"
+        key, data = f"{_PROBES}{uuid.uuid4().hex}", b"probe"
         self._bucket.put(key, bytearray(data), base64.b64encode(hashlib.sha256(data).digest()).decode())
         try:
             read = b"".join(self._bucket.read(key, range(len(data)), len(data)))
@@ -127,10 +192,10 @@ class S3Store:
             for upload, parts in kept:
                 # Longer than announced now: left by somebody who announced more, so not these bytes.
                 if upload not in self._open and _length(parts) <= size:
-                    self._open.add(upload)
+                    self._open[upload] = staging
                     return Staged(staging, upload, parts)
         upload = self._bucket.begin(staging)
-        self._open.add(upload)
+        self._open[upload] = staging
         return Staged(staging, upload, [])
 
     def _whole_parts(self, staging: str, upload: str) -> list[Part]:
@@ -142,11 +207,12 @@ class S3Store:
 
 
 def _blob_key(digest: str) -> str:
-    return f"blobs/sha256/{hex_of(digest)}"
+    return _BLOBS + hex_of(digest)
 
 
-def _staging_key(digest: str) -> str:
-    return f"uploads/sha256/{hex_of(digest)}"
+def _staging_key(digest: str, owner: str) -> str:
+    folder = f"{check_owner(owner)}/" if owner else ""
+    return f"{_UPLOADS}{folder}sha256/{hex_of(digest)}"
 
 
 def _length(parts: list[Part]) -> int:

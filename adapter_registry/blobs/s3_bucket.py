@@ -1,37 +1,36 @@
 """One S3 bucket, as calls that end in a value or in an error of Lorry's.
 
-Owns the client's settings, the bucket's creation and the translation of what boto3 raises. Does not
-know what a digest is, nor in which order the calls make an upload safe. Error texts carry S3's code
-and the operation, never a header or a key.
+Owns the client's settings, the bucket's creation and the form of each call. Does not know what a
+digest is, nor in which order the calls make an upload safe.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from datetime import datetime
+from typing import TYPE_CHECKING, TypeVar
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
-from botocore.parsers import ResponseParserError
-from urllib3.exceptions import HTTPError
+from botocore.exceptions import ClientError
 
-from lorry.errors import BlobNotFound, StorageUnavailable
+from adapter_registry.blobs.s3_faults import code_of, nothing_there, storage
+from lorry.errors import StorageUnavailable
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
-    from mypy_boto3_s3.type_defs import CompletedPartTypeDef, GetObjectRequestTypeDef
+    from mypy_boto3_s3.type_defs import CompletedPartTypeDef, GetObjectRequestTypeDef, PartTypeDef
+
+_Page = TypeVar("_Page")
 
 # The one region whose buckets must be created without saying so.
 _DEFAULT_REGION = "us-east-1"
 _CONNECT_SECONDS = 5
 # A server-side copy answers when it is done: 5 GiB at 100 MB/s are 54 s.
 _READ_SECONDS = 60
-# The registry's threads for blobs, with room for look-ups beside them.
+# The registry's threads for blobs, and the one of each upload that sends a part behind its back.
 _CONNECTIONS = 32
-_MISSING = {"404", "NoSuchKey", "NoSuchBucket", "NoSuchUpload", "NotFound"}
 _BUCKET_IS_THERE = {"BucketAlreadyOwnedByYou", "BucketAlreadyExists"}
 
 
@@ -58,6 +57,24 @@ class Part:
     size: int
 
 
+@dataclass(frozen=True, slots=True)
+class Object:
+    """An object as a listing shows it. size: bytes; modified: with a time zone, by the server's clock."""
+
+    key: str
+    size: int
+    modified: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A multipart upload that was begun and neither completed nor aborted. since: by the server's clock."""
+
+    key: str
+    upload: str
+    since: datetime
+
+
 class Bucket:
     """The bucket. Every method raises StorageUnavailable; keys are relative to `prefix`."""
 
@@ -69,8 +86,8 @@ class Bucket:
 
     def ensure(self) -> None:
         """Create the bucket where there is none."""
-        with _storage():
-            with _nothing_there():
+        with storage():
+            with nothing_there():
                 self._client.head_bucket(Bucket=self._name)
                 return
             self._create()
@@ -85,14 +102,29 @@ class Bucket:
                     CreateBucketConfiguration={"LocationConstraint": self._region},  # type: ignore[typeddict-item]
                 )
         except ClientError as error:
-            if _code(error) not in _BUCKET_IS_THERE:
+            if code_of(error) not in _BUCKET_IS_THERE:
                 raise
 
     def size_of(self, key: str) -> int | None:
         """Length of an object in bytes; None where there is none."""
-        with _storage(), _nothing_there():
+        with storage(), nothing_there():
             return self._client.head_object(Bucket=self._name, Key=self._prefix + key)["ContentLength"]
         return None
+
+    def etag_of(self, key: str) -> str | None:
+        """What names the bytes of an object; None where there is none."""
+        with storage(), nothing_there():
+            return self._client.head_object(Bucket=self._name, Key=self._prefix + key)["ETag"]
+        return None
+
+    def objects(self, prefix: str) -> Iterator[Object]:
+        """The objects whose keys begin so, a page at a time; none where there is no bucket."""
+        pages = iter(
+            self._client.get_paginator("list_objects_v2").paginate(Bucket=self._name, Prefix=self._prefix + prefix)
+        )
+        while (page := _next(pages)) is not None:
+            for found in page.get("Contents", []):
+                yield Object(found["Key"].removeprefix(self._prefix), found["Size"], found["LastModified"])
 
     def read(self, key: str, wanted: range, chunk: int, etag: str | None = None) -> Iterator[bytes]:
         """The wanted bytes of an object in pieces; all of them, or an error. Raises BlobNotFound.
@@ -108,12 +140,12 @@ class Bucket:
         }
         if etag is not None:
             request["IfMatch"] = etag
-        with _storage():
+        with storage():
             body = self._client.get_object(**request)["Body"]
         try:
             at = wanted.start
             while at < wanted.stop:
-                with _storage():
+                with storage():
                     piece = body.read(min(chunk, wanted.stop - at))
                 if not piece:
                     raise StorageUnavailable(
@@ -126,7 +158,7 @@ class Bucket:
 
     def put(self, key: str, data: bytearray, sha256: str) -> None:
         """Store an object whole. sha256: base64 of its hash, which the server checks."""
-        with _storage():
+        with storage():
             self._client.put_object(
                 Bucket=self._name,
                 Key=self._prefix + key,
@@ -137,7 +169,7 @@ class Bucket:
 
     def copy(self, source: str, target: str, etag: str) -> None:
         """Copy an object within the server, if it still is what the etag says."""
-        with _storage():
+        with storage():
             self._client.copy_object(
                 Bucket=self._name,
                 Key=self._prefix + target,
@@ -147,64 +179,84 @@ class Bucket:
 
     def delete(self, key: str) -> None:
         """Remove an object, if it is there."""
-        with _storage(), _nothing_there():
+        with storage(), nothing_there():
             self._client.delete_object(Bucket=self._name, Key=self._prefix + key)
 
     def begin(self, key: str) -> str:
         """Begin a multipart upload and say its id."""
-        with _storage():
+        with storage():
             return self._client.create_multipart_upload(Bucket=self._name, Key=self._prefix + key)["UploadId"]
 
     def uploads(self, key: str) -> list[str]:
         """Ids of the multipart uploads to a key that were begun and neither completed nor aborted."""
         path = self._prefix + key
-        with _storage():
+        with storage():
             # MinIO lists by whole keys alone, so the prefix is the key.
             pages = self._client.get_paginator("list_multipart_uploads").paginate(Bucket=self._name, Prefix=path)
-            with _nothing_there():
+            with nothing_there():
                 return [
                     found["UploadId"] for page in pages for found in page.get("Uploads", []) if found["Key"] == path
                 ]
         return []
 
+    def begun(self, prefix: str) -> Iterator[Begun]:
+        """The multipart uploads whose keys begin so, a page at a time; none where there is no bucket."""
+        # MinIO answers a prefix that is no whole key with nothing, so the whole bucket is asked for.
+        pages = iter(self._client.get_paginator("list_multipart_uploads").paginate(Bucket=self._name))
+        while (page := _next(pages)) is not None:
+            for found in page.get("Uploads", []):
+                if found["Key"].startswith(self._prefix + prefix):
+                    yield Begun(found["Key"].removeprefix(self._prefix), found["UploadId"], found["Initiated"])
+
     def parts(self, key: str, upload: str) -> list[Part]:
         """The parts of a multipart upload by number; none where it is no more."""
-        with _storage():
+        return [Part(part["PartNumber"], part["ETag"], part["Size"]) for part in self._parts(key, upload)]
+
+    def last_sent(self, key: str, upload: str) -> datetime | None:
+        """When the youngest part came, by the server's clock; None where none did."""
+        return max((part["LastModified"] for part in self._parts(key, upload)), default=None)
+
+    def _parts(self, key: str, upload: str) -> list[PartTypeDef]:
+        with storage():
             pages = self._client.get_paginator("list_parts").paginate(
                 Bucket=self._name, Key=self._prefix + key, UploadId=upload
             )
-            with _nothing_there():
-                return [
-                    Part(part["PartNumber"], part["ETag"], part["Size"])
-                    for page in pages
-                    for part in page.get("Parts", [])
-                ]
+            with nothing_there():
+                return [part for page in pages for part in page.get("Parts", [])]
         return []
 
     def send(self, key: str, upload: str, number: int, data: bytearray) -> Part:
-        """Store one part."""
-        with _storage():
+        """Store one part, with a checksum that the server checks before it takes the part."""
+        with storage():
             answer = self._client.upload_part(
                 Bucket=self._name,
                 Key=self._prefix + key,
                 UploadId=upload,
                 PartNumber=number,
                 Body=data,  # type: ignore[arg-type] # as in put
+                ChecksumAlgorithm="CRC32",
             )
         return Part(number, answer["ETag"], len(data))
 
     def complete(self, key: str, upload: str, parts: list[Part]) -> str:
         """Make one object of the parts and say its etag."""
         listed: list[CompletedPartTypeDef] = [{"PartNumber": part.number, "ETag": part.etag} for part in parts]
-        with _storage():
+        with storage():
             return self._client.complete_multipart_upload(
                 Bucket=self._name, Key=self._prefix + key, UploadId=upload, MultipartUpload={"Parts": listed}
             )["ETag"]
 
     def abort(self, key: str, upload: str) -> None:
         """Throw a multipart upload away, if it is there."""
-        with _storage(), _nothing_there():
+        with storage(), nothing_there():
             self._client.abort_multipart_upload(Bucket=self._name, Key=self._prefix + key, UploadId=upload)
+
+
+def _next(pages: Iterator[_Page]) -> _Page | None:
+    """The next page of a listing; None where it is over."""
+    with storage(), nothing_there():
+        return next(pages, None)
+    return None
 
 
 def _connect(settings: S3Settings) -> S3Client:
@@ -225,30 +277,3 @@ def _connect(settings: S3Settings) -> S3Client:
             s3={"addressing_style": "path" if settings.endpoint else "auto"},
         ),
     )
-
-
-def _code(error: ClientError) -> str:
-    return error.response.get("Error", {}).get("Code", "unknown")
-
-
-@contextmanager
-def _nothing_there() -> Iterator[None]:
-    """Go on behind the block where S3 says that there is no such thing."""
-    try:
-        yield
-    except ClientError as error:
-        if _code(error) not in _MISSING:
-            raise
-
-
-@contextmanager
-def _storage() -> Iterator[None]:
-    """What boto3 raises inside is a missing object, or a store that cannot be used now."""
-    try:
-        yield
-    except ClientError as error:
-        if _code(error) == "NoSuchKey" and error.operation_name == "GetObject":
-            raise BlobNotFound("S3 has no such object any more") from error
-        raise StorageUnavailable(f"S3 refused {error.operation_name}: {_code(error)}") from error
-    except (BotoCoreError, ResponseParserError, HTTPError) as error:
-        raise StorageUnavailable(f"S3 cannot be used: {type(error).__name__}") from error

@@ -35,14 +35,25 @@ class Rights:
 
     def may(self, permission: Permission, namespace: str) -> bool:
         """Whether it is allowed there; namespace `*` asks for everywhere."""
-        everywhere = self.scopes.get(EVERYWHERE, 0)
-        return max(everywhere, self.scopes.get(namespace, 0)) >= permission
+        return self._granted(namespace) >= permission
 
     def where(self, permission: Permission) -> frozenset[str] | None:
         """The namespaces where it is allowed; None means everywhere."""
         if self.may(permission, EVERYWHERE):
             return None
         return frozenset(name for name, granted in self.scopes.items() if granted >= permission)
+
+    def both(self, other: Rights) -> Rights:
+        """What both allow."""
+        scopes: dict[str, Permission] = {}
+        for namespace in {*self.scopes, *other.scopes}:
+            granted = min(self._granted(namespace), other._granted(namespace))
+            if granted:
+                scopes[namespace] = Permission(granted)
+        return Rights(scopes)
+
+    def _granted(self, namespace: str) -> int:
+        return max(self.scopes.get(EVERYWHERE, 0), self.scopes.get(namespace, 0))
 
     def require(self, permission: Permission, namespace: str) -> None:
         """Raise PermissionDenied where it is not allowed, in the same words whether or not anything is there."""
@@ -74,6 +85,11 @@ _actor: ContextVar[Actor] = ContextVar("actor", default=REGISTRY)
 def actor() -> Actor:
     """Who acts now."""
     return _actor.get()
+
+
+def act_as(who: Actor) -> None:
+    """Everything from here to the end of the task is done by `who`: for a call, which is a task of its own."""
+    _actor.set(who)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from lorry.format.base import BaseFacts
 from lorry.format.compatibility import CarryOver
@@ -121,6 +121,58 @@ class Deletion:
     aliases: tuple[str, ...]
     orphans: tuple[str, ...]
     leases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class LineageNode:
+    """A version in a lineage. published_as: `namespace/name@number` where the caller may read it. The
+    rest is None where that is nowhere: it was deleted, or is another's.
+    """
+
+    digest: str
+    published_as: tuple[str, ...] = ()
+    manifest: Manifest | None = None
+    created: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Lineage:
+    """A version (first of the nodes), what it was made out of and what was made out of it.
+
+    edges: (child, parent) digests. truncated: there is more than was followed.
+    """
+
+    nodes: tuple[LineageNode, ...]
+    edges: tuple[tuple[str, str], ...]
+    truncated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseRecord:
+    """A holder's use of a version, until it expires."""
+
+    holder: str
+    digest: str
+    number: int
+    expires: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Renewal:
+    """What a holder's leases are now. missing and yanked: positions in what was asked for."""
+
+    expires: datetime
+    missing: tuple[int, ...]
+    yanked: tuple[int, ...]
+
+
+class Expired(NamedTuple):
+    """A version that retention let go of."""
+
+    namespace: str
+    name: str
+    number: int
+    digest: str
 
 
 class EventKind(StrEnum):

@@ -5,14 +5,24 @@ Owns the fields of every answer. Does not know requests.
 
 from __future__ import annotations
 
-from adapter_registry.domain.records import AdapterRecord, AliasRecord, BaseRecord, Event, EventKind, VersionRecord
-from lorry.rpc.convert import base_to_pb, manifest_to_pb, timestamp_to_pb, variant_to_pb
+from adapter_registry.domain.records import (
+    AdapterRecord,
+    AliasRecord,
+    BaseRecord,
+    Event,
+    EventKind,
+    LeaseRecord,
+    Lineage,
+    LineageNode,
+    VersionRecord,
+)
+from lorry.rpc.convert import base_to_pb, manifest_to_pb, recipe_to_pb, timestamp_to_pb, variant_to_pb
 from lorry.v1 import catalog_pb2, types_pb2
 
 
 def base_answer(base: BaseRecord, *, modules: bool = True) -> types_pb2.BaseModel:
     """A base, with its module table or without."""
-    message = base_to_pb(base.facts, base.name, base.known_as, base.derived_from or "")
+    message = base_to_pb(base.facts, base.name, base.known_as, base.derived_from or "", base.carry_over)
     if base.created is not None:
         message.create_time.CopyFrom(timestamp_to_pb(base.created))
     if not modules:
@@ -33,6 +43,7 @@ def version_answer(version: VersionRecord) -> types_pb2.Version:
         aliases=version.aliases,
         size_bytes=version.manifest.size,
         warnings=version.warnings,
+        signatures=version.signatures,
     )
 
 
@@ -47,6 +58,7 @@ def adapter_answer(adapter: AdapterRecord) -> types_pb2.Adapter:
         version_count=adapter.version_count,
         revision=adapter.revision,
         aliases=adapter.aliases,
+        keep_last=adapter.keep_last,
     )
     if adapter.latest is not None:
         _describe(message, adapter.latest)
@@ -73,6 +85,35 @@ def alias_answer(alias: AliasRecord) -> types_pb2.Alias:
     )
 
 
+def lease_answer(lease: LeaseRecord) -> catalog_pb2.Lease:
+    """One use of a version."""
+    return catalog_pb2.Lease(
+        holder=lease.holder,
+        digest=lease.digest,
+        number=lease.number,
+        expire_time=timestamp_to_pb(lease.expires),
+    )
+
+
+def lineage_answer(lineage: Lineage) -> catalog_pb2.GetLineageResponse:
+    """A graph of versions."""
+    return catalog_pb2.GetLineageResponse(
+        nodes=[_node(node) for node in lineage.nodes],
+        edges=[catalog_pb2.LineageEdge(child=child, parent=parent) for child, parent in lineage.edges],
+        truncated=lineage.truncated,
+    )
+
+
+def _node(node: LineageNode) -> catalog_pb2.LineageNode:
+    message = catalog_pb2.LineageNode(digest=node.digest, published_as=node.published_as)
+    if node.manifest is not None and node.created is not None:
+        message.base_id = node.manifest.base_id
+        message.create_time.CopyFrom(timestamp_to_pb(node.created))
+        if node.manifest.recipe is not None:
+            message.recipe.CopyFrom(recipe_to_pb(node.manifest.recipe))
+    return message
+
+
 def event_answer(event: Event) -> catalog_pb2.WatchResponse:
     """One event with the token that goes on behind it."""
     message = catalog_pb2.WatchResponse(
@@ -89,6 +130,8 @@ def _tell(message: catalog_pb2.WatchResponse, event: Event) -> None:
     match event.kind:
         case EventKind.BASE_REGISTERED:
             message.base_registered.base_id = event.digest
+        case EventKind.BASE_UPDATED:
+            message.base_updated.base_id = event.digest
         case EventKind.VERSION_CREATED:
             message.version_created.digest, message.version_created.number = event.digest, event.number
         case EventKind.VERSION_YANKED:

@@ -1,91 +1,109 @@
-"""BlobService on the wire: the order of an upload's messages, chunks in and out.
+"""BlobService on the wire: the order of an upload's messages, pieces in and out.
 
-Owns the protocol of the streams, with a few chunks of memory a stream whatever the blob's size. Does
-not know where the bytes lie, or what they mean.
+Owns the protocol of the streams. Does not know where the bytes lie, whose they are, or what they mean.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from typing import Any
 
-from adapter_registry.blobs.protocol import BlobStore, Upload
+import grpc
+import grpc.aio
+
 from adapter_registry.rpc.calls import Context
-from adapter_registry.service.pool import Pool
+from adapter_registry.service import stored
+from adapter_registry.service.stored import StoredBlobs
 from lorry.errors import BlobTooLarge, InvalidInput, OutOfRange, UploadIncomplete
 from lorry.format.digest import check_digest
-from lorry.rpc.chunks import CHUNK_BYTES, MAX_CHUNK_BYTES, MAX_DIGESTS
+from lorry.format.reference import DEFAULT_NAMESPACE, check_name
+from lorry.rpc.chunks import MAX_CHUNK_BYTES, MAX_DIGESTS
+from lorry.rpc.pieces import Piece, parse_upload_request, read_response
 from lorry.v1 import blob_pb2 as pb
-from lorry.v1.blob_pb2_grpc import BlobServiceServicer
+
+# What the streams of an upload consist of: a chunk comes as a piece.
+Message = pb.UploadRequest | Piece
 
 
-class BlobServicer(BlobServiceServicer):
-    """Answers BlobService; `pool` runs the store's calls."""
+class BlobServicer:
+    """Answers BlobService; chunks are pieces, not messages: see `add_blob_service`."""
 
-    def __init__(self, store: BlobStore, pool: Pool) -> None:
-        self._store = store
-        self._pool = pool
+    def __init__(self, blobs: StoredBlobs) -> None:
+        self._blobs = blobs
 
     async def FindMissing(self, request: pb.FindMissingRequest, context: Context) -> pb.FindMissingResponse:
-        """Those of the digests that the store lacks."""
+        """Those of the digests that the namespace has to send."""
         if len(request.digests) > MAX_DIGESTS:
             raise InvalidInput(f"digests: expected at most {MAX_DIGESTS}, got {len(request.digests)}")
         digests = [check_digest(digest) for digest in request.digests]
-        return pb.FindMissingResponse(missing=await self._pool.run(self._store.missing, digests))
+        return pb.FindMissingResponse(missing=await self._blobs.missing(digests, _namespace(request.namespace)))
 
     async def QueryUpload(self, request: pb.QueryUploadRequest, context: Context) -> pb.QueryUploadResponse:
         """How far an upload came."""
-        progress = await self._pool.run(self._store.progress, check_digest(request.digest))
+        progress = await self._blobs.progress(check_digest(request.digest), _namespace(request.namespace))
         return pb.QueryUploadResponse(committed_bytes=progress.committed, complete=progress.complete)
 
-    async def Upload(
-        self,
-        request_iterator: AsyncIterator[pb.UploadRequest],
-        context: Context,
-    ) -> pb.UploadResponse:
+    async def Upload(self, request_iterator: AsyncIterator[Message], context: Context) -> pb.UploadResponse:
         """Store one blob; what came of a stream that breaks is kept."""
         header = await _header(request_iterator)
-        digest, size = check_digest(header.digest), header.size_bytes
-        async with self._pool.opened(self._store.upload, digest, size) as upload:
-            if not upload.existed:  # else the answer comes at once: the chunks are not needed
-                await _receive(request_iterator, upload, self._pool)
-            return pb.UploadResponse(digest=digest, size_bytes=upload.committed, existed=upload.existed)
+        digest, namespace = check_digest(header.digest), _namespace(header.namespace)
+        async with aclosing(_pieces(request_iterator)) as pieces:
+            size, existed = await self._blobs.receive(digest, header.size_bytes, namespace, pieces)
+        return pb.UploadResponse(digest=digest, size_bytes=size, existed=existed)
 
-    async def Read(self, request: pb.ReadRequest, context: Context) -> AsyncIterator[pb.ReadResponse]:
+    async def Read(self, request: pb.ReadRequest, context: Context) -> AsyncIterator[stored.Piece]:
         """Stream a blob, or a part of it, in order."""
         digest, offset, limit = check_digest(request.digest), request.offset, request.limit
         if offset < 0 or limit < 0:
             raise OutOfRange(f"expected an offset and a limit of 0 or more, got {offset} and {limit}")
-        async with self._pool.opened(self._store.open, digest) as blob:
-            chunks = blob.chunks(offset, limit, CHUNK_BYTES)
-            while (chunk := await self._pool.run(next, chunks, None)) is not None:
-                yield pb.ReadResponse(offset=offset, data=bytes(chunk))
-                offset += len(chunk)
+        async with aclosing(self._blobs.read(digest, offset, limit)) as pieces:
+            async for piece in pieces:
+                yield piece
 
 
-async def _receive(messages: AsyncIterator[pb.UploadRequest], upload: Upload, pool: Pool) -> None:
+def add_blob_service(servicer: BlobServicer, server: grpc.aio.Server) -> None:
+    """As the generated function does, but chunks pass without protobuf's copies of them."""
+    handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
+        "FindMissing": grpc.unary_unary_rpc_method_handler(
+            servicer.FindMissing, pb.FindMissingRequest.FromString, pb.FindMissingResponse.SerializeToString
+        ),
+        "QueryUpload": grpc.unary_unary_rpc_method_handler(
+            servicer.QueryUpload, pb.QueryUploadRequest.FromString, pb.QueryUploadResponse.SerializeToString
+        ),
+        "Upload": grpc.stream_unary_rpc_method_handler(
+            servicer.Upload, parse_upload_request, pb.UploadResponse.SerializeToString
+        ),
+        "Read": grpc.unary_stream_rpc_method_handler(servicer.Read, pb.ReadRequest.FromString, read_response),
+    }
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("lorry.v1.BlobService", handlers),))
+
+
+def _namespace(text: str) -> str:
+    return check_name(text or DEFAULT_NAMESPACE, "namespace")
+
+
+async def _header(messages: AsyncIterator[Message]) -> pb.UploadHeader:
+    message = await anext(messages, None)
+    if isinstance(message, pb.UploadRequest) and message.WhichOneof("message") == "header":
+        return message.header
+    raise InvalidInput("upload: expected a header as the first message")
+
+
+async def _pieces(messages: AsyncIterator[Message]) -> AsyncGenerator[stored.Piece, None]:
+    """The chunks up to the finish."""
     async for message in messages:
+        if not isinstance(message, pb.UploadRequest):
+            yield _checked(message)
+            continue
         kind = message.WhichOneof("message")
         if kind == "finish":
-            await pool.run(upload.finish)
             return
-        if kind != "chunk":
-            raise InvalidInput(f"upload: expected a chunk or the finish, got {kind or 'an empty message'}")
-        await pool.run(upload.write, message.chunk.offset, _checked(message.chunk.data))
-    raise UploadIncomplete(
-        f"upload: expected a finish behind the last chunk, the stream ended at {upload.committed} bytes",
-        committed_bytes=str(upload.committed),
-    )
+        raise InvalidInput(f"upload: expected a chunk or the finish, got {kind or 'an empty message'}")
+    raise UploadIncomplete("upload: expected a finish behind the last chunk, the stream ended without one")
 
 
-def _checked(data: bytes) -> bytes:
-    if len(data) > MAX_CHUNK_BYTES:
-        raise BlobTooLarge(f"upload: expected chunks of at most {MAX_CHUNK_BYTES} bytes, got {len(data)}")
-    return data
-
-
-async def _header(messages: AsyncIterator[pb.UploadRequest]) -> pb.UploadHeader:
-    async for message in messages:
-        if message.WhichOneof("message") == "header":
-            return message.header
-        break
-    raise InvalidInput("upload: expected a header as the first message")
+def _checked(piece: Piece) -> stored.Piece:
+    if len(piece.data) > MAX_CHUNK_BYTES:
+        raise BlobTooLarge(f"upload: expected chunks of at most {MAX_CHUNK_BYTES} bytes, got {len(piece.data)}")
+    return stored.Piece(*piece)

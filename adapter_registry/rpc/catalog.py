@@ -11,15 +11,18 @@ from contextlib import aclosing
 from adapter_registry.rpc.adapters import AdapterCalls
 from adapter_registry.rpc.answers import base_answer, event_answer
 from adapter_registry.rpc.calls import Context
-from adapter_registry.rpc.requests import base_of, namespace_of, page_of
+from adapter_registry.rpc.leases import LeaseCalls
+from adapter_registry.rpc.lineage import LineageCalls
+from adapter_registry.rpc.requests import base_of, masked_family, namespace_of, page_of, updated_base
+from adapter_registry.rpc.verdicts import VerdictCalls
 from adapter_registry.rpc.versions import VersionCalls
-from adapter_registry.service.compatibility import find_base
+from adapter_registry.service.compatibility import find_base, update_family
 from adapter_registry.service.rules import check_base
 from lorry.v1 import catalog_pb2 as pb
 from lorry.v1.catalog_pb2_grpc import CatalogServiceServicer
 
 
-class CatalogServicer(VersionCalls, AdapterCalls, CatalogServiceServicer):
+class CatalogServicer(VersionCalls, AdapterCalls, LineageCalls, LeaseCalls, VerdictCalls, CatalogServiceServicer):
     """Answers CatalogService."""
 
     async def RegisterBaseModel(
@@ -27,6 +30,8 @@ class CatalogServicer(VersionCalls, AdapterCalls, CatalogServiceServicer):
     ) -> pb.RegisterBaseModelResponse:
         """Make a base model known."""
         base, created = await self._queries.run(self._catalog.add_base, check_base(base_of(request)))
+        if created:
+            self._registry.judging.wake()
         return pb.RegisterBaseModelResponse(base_model=base_answer(base), created=created)
 
     async def GetBaseModel(self, request: pb.GetBaseModelRequest, context: Context) -> pb.GetBaseModelResponse:
@@ -40,9 +45,19 @@ class CatalogServicer(VersionCalls, AdapterCalls, CatalogServiceServicer):
         bases = [base_answer(base, modules=False) for base in listing.items]
         return pb.ListBaseModelsResponse(base_models=bases, next_page_token=listing.next_token)
 
+    async def UpdateBaseModel(self, request: pb.UpdateBaseModelRequest, context: Context) -> pb.UpdateBaseModelResponse:
+        """Write the masked fields of a base's family."""
+        name, (derived_from, carry_over) = updated_base(request), masked_family(request)
+        base = await self._queries.run(update_family, self._catalog, name, derived_from, carry_over)
+        self._registry.judging.wake()
+        return pb.UpdateBaseModelResponse(base_model=base_answer(base, modules=False))
+
     async def Watch(self, request: pb.WatchRequest, context: Context) -> AsyncIterator[pb.WatchResponse]:
         """Events in commit order, without end."""
         namespace = namespace_of(request.namespace)
-        async with aclosing(self._registry.watcher.watch(request.resume_token, namespace)) as events:
+        # Fixed before the headers go out: whoever has them misses nothing that happens later.
+        token = request.resume_token or str(await self._queries.run(self._catalog.last_event))
+        async with aclosing(self._registry.watcher.watch(token, namespace)) as events:
+            await context.send_initial_metadata(())
             async for event in events:
                 yield event_answer(event)

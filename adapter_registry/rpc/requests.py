@@ -5,11 +5,15 @@ Owns which fields of a message must be set, and how an unset one is read. Does n
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import NamedTuple, Protocol
 
 from adapter_registry.domain.records import BaseRecord, Page
 from adapter_registry.service.publish import Submission
-from lorry.errors import InvalidFieldMask, InvalidInput, InvalidReference
+from adapter_registry.service.rules import check_description, check_keep_last, check_labels
+from lorry.errors import InvalidDigest, InvalidFieldMask, InvalidInput, InvalidReference
+from lorry.format.compatibility import CarryOver
 from lorry.format.reference import (
     DEFAULT_NAMESPACE,
     AdapterName,
@@ -18,10 +22,18 @@ from lorry.format.reference import (
     parse_adapter_name,
     parse_reference,
 )
-from lorry.rpc.convert import base_from_pb, file_from_pb, recipe_from_pb
+from lorry.rpc.convert import base_from_pb, carry_over_from_pb, file_from_pb, recipe_from_pb
 from lorry.v1 import catalog_pb2 as pb
 
-_WRITABLE = frozenset({"description", "labels"})
+_FAMILY = frozenset({"carry_over", "derived_from"})
+# The contract's bound on lists that grow with what was deleted: 0.7 MB of digests.
+_TOLD = 10_000
+# What a worker may hold, and for how long.
+_MAX_LEASES = 4_096
+_TTL = timedelta(seconds=60)
+_SHORTEST_TTL, _LONGEST_TTL = timedelta(seconds=1), timedelta(hours=1)
+_DEPTH, _MAX_DEPTH = 10, 100
+_WRITABLE = frozenset({"description", "keep_last", "labels"})
 
 
 class _Paged(Protocol):
@@ -51,6 +63,25 @@ def base_of(request: pb.RegisterBaseModelRequest) -> BaseRecord:
         facts=base_from_pb(base),
         known_as=tuple(base.known_as),
         derived_from=base.derived_from or None,
+        carry_over=carry_over_from_pb(base.carry_over),
+    )
+
+
+def updated_base(request: pb.UpdateBaseModelRequest) -> str:
+    """Which base an update is for, by base_id or name. Raises InvalidInput."""
+    if not (request.base_model.base_id or request.base_model.name):
+        raise InvalidInput("base_model: expected base_id or name of a base, got neither")
+    return request.base_model.base_id or request.base_model.name
+
+
+def masked_family(request: pb.UpdateBaseModelRequest) -> tuple[str | None, CarryOver | None]:
+    """Parent (empty for none) and policy to write, None for what stays. Raises InvalidFieldMask, InvalidInput."""
+    paths = set(request.update_mask.paths)
+    if not paths or not paths <= _FAMILY:
+        raise InvalidFieldMask(f"expected paths among {sorted(_FAMILY)}, got {sorted(paths)[:20]}")
+    return (
+        request.base_model.derived_from if "derived_from" in paths else None,
+        carry_over_from_pb(request.base_model.carry_over) if "carry_over" in paths else None,
     )
 
 
@@ -66,6 +97,7 @@ def submission_of(request: pb.CreateVersionRequest) -> Submission:
         alias=request.alias or None,
         description=request.description,
         labels=dict(request.labels),
+        signatures=tuple(request.signatures),
     )
 
 
@@ -79,14 +111,23 @@ def exact_reference(text: str) -> Reference:
     return reference
 
 
-def masked(request: pb.UpdateAdapterRequest) -> tuple[str | None, dict[str, str] | None]:
-    """Description and labels to write, None for what stays. Raises InvalidFieldMask."""
-    paths = set(request.update_mask.paths)
+class Change(NamedTuple):
+    """What to write of an adapter; None for what stays."""
+
+    description: str | None
+    labels: dict[str, str] | None
+    keep_last: int | None
+
+
+def changed(request: pb.UpdateAdapterRequest) -> Change:
+    """The masked fields. Raises InvalidFieldMask, InvalidInput."""
+    paths, adapter = set(request.update_mask.paths), request.adapter
     if not paths or not paths <= _WRITABLE:
         raise InvalidFieldMask(f"expected paths among {sorted(_WRITABLE)}, got {sorted(paths)[:20]}")
-    return (
-        request.adapter.description if "description" in paths else None,
-        dict(request.adapter.labels) if "labels" in paths else None,
+    return Change(
+        check_description(adapter.description) if "description" in paths else None,
+        check_labels(adapter.labels) if "labels" in paths else None,
+        check_keep_last(adapter.keep_last) if "keep_last" in paths else None,
     )
 
 
@@ -96,3 +137,34 @@ def updated_name(request: pb.UpdateAdapterRequest) -> AdapterName:
         raise InvalidInput("adapter: expected namespace and name of an adapter, got none")
     namespace, name = request.adapter.namespace or DEFAULT_NAMESPACE, request.adapter.name
     return AdapterName(check_name(namespace, "namespace"), check_name(name, "adapter name"))
+
+
+def told(names: Sequence[str]) -> Sequence[str]:
+    """As many as an answer tells."""
+    return names[:_TOLD]
+
+
+def depth_of(request: pb.GetLineageRequest) -> int:
+    """Generations to follow. Raises InvalidInput."""
+    if request.depth < 0:
+        raise InvalidInput(f"depth: expected 0 to {_MAX_DEPTH}, got {request.depth}")
+    return min(request.depth or _DEPTH, _MAX_DEPTH)
+
+
+def leased(request: pb.RenewLeasesRequest) -> list[Reference]:
+    """What is to be held. Raises InvalidInput, InvalidReference, and InvalidDigest where a digest is not named."""
+    if len(request.adapters) > _MAX_LEASES:
+        raise InvalidInput(f"adapters: expected at most {_MAX_LEASES}, got {len(request.adapters)}")
+    references = [parse_reference(text) for text in request.adapters]
+    for reference in references:
+        if reference.digest is None:
+            raise InvalidDigest(f"expected a reference by digest, namespace/name@sha256:..., got {str(reference)!r}")
+    return references
+
+
+def ttl_of(request: pb.RenewLeasesRequest) -> timedelta:
+    """How long a lease holds. Raises InvalidInput."""
+    ttl = request.ttl.ToTimedelta() if request.HasField("ttl") else _TTL
+    if not _SHORTEST_TTL <= ttl <= _LONGEST_TTL:
+        raise InvalidInput(f"ttl: expected 1 to 3600 s, got {ttl.total_seconds():g}")
+    return ttl

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
+from typing import Protocol
 
-from adapter_registry.blobs.protocol import Blob, BlobStore
-from lorry.errors import InvalidAdapter, MissingBlobs
-from lorry.format.bundle import CONFIG_NAME, WEIGHTS_NAME, check_names
+from adapter_registry.blobs.protocol import Blob
+from lorry.errors import InvalidAdapter
+from lorry.format.bundle import CONFIG_NAME, WEIGHTS_NAME
 from lorry.format.config import MAX_CONFIG
 from lorry.format.derive import outline
-from lorry.format.digest import check_digest
 from lorry.format.facts import AdapterFacts
 from lorry.format.finite import check_finite
 from lorry.format.header import LENGTH_BYTES, header_length, parse_header
@@ -22,17 +22,21 @@ from lorry.format.manifest import ManifestFile
 
 # One read of a blob: what the stores read best.
 _CHUNK = 1 << 20
-# Digests that a message lists.
-_LISTED = 20
 
 
-def inspect(store: BlobStore, files: Sequence[ManifestFile]) -> AdapterFacts:
+class Opener(Protocol):
+    """Where the bytes are."""
+
+    def open(self, digest: str) -> Blob:
+        """Open a blob. Raises BlobNotFound, StorageUnavailable."""
+
+
+def inspect(store: Opener, files: Sequence[ManifestFile]) -> AdapterFacts:
     """The facts of a whole bundle, every byte of its weights read. Slow; any thread.
 
-    Raises InvalidAdapter, UnsupportedAdapter, InvalidDigest, MissingBlobs, StorageUnavailable.
+    Raises InvalidAdapter, UnsupportedAdapter, what opening and reading the blobs raises.
     """
-    check_names(file.name for file in files)
-    _check_stored(store, files)
+    _check_sizes(store, files)
     facts = outline_of(store, files)
     with _opened(store, files, WEIGHTS_NAME) as weights:
         index = parse_header(_header(weights), weights.size)
@@ -40,7 +44,7 @@ def inspect(store: BlobStore, files: Sequence[ManifestFile]) -> AdapterFacts:
     return facts
 
 
-def outline_of(store: BlobStore, files: Sequence[ManifestFile]) -> AdapterFacts:
+def outline_of(store: Opener, files: Sequence[ManifestFile]) -> AdapterFacts:
     """The facts of a bundle from its configuration and header alone.
 
     Raises InvalidAdapter, UnsupportedAdapter, BlobNotFound, StorageUnavailable.
@@ -51,11 +55,7 @@ def outline_of(store: BlobStore, files: Sequence[ManifestFile]) -> AdapterFacts:
         return outline(config, _header(weights), weights.size)
 
 
-def _check_stored(store: BlobStore, files: Sequence[ManifestFile]) -> None:
-    missing = store.missing([check_digest(file.digest) for file in files])
-    if missing:
-        more = f" and {len(missing) - _LISTED} more" if len(missing) > _LISTED else ""
-        raise MissingBlobs(f"expected every file's blob to be stored, missing are {', '.join(missing[:_LISTED])}{more}")
+def _check_sizes(store: Opener, files: Sequence[ManifestFile]) -> None:
     for file in files:
         with closing(store.open(file.digest)) as blob:
             if blob.size != file.size:
@@ -63,7 +63,7 @@ def _check_stored(store: BlobStore, files: Sequence[ManifestFile]) -> None:
 
 
 @contextmanager
-def _opened(store: BlobStore, files: Sequence[ManifestFile], name: str) -> Iterator[Blob]:
+def _opened(store: Opener, files: Sequence[ManifestFile], name: str) -> Iterator[Blob]:
     digest = next(file.digest for file in files if file.name == name)
     with closing(store.open(digest)) as blob:
         yield blob

@@ -14,6 +14,8 @@ from contextvars import copy_context
 from functools import partial
 from typing import ParamSpec, Protocol, TypeVar
 
+from lorry.overlap import ended
+
 
 class Closeable(Protocol):
     """Something that must be let go of."""
@@ -50,7 +52,7 @@ class Pool:
             yield await _result(opening)
         finally:
             if opening.done() and not opening.cancelled() and opening.exception() is None:
-                await _ended(asyncio.wrap_future(self._executor.submit(opening.result().close)))
+                await ended(asyncio.wrap_future(self._executor.submit(opening.result().close)))
 
     def close(self) -> None:
         """Wait for the running jobs; take no more."""
@@ -63,15 +65,5 @@ async def _result(future: Future[T]) -> T:
         return await asyncio.shield(outcome)
     except asyncio.CancelledError:
         if not future.cancel():
-            await _ended(outcome)
+            await ended(outcome)
         raise
-
-
-async def _ended(outcome: asyncio.Future[T]) -> None:
-    while not outcome.done():
-        try:
-            await asyncio.wait([outcome])
-        except asyncio.CancelledError:
-            continue  # cancelled again: the job still runs
-    if not outcome.cancelled():
-        outcome.exception()  # seen: nobody else will ask for it

@@ -9,14 +9,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from adapter_registry.blobs.protocol import BlobStore
 from adapter_registry.domain.catalog import Catalog
 from adapter_registry.domain.records import NewVersion, VersionRecord
 from adapter_registry.service.bundles import inspect
 from adapter_registry.service.compatibility import verdict
 from adapter_registry.service.pool import Pool
 from adapter_registry.service.rules import MAX_PARENTS, check_description, check_labels, check_recipe
+from adapter_registry.service.signatures import check_signatures
+from adapter_registry.service.stored import StoredBlobs
 from lorry.errors import InvalidAdapter, InvalidInput, NotFound, ParentNotFound
+from lorry.format.bundle import check_names
 from lorry.format.compatibility import refuse
 from lorry.format.digest import check_digest
 from lorry.format.facts import AdapterFacts
@@ -30,7 +32,8 @@ class Submission:
 
     base: name or id, empty for the one that the configuration names. parents: the sources of a
     recipe are parents besides and need not be repeated. expected_digest: of the
-    manifest as the caller derived it, empty for no comparison. alias: None for none.
+    manifest as the caller derived it, empty for no comparison. alias: None for none. signatures: DSSE
+    envelopes over the manifest. Without files, those of the version of expected_digest.
     """
 
     adapter: AdapterName
@@ -42,14 +45,15 @@ class Submission:
     alias: str | None = None
     description: str = ""
     labels: dict[str, str] = field(default_factory=dict)
+    signatures: tuple[bytes, ...] = ()
 
 
 class Publisher:
-    """Publishes versions. `queries` runs the catalogue's calls, `transfers` the store's."""
+    """Publishes versions. `queries` runs the catalogue's calls, `transfers` reads the blobs."""
 
-    def __init__(self, catalog: Catalog, store: BlobStore, *, queries: Pool, transfers: Pool) -> None:
+    def __init__(self, catalog: Catalog, blobs: StoredBlobs, *, queries: Pool, transfers: Pool) -> None:
         self._catalog = catalog
-        self._store = store
+        self._blobs = blobs
         self._queries = queries
         self._transfers = transfers
 
@@ -59,8 +63,12 @@ class Publisher:
         Raises what CatalogService.CreateVersion documents, InvalidInput, InvalidName and
         StorageUnavailable. Where it raises, nothing was written.
         """
+        if submission.signatures and not submission.files:
+            return await self._queries.run(self._sign, submission), False
         _check(submission)
-        facts = await self._transfers.run(inspect, self._store, submission.files)
+        digests = [file.digest for file in submission.files]
+        blobs = await self._blobs.require(digests, submission.adapter.namespace)
+        facts = await self._transfers.run(inspect, blobs, submission.files)
         return await self._queries.run(self._write, submission, facts)
 
     def _write(self, submission: Submission, facts: AdapterFacts) -> tuple[VersionRecord, bool]:
@@ -79,8 +87,18 @@ class Publisher:
                 alias=submission.alias,
                 description=submission.description,
                 labels=submission.labels,
+                facts=facts,
+                signatures=check_signatures(submission.signatures, manifest.digest, submission.adapter),
             )
         )
+
+    def _sign(self, submission: Submission) -> VersionRecord:
+        """Add signatures to a version that is published already; its bytes are not looked at."""
+        adapter, digest = submission.adapter, submission.expected_digest
+        if submission != Submission(adapter, (), expected_digest=digest, signatures=submission.signatures):
+            raise InvalidInput("files: expected some, or nothing besides adapter, expected_digest and signatures")
+        signatures = check_signatures(submission.signatures, check_digest(digest), adapter)
+        return self._catalog.add_signatures(Reference(adapter, digest=digest), signatures)
 
     def _digests(self, parents: Sequence[Reference]) -> list[str]:
         digests: dict[str, None] = {}
@@ -93,6 +111,9 @@ class Publisher:
 
 
 def _check(submission: Submission) -> None:
+    check_names(file.name for file in submission.files)
+    for file in submission.files:
+        check_digest(file.digest)
     if len(submission.parents) > MAX_PARENTS:
         raise InvalidInput(f"parents: expected at most {MAX_PARENTS}, got {len(submission.parents)}")
     if submission.expected_digest:

@@ -10,13 +10,17 @@ from dataclasses import dataclass
 
 from adapter_registry.blobs.protocol import BlobStore
 from adapter_registry.domain.catalog import Catalog
-from adapter_registry.service.bundles import outline_of
+from adapter_registry.domain.namespaces import Namespaces
+from adapter_registry.service.access import Access
 from adapter_registry.service.compatibility import Verdict, verdict
+from adapter_registry.service.fsck import Checker
+from adapter_registry.service.garbage import GarbageCollector
 from adapter_registry.service.pool import Pool
 from adapter_registry.service.publish import Publisher
+from adapter_registry.service.stored import StoredBlobs
+from adapter_registry.service.verdicts import Judging
 from adapter_registry.service.watching import Watcher
 from lorry.format.facts import AdapterFacts
-from lorry.format.reference import Reference
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,20 +28,21 @@ class Registry:
     """queries: as many threads as the catalogue has connections. transfers: for the blob store."""
 
     catalog: Catalog
+    namespaces: Namespaces
     store: BlobStore
+    blobs: StoredBlobs
     queries: Pool
     transfers: Pool
     publisher: Publisher
     watcher: Watcher
+    access: Access
+    judging: Judging
+    collector: GarbageCollector
+    checker: Checker
 
     async def judge(self, facts: AdapterFacts, base: str) -> Verdict:
-        """The verdict on the base of that name or id. Raises BaseNotFound, InvalidInput."""
-        return await self.queries.run(verdict, self.catalog, facts, base)
+        """The verdict on what is not published yet, on the base of that name or id.
 
-    async def facts_of(self, reference: Reference) -> AdapterFacts:
-        """What a published version is, yanked or not, read from its bytes.
-
-        Raises what Catalog.get_version raises, BlobNotFound, StorageUnavailable.
+        Raises BaseNotFound, InvalidInput.
         """
-        version = await self.queries.run(self.catalog.get_version, reference)
-        return await self.transfers.run(outline_of, self.store, version.manifest.files)
+        return await self.queries.run(verdict, self.catalog, facts, base)

@@ -21,6 +21,8 @@ from lorry.format.strict_json import Limits, parse_object
 MAX_DESCRIPTION = 4_096
 MAX_LABELS = 64
 MAX_LABEL = 63
+MAX_KEEP_LAST = 1_000_000
+MAX_HOLDER = 200
 MAX_REASON = 1_000
 # Hub names are two words of up to 96 characters; local paths come too.
 MAX_KNOWN_AS = 64
@@ -65,6 +67,20 @@ def check_labels(labels: Mapping[str, str]) -> dict[str, str]:
         check_text(key, "key of a label", MAX_LABEL, shortest=1)
         check_text(value, f"label {key!r}", MAX_LABEL)
     return dict(labels)
+
+
+def check_keep_last(count: int) -> int:
+    """How many versions retention keeps; 0 for all. Raises InvalidInput."""
+    if not 0 <= count <= MAX_KEEP_LAST:
+        raise InvalidInput(f"keep_last: expected 0 to {MAX_KEEP_LAST}, got {count}")
+    return count
+
+
+def check_holder(text: str) -> str:
+    """Who holds leases: ASCII, so that it can be a place in a list. Raises InvalidInput."""
+    if not text.isascii():
+        raise InvalidInput(f"holder: expected ASCII, got {text[:80]!r}")
+    return check_text(text, "holder", MAX_HOLDER, shortest=1)
 
 
 def check_reason(text: str) -> str:

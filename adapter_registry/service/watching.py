@@ -1,26 +1,28 @@
-"""The outbox as an endless stream of events.
+"""The outbox as an endless stream of events, for somebody who may read some namespaces.
 
-Owns resume tokens and the polling. Polling, since events come from any process that shares the
-database, and an index look-up costs 0.1 ms. Does not know the wire.
+Owns resume tokens, and which events a watcher gets. What is new comes out of the shared tail, what is
+older out of the catalogue. Does not know the wire.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AbstractAsyncContextManager
 
+from adapter_registry.domain.acting import Permission, actor
 from adapter_registry.domain.catalog import Catalog
 from adapter_registry.domain.records import Event
 from adapter_registry.service.pool import Pool
+from adapter_registry.service.tail import Tail
 from lorry.errors import Draining, InvalidResumeToken
 
-# Half of it is the mean delay of an event; 100 watchers then cost 5 % of one core.
-_POLL_SECONDS = 0.2
 # Events fetched at once: bounds what a slow reader makes the server hold.
 _BATCH = 500
 _TOKEN = re.compile(r"0|[1-9][0-9]{0,17}")
+# The namespace of events that concern bases: everybody may know bases.
+_BASES = ""
 
 
 class Watcher:
@@ -30,26 +32,45 @@ class Watcher:
         self._catalog = catalog
         self._queries = queries
         self._draining = draining
+        self._tail = Tail(catalog, queries, draining)
+
+    def running(self) -> AbstractAsyncContextManager[None]:
+        """Watches get events for the time of the block."""
+        return self._tail.running()
 
     async def watch(self, token: str, namespace: str | None) -> AsyncGenerator[Event, None]:
         """Events behind the one that `token` names, in commit order; an empty token means from now on.
 
-        The token of an event is its sequence. Raises InvalidResumeToken, StorageUnavailable, and
-        Draining when the server stops: go on with the last token elsewhere.
+        The token of an event is its sequence. None: all namespaces that the acting principal may read
+        now, and bases. Raises PermissionDenied, InvalidResumeToken, ResumeTokenExpired,
+        StorageUnavailable, and Draining when the server stops: go on with the last token elsewhere.
         """
-        at = await self._start(token)
-        while not self._draining.is_set():
-            events, at = await self._queries.run(self._behind, at, namespace)
-            for event in events:
-                yield event
-            if len(events) < _BATCH:
-                await self._pause()
+        wanted = _readable(namespace)
+        with self._tail.followed():
+            at = await self._start(token)
+            while not self._draining.is_set():
+                events, at = await self._next(at, wanted)
+                for event in events:
+                    yield event
         raise Draining("the registry is stopping: watch again with the last resume token")
 
-    def _behind(self, at: int, namespace: str | None) -> tuple[list[Event], int]:
-        """The next events, and the sequence up to which everything has been seen then."""
+    async def _next(self, at: int, wanted: frozenset[str] | None) -> tuple[Sequence[Event], int]:
+        """Some events behind `at`, none of them skipped, and up to where all have been seen then."""
+        if not self._tail.covers(at):
+            events, seen = await self._queries.run(self._behind, at, wanted)
+            if seen > at:
+                return events, seen
+        await self._tail.news(at)
+        if not self._tail.covers(at):
+            return (), at  # it lost sight of so many at once
+        events = self._tail.behind(at)[:_BATCH]
+        if not events:
+            return (), at
+        return [event for event in events if wanted is None or event.namespace in wanted], events[-1].sequence
+
+    def _behind(self, at: int, wanted: frozenset[str] | None) -> tuple[Sequence[Event], int]:
         newest = self._catalog.last_event()
-        events = self._catalog.events(at, namespace, _BATCH)
+        events = self._catalog.events(at, wanted, _BATCH)
         # Sequences rise in commit order, so a batch that is not full holds all up to `newest`:
         # events of other namespaces are not looked at again and again.
         seen = [event.sequence for event in events[-1:]] + ([newest] if len(events) < _BATCH else [])
@@ -63,6 +84,12 @@ class Watcher:
             raise InvalidResumeToken(f"expected resume_token of an earlier event, or 0, got {token[:40]!r}")
         return int(token)
 
-    async def _pause(self) -> None:
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._draining.wait(), _POLL_SECONDS)
+
+def _readable(namespace: str | None) -> frozenset[str] | None:
+    """The namespaces whose events the acting principal wants and may have; None means all."""
+    rights = actor().rights
+    if namespace is not None:
+        rights.require(Permission.READ, namespace)
+        return frozenset({namespace})
+    readable = rights.where(Permission.READ)
+    return None if readable is None else readable | {_BASES}

@@ -14,7 +14,8 @@ from sqlalchemy.orm import Session
 from adapter_registry.domain.filters import Term
 from adapter_registry.domain.paging import Cursor, Key, page_size
 from adapter_registry.domain.records import AdapterRecord, Listing, Page, VersionRecord
-from adapter_registry.store.conditions import condition
+from adapter_registry.store.audit import note
+from adapter_registry.store.conditions import adapter_condition
 from adapter_registry.store.database import Database
 from adapter_registry.store.models import AdapterRow, AliasRow, LabelRow, VersionRow
 from adapter_registry.store.reading import adapter_row, version_records
@@ -33,18 +34,27 @@ class Adapters:
         with self._database.read() as session:
             return _record(session, adapter_row(session, adapter))
 
-    def list_adapters(self, namespace: str | None, terms: tuple[Term, ...], page: Page) -> Listing[AdapterRecord]:
+    def list_adapters(
+        self, namespaces: frozenset[str] | None, terms: tuple[Term, ...], page: Page
+    ) -> Listing[AdapterRecord]:
         """See Catalog."""
-        cursor = Cursor("adapters", repr((namespace, terms)), (str, str))
+        scope = None if namespaces is None else sorted(namespaces)
+        cursor = Cursor("adapters", repr((scope, terms)), (str, str))
         size = page_size(page.size)
-        query = _listing(namespace, terms, cursor.position(page)).limit(size + 1)
+        query = _listing(namespaces, terms, cursor.position(page)).limit(size + 1)
         with self._database.read() as session:
             rows = [(adapter, version) for adapter, version in session.execute(query)]
             items = _records(session, rows[:size])
         return cursor.listing(rows, page, lambda row: (row[0].namespace, row[0].name), items)
 
     def update_adapter(
-        self, adapter: AdapterName, *, description: str | None, labels: dict[str, str] | None, revision: int | None
+        self,
+        adapter: AdapterName,
+        *,
+        description: str | None = None,
+        labels: dict[str, str] | None = None,
+        keep_last: int | None = None,
+        revision: int | None = None,
     ) -> AdapterRecord:
         """See Catalog."""
         with self._database.write() as session:
@@ -54,12 +64,19 @@ class Adapters:
                     f"adapter {adapter}: expected revision {revision}, it has {row.revision}",
                     revision=str(row.revision),
                 )
+            written = []
             if description is not None:
                 row.description = description
+                written.append("description")
             if labels is not None:
                 write_labels(session, row, labels)
-            if description is not None or labels is not None:
+                written.append("labels")
+            if keep_last is not None:
+                row.keep_last = keep_last
+                written.append(f"keep_last {keep_last}")
+            if written:
                 row.revision += 1
+                note(session, namespace=row.namespace, name=row.name, detail=", ".join(written))
             return _record(session, row)
 
 
@@ -68,10 +85,12 @@ def _newest() -> Select[AdapterRow, VersionRow]:
     return select(AdapterRow, VersionRow).outerjoin(VersionRow, newest).where(~AdapterRow.deleted)
 
 
-def _listing(namespace: str | None, terms: tuple[Term, ...], behind: Key | None) -> Select[AdapterRow, VersionRow]:
-    query = _newest().where(*map(condition, terms)).order_by(AdapterRow.namespace, AdapterRow.name)
-    if namespace is not None:
-        query = query.where(AdapterRow.namespace == namespace)
+def _listing(
+    namespaces: frozenset[str] | None, terms: tuple[Term, ...], behind: Key | None
+) -> Select[AdapterRow, VersionRow]:
+    query = _newest().where(*map(adapter_condition, terms)).order_by(AdapterRow.namespace, AdapterRow.name)
+    if namespaces is not None:
+        query = query.where(AdapterRow.namespace.in_(sorted(namespaces)))
     if behind is not None:
         query = query.where(tuple_(AdapterRow.namespace, AdapterRow.name) > tuple_(*behind))
     return query
@@ -110,4 +129,5 @@ def _assemble(
         version_count=row.version_count,
         latest=latest,
         aliases=dict(sorted(aliases.items())),
+        keep_last=row.keep_last,
     )

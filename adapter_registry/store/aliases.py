@@ -17,7 +17,7 @@ from adapter_registry.store.database import Database
 from adapter_registry.store.events import tell
 from adapter_registry.store.models import AdapterRow, AliasRow, MoveRow, VersionRow
 from adapter_registry.store.reading import adapter_row, locate, name_of
-from lorry.errors import AliasNotFound, RevisionConflict, VersionYanked
+from lorry.errors import AliasNotFound, NoEarlierVersion, RevisionConflict, VersionYanked
 from lorry.format.reference import AdapterName, Reference
 
 
@@ -88,6 +88,20 @@ class Aliases:
         with self._database.write() as session:
             adapter, version = locate(session, reference)
             row = point(session, adapter, version, alias, expected_revision)
+            return AliasRecord(alias, version.digest, version.number, row.revision, row.updated)
+
+    def rollback_alias(self, adapter: AdapterName, alias: str, expected_revision: int | None) -> AliasRecord:
+        """See Catalog."""
+        with self._database.write() as session:
+            owner, _ = locate(session, Reference(adapter, alias=alias))
+            row = session.get_one(AliasRow, (owner.id, alias))
+            _compare(owner, alias, row.revision, expected_revision)
+            # An alias that points there already does not move, so the move before is always another version's.
+            before = session.get(MoveRow, (owner.id, alias, row.revision - 1))
+            if before is None or before.digest is None:
+                raise NoEarlierVersion(f"alias {adapter}:{alias} points to where it pointed when it was made")
+            _, version = locate(session, Reference(adapter, digest=before.digest))
+            row = point(session, owner, version, alias, None)
             return AliasRecord(alias, version.digest, version.number, row.revision, row.updated)
 
     def delete_alias(self, adapter: AdapterName, alias: str, expected_revision: int | None) -> None:

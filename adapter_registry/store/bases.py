@@ -1,7 +1,7 @@
 """Base models in the store.
 
-Owns how a base is known: one name, one fingerprint, any number of further names. Does not know
-adapters.
+Owns how a base is known (one name, one fingerprint, any number of further names) and whose variant it
+is. Does not know adapters.
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
+from adapter_registry.domain.families import Families, Kin
 from adapter_registry.domain.paging import Cursor, page_size
 from adapter_registry.domain.records import BaseRecord, EventKind, Listing, Page
 from adapter_registry.store.database import Database
@@ -36,10 +37,13 @@ class Bases:
             row = session.scalar(select(BaseRow).where(BaseRow.base_id == base.facts.base_id))
             created = row is None
             if row is None:
+                known = families(session)
+                known.check_parent(base.facts.base_id, base.derived_from)
                 row = _new_row(base)
                 session.add(row)
+                _renew(session, known.descendants(base.facts.base_id))
                 tell(session, EventKind.BASE_REGISTERED, None, base.facts.base_id)
-            elif _facts(row) != base.facts:
+            elif base_facts(row) != base.facts:
                 raise BaseConflict(f"{base.facts.base_id} is registered as {row.name!r} with another shape")
             _add_names(session, row, {base.name, *base.known_as})
             return _records(session, [row])[0], created
@@ -47,17 +51,22 @@ class Bases:
     def get_base(self, name: str) -> BaseRecord:
         """See Catalog."""
         with self._database.read() as session:
-            row = session.scalar(select(BaseRow).where(BaseRow.name == name))
-            row = row or session.scalar(select(BaseRow).where(BaseRow.base_id == name))
-            row = row or session.scalar(
-                select(BaseRow)
-                .join(KnownAsRow, KnownAsRow.base == BaseRow.id)
-                .where(KnownAsRow.name == name)
-                .order_by(BaseRow.id)
-                .limit(1)
-            )
-            if row is None:
-                raise BaseNotFound(f"no base model {name[:200]!r}; `lorry base register` makes one known")
+            return _records(session, [_found(session, name)])[0]
+
+    def update_base(self, name: str, *, derived_from: str | None, carry_over: CarryOver | None) -> BaseRecord:
+        """See Catalog."""
+        with self._database.write() as session:
+            row = _found(session, name)
+            parent = row.derived_from if derived_from is None else derived_from or None
+            policy = row.carry_over if carry_over is None else carry_over.value
+            known = families(session)
+            known.check_parent(row.base_id, parent)
+            if (parent, policy) != (row.derived_from, row.carry_over):
+                below = known.descendants(row.base_id) if parent != row.derived_from else []
+                row.derived_from, row.carry_over = parent, policy
+                session.flush()
+                _renew(session, [row.base_id, *below])
+                tell(session, EventKind.BASE_UPDATED, None, row.base_id)
             return _records(session, [row])[0]
 
     def list_bases(self, page: Page) -> Listing[BaseRecord]:
@@ -68,6 +77,35 @@ class Bases:
         with self._database.read() as session:
             rows = session.scalars(query).all()
             return _PAGES.listing(rows, page, lambda row: (row.name,), _records(session, rows[: page_size(page.size)]))
+
+
+def families(session: Session) -> Families:
+    """All bases, without their module tables."""
+    columns = (BaseRow.base_id, BaseRow.name, BaseRow.derived_from, BaseRow.carry_over, BaseRow.revision)
+    rows = session.execute(select(*columns))
+    return Families(Kin(base, name, parent, CarryOver(policy), count) for base, name, parent, policy, count in rows)
+
+
+def _found(session: Session, name: str) -> BaseRow:
+    """By name, base_id or known_as name. Raises BaseNotFound."""
+    row = session.scalar(select(BaseRow).where(BaseRow.name == name))
+    row = row or session.scalar(select(BaseRow).where(BaseRow.base_id == name))
+    row = row or session.scalar(
+        select(BaseRow)
+        .join(KnownAsRow, KnownAsRow.base == BaseRow.id)
+        .where(KnownAsRow.name == name)
+        .order_by(BaseRow.id)
+        .limit(1)
+    )
+    if row is None:
+        raise BaseNotFound(f"no base model {name[:200]!r}; `lorry base register` makes one known")
+    return row
+
+
+def _renew(session: Session, base_ids: Sequence[str]) -> None:
+    """Verdicts on these bases are to be found again."""
+    changed = update(BaseRow).where(BaseRow.base_id.in_(base_ids)).values(revision=BaseRow.revision + 1)
+    session.execute(changed, execution_options={"synchronize_session": False})
 
 
 def _refuse_taken_name(session: Session, base: BaseRecord) -> None:
@@ -92,6 +130,7 @@ def _new_row(base: BaseRecord) -> BaseRow:
         modules=[[m.name, m.kind.value, m.in_features, m.out_features] for m in facts.modules],
         created=datetime.now(UTC),
         carry_over=base.carry_over.value,
+        revision=1,
     )
 
 
@@ -101,7 +140,8 @@ def _add_names(session: Session, row: BaseRow, names: set[str]) -> None:
     session.flush()
 
 
-def _facts(row: BaseRow) -> BaseFacts:
+def base_facts(row: BaseRow) -> BaseFacts:
+    """Identity and shape of a stored base."""
     return BaseFacts(
         base_id=row.base_id,
         architecture_id=row.architecture_id,
@@ -121,4 +161,6 @@ def _records(session: Session, rows: Sequence[BaseRow]) -> list[BaseRecord]:
 
 
 def _record(row: BaseRow, known_as: Sequence[str]) -> BaseRecord:
-    return BaseRecord(row.name, _facts(row), tuple(known_as), row.derived_from, row.created, CarryOver(row.carry_over))
+    return BaseRecord(
+        row.name, base_facts(row), tuple(known_as), row.derived_from, row.created, CarryOver(row.carry_over)
+    )

@@ -7,8 +7,9 @@ translation of driver errors into the tree of lorry.errors. Does not know tables
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, exc
@@ -36,6 +37,8 @@ _POSTGRES = {
     "timezone": "UTC",
 }
 _WRITES = "lorry_writes"
+# In the info of a session whose transaction told something that others wait for.
+ANNOUNCED = "announced"
 
 
 def create_engine_for(url: str, pool_size: int = 8) -> Engine:
@@ -104,17 +107,31 @@ class Database:
     """Transactions on one engine, from any thread.
 
     A read sees one state of the database from beginning to end. Writes happen one after the other,
-    here and among all processes on the same database.
+    here and among all processes on the same database. listeners: called after each commit of this
+    process that announced something.
     """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._turn = threading.Lock()
+        self.listeners: list[Callable[[], None]] = []
         reading = engine
         if engine.dialect.name == "postgresql":
             reading = engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
         self._reads = sessionmaker(reading, expire_on_commit=False)
         self._writes = sessionmaker(for_writing(engine), expire_on_commit=False)
+
+    @property
+    def engine(self) -> Engine:
+        """The way to the database, for what is no transaction."""
+        return self._engine
+
+    def require_file(self) -> None:
+        """Raise StorageUnavailable where the file of an SQLite database is gone: what is still open of it
+        could be written, and would be lost.
+        """
+        if self._engine.dialect.name == "sqlite" and not Path(self._engine.url.database or "").exists():
+            raise StorageUnavailable("expected the catalogue's database file where it was opened, it is gone")
 
     @contextmanager
     def read(self) -> Iterator[Session]:
@@ -131,6 +148,9 @@ class Database:
         try:
             with typed_errors(), self._writes.begin() as session:
                 yield session
+            if session.info.get(ANNOUNCED):
+                for wake in tuple(self.listeners):
+                    wake()
         finally:
             self._turn.release()
 

@@ -1,28 +1,34 @@
-"""Deletions in the store: versions and whole adapters, with what they take along.
+"""Deletions in the store: versions and whole adapters, and what refuses them.
 
-Owns when a version is in use: while an alias names it, or a child's lineage does and no other
-adapter holds the same version. Does not delete blobs; nothing here knows them.
+Owns when a version is in use: while an alias names it, a lease holds it, or a child's lineage needs
+it and no other adapter has the same version. Does not know what rows go along; see removal.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, delete, exists, select
+from sqlalchemy import ColumnElement, exists, select
 from sqlalchemy.orm import Session, aliased
 
-from adapter_registry.domain.records import Deletion, EventKind
+from adapter_registry.domain.records import Deletion
 from adapter_registry.store.aliases import drop
 from adapter_registry.store.database import Database
-from adapter_registry.store.events import tell_each
+from adapter_registry.store.keeping import LeaseRow
+from adapter_registry.store.leases import now_of
 from adapter_registry.store.models import AdapterRow, AliasRow, LineageRow, VersionRow
-from adapter_registry.store.reading import adapter_row, locate, name_of
-from adapter_registry.store.versions import renew_latest, write_labels
+from adapter_registry.store.reading import adapter_row, locate, name_of, readable
+from adapter_registry.store.removal import Going, remove, remove_batch, take_apart
+from adapter_registry.store.versions import write_labels
 from lorry.errors import VersionInUse
 from lorry.format.reference import AdapterName, Reference
 
 # Names that a refusal tells; the rest is a number. They share 8 KB of trailers with all else.
 _TOLD = 20
+
+# The versions that are to go, as a condition on any alias of their table.
+Doomed = Callable[[type[VersionRow]], ColumnElement[bool]]
 
 
 class Deletions:
@@ -34,71 +40,100 @@ class Deletions:
         """See Catalog."""
         with self._database.write() as session:
             adapter, version = locate(session, reference)
-            doomed = _Doomed(lambda row: row.id == version.id)
-            aliases, orphans = doomed.aliases(session), doomed.orphans(session)
+            users = _users(session, lambda row: row.id == version.id)
             if not force:
-                _refuse_used(f"{name_of(adapter)}@{version.number}", [alias for alias, _ in aliases], orphans)
-            return _remove(session, adapter, doomed, aliases, orphans)
+                users.refuse(f"{name_of(adapter)}@{version.number}")
+            for alias in users.aliases:
+                drop(session, adapter, alias, version.digest)
+            remove(session, adapter, [Going(version.id, version.number, version.digest)])
+            return Deletion((version.digest,), users.aliases, users.children, users.leases)
 
     def delete_adapter(self, adapter: AdapterName, *, force: bool) -> Deletion:
         """See Catalog."""
         with self._database.write() as session:
             row = adapter_row(session, adapter)
-            doomed = _Doomed(lambda version: version.adapter == row.id)
-            orphans = doomed.orphans(session)
+            users = _users(session, lambda version: version.adapter == row.id)
             if not force:
-                _refuse_used(str(adapter), [], orphans)
-            deletion = _remove(session, row, doomed, doomed.aliases(session), orphans)
+                users.but_for_aliases().refuse(str(adapter))
+            digests = session.scalars(
+                select(VersionRow.digest).where(VersionRow.adapter == row.id).order_by(VersionRow.number)
+            )
+            deletion = Deletion(tuple(digests), users.aliases, users.children, users.leases)
             row.deleted = True
             row.description = ""
             write_labels(session, row, {})
-            return deletion
+            left = remove_batch(session, row)
+        if left:
+            take_apart(self._database, row.id)
+        return deletion
+
+    def finish_deletions(self) -> int:
+        """See Catalog."""
+        query = select(AdapterRow.id).where(AdapterRow.deleted, AdapterRow.version_count > 0)
+        with self._database.read() as session:
+            halves = session.scalars(query).all()
+        for adapter in halves:
+            take_apart(self._database, adapter)
+        return len(halves)
 
 
-class _Doomed:
-    """The versions that are to go, as a condition on any alias of their table."""
+@dataclass(frozen=True, slots=True)
+class _Users:
+    """Who needs some versions. children: digests that the caller may read; hidden: how many more."""
 
-    def __init__(self, condition: Callable[[type[VersionRow]], ColumnElement[bool]]) -> None:
-        self.condition = condition
+    aliases: tuple[str, ...]
+    leases: tuple[str, ...]
+    children: tuple[str, ...]
+    hidden: int
 
-    def aliases(self, session: Session) -> list[tuple[str, str]]:
-        """(alias, digest) of the aliases that name one of them, by alias."""
-        query = select(AliasRow.alias, VersionRow.digest).join(VersionRow, VersionRow.id == AliasRow.version)
-        rows = session.execute(query.where(self.condition(VersionRow)).order_by(AliasRow.alias))
-        return [(alias, digest) for alias, digest in rows]
+    def but_for_aliases(self) -> _Users:
+        """Those who outlive the adapter."""
+        return _Users((), self.leases, self.children, self.hidden)
 
-    def orphans(self, session: Session) -> list[str]:
-        """Digests of children that stay while the last version of a parent's digest goes."""
-        parent, child, twin = aliased(VersionRow), aliased(VersionRow), aliased(VersionRow)
-        stays = exists().where(twin.digest == parent.digest, ~self.condition(twin))
-        query = select(child.digest).distinct().join(LineageRow, LineageRow.child == child.id)
-        query = query.join(parent, parent.digest == LineageRow.parent)
-        query = query.where(self.condition(parent), ~self.condition(child), ~stays)
-        return list(session.scalars(query.order_by(child.digest)))
-
-
-def _refuse_used(subject: str, aliases: Sequence[str], orphans: Sequence[str]) -> None:
-    users = [f"alias {alias}" for alias in aliases] + [f"child {digest}" for digest in orphans]
-    if users:
-        more = f" and {len(users) - _TOLD} more" if len(users) > _TOLD else ""
-        raise VersionInUse(f"{subject} is named by {', '.join(users[:_TOLD])}{more}")
+    def refuse(self, subject: str) -> None:
+        """Raise VersionInUse where there is anybody."""
+        users = [f"alias {alias}" for alias in self.aliases]
+        users += [f"the lease of {holder}" for holder in self.leases]
+        users += [f"child {digest}" for digest in self.children]
+        told = users[:_TOLD]
+        if len(users) > _TOLD:
+            told[-1] += f" and {len(users) - _TOLD} more"
+        if self.hidden:
+            told.append(f"{self.hidden} children in namespaces that the caller may not read")
+        if told:
+            raise VersionInUse(f"{subject} is needed by {', '.join(told)}")
 
 
-def _remove(
-    session: Session, adapter: AdapterRow, doomed: _Doomed, aliases: list[tuple[str, str]], orphans: list[str]
-) -> Deletion:
-    for alias, digest in aliases:
-        drop(session, adapter, alias, digest)
-    rows = select(VersionRow.digest, VersionRow.number).where(doomed.condition(VersionRow))
-    versions = session.execute(rows.order_by(VersionRow.number)).all()
-    children = LineageRow.child.in_(select(VersionRow.id).where(doomed.condition(VersionRow)))
-    for statement in (delete(LineageRow).where(children), delete(VersionRow).where(doomed.condition(VersionRow))):
-        session.execute(statement, execution_options={"synchronize_session": False})
-    adapter.version_count -= len(versions)
-    renew_latest(session, adapter)
-    tell_each(session, EventKind.VERSION_DELETED, adapter, [(version.digest, version.number) for version in versions])
-    return Deletion(
-        versions=tuple(version.digest for version in versions),
-        aliases=tuple(alias for alias, _ in aliases),
-        orphans=tuple(orphans),
+def _users(session: Session, doomed: Doomed) -> _Users:
+    children = _children(session, doomed)
+    return _Users(
+        aliases=_aliases(session, doomed),
+        leases=_leases(session, doomed),
+        children=tuple(sorted(digest for digest, shown in children.items() if shown)),
+        hidden=sum(not shown for shown in children.values()),
     )
+
+
+def _aliases(session: Session, doomed: Doomed) -> tuple[str, ...]:
+    query = select(AliasRow.alias).join(VersionRow, VersionRow.id == AliasRow.version)
+    return tuple(session.scalars(query.where(doomed(VersionRow)).order_by(AliasRow.alias)))
+
+
+def _leases(session: Session, doomed: Doomed) -> tuple[str, ...]:
+    query = select(LeaseRow.holder).distinct().join(VersionRow, VersionRow.id == LeaseRow.version)
+    return tuple(
+        session.scalars(query.where(doomed(VersionRow), LeaseRow.expires > now_of(session)).order_by("holder"))
+    )
+
+
+def _children(session: Session, doomed: Doomed) -> dict[str, bool]:
+    """Children that stay while the last version of a parent's digest goes; whether the caller may read them."""
+    parent, child, twin, home = aliased(VersionRow), aliased(VersionRow), aliased(VersionRow), aliased(AdapterRow)
+    stays = exists().where(twin.digest == parent.digest, ~doomed(twin), home.id == twin.adapter, ~home.deleted)
+    query = select(child.digest, readable()).distinct().join(LineageRow, LineageRow.child == child.id)
+    query = query.join(parent, parent.digest == LineageRow.parent).join(AdapterRow, AdapterRow.id == child.adapter)
+    query = query.where(doomed(parent), ~doomed(child), ~AdapterRow.deleted, ~stays)
+    shown: dict[str, bool] = {}
+    for digest, may_read in session.execute(query):
+        shown[digest] = shown.get(digest, False) or may_read
+    return shown

@@ -35,7 +35,7 @@ class BlobRow(Row):
     size: Mapped[Big]
     blocks: Mapped[bytes | None] = mapped_column(LargeBinary)
     stored: Mapped[Moment]
-    touched: Mapped[Moment] = mapped_column(UtcTime, index=True)
+    touched: Mapped[Moment]
     condemned: Mapped[bool]
     quarantined: Mapped[Then]
 
@@ -82,14 +82,17 @@ class VersionFactsRow(Row):
 
 
 class VerdictRow(Row):
-    """The verdict on a version against a base. Absent where it was not computed yet."""
+    """The verdict on a version against a base, as the base was at `revision`. Absent, or of an older
+    revision, where it was not computed yet. findings: compressed JSON, empty where there are none.
+    """
 
     __tablename__ = "verdicts"
 
     version: Mapped[Of]
     base: Mapped[int] = mapped_column(BIG, ForeignKey("bases.id"), primary_key=True)
     compatible: Mapped[bool]
-    findings: Mapped[Json]
+    findings: Mapped[Bytes]
+    revision: Mapped[Big]
     __table_args__ = (Index(None, "base", "compatible"),)
 
 
@@ -105,11 +108,13 @@ class SignatureRow(Row):
 
 
 class LeaseRow(Row):
-    """A holder that uses a version until the lease expires."""
+    """A holder that uses a version until the lease expires. holder: up to 200 characters of its own,
+    behind the name of its principal and a slash where there is access control.
+    """
 
     __tablename__ = "leases"
 
-    holder: Mapped[str] = mapped_column(words(200), primary_key=True)
+    holder: Mapped[str] = mapped_column(words(264), primary_key=True)
     version: Mapped[int] = mapped_column(BIG, ForeignKey("versions.id"), primary_key=True, index=True)
     expires: Mapped[Moment] = mapped_column(UtcTime, index=True)
 
@@ -132,7 +137,8 @@ class NamespaceRow(Row):
 
 class PrincipalRow(Row):
     """Somebody who may do something. scopes: [namespace or *, permission] pairs. secret_hash: sha256
-    of a token's secret, in hex; certificate: the common name that stands for it. One of both is set.
+    of a token's secret, in hex; certificate: the common name that stands for it. One of both is set,
+    and none once it was revoked.
     """
 
     __tablename__ = "principals"

@@ -74,7 +74,9 @@ class Row(DeclarativeBase):
 
 
 class BaseRow(Row):
-    """A base model. `modules` is a list of [name, kind, in_features, out_features]."""
+    """A base model. `modules` is a list of [name, kind, in_features, out_features]. `revision` grows with
+    every change of its family, its own or of a base that it descends from.
+    """
 
     __tablename__ = "bases"
 
@@ -89,6 +91,7 @@ class BaseRow(Row):
     modules: Mapped[Json]
     created: Mapped[Moment]
     carry_over: Mapped[Words]
+    revision: Mapped[Big]
 
 
 class KnownAsRow(Row):

@@ -7,13 +7,16 @@ write. All functions work inside the caller's transaction.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import NoReturn
 
-from sqlalchemy import ColumnElement, Select, select
+from sqlalchemy import ColumnElement, Select, select, true
 from sqlalchemy.orm import Session
 
+from adapter_registry.domain.acting import Permission, actor
 from adapter_registry.domain.records import VersionRecord
+from adapter_registry.store.keeping import SignatureRow
 from adapter_registry.store.models import AdapterRow, AliasRow, VersionRow
 from lorry.errors import AdapterNotFound, AliasNotFound, VersionNotFound
 from lorry.format.manifest import Manifest, manifest_from_json
@@ -34,6 +37,12 @@ def name_of(row: AdapterRow) -> AdapterName:
 def named(adapter: AdapterName) -> ColumnElement[bool]:
     """Condition for the row of an adapter, deleted or not."""
     return (AdapterRow.namespace == adapter.namespace) & (AdapterRow.name == adapter.name)
+
+
+def readable() -> ColumnElement[bool]:
+    """Condition for the adapters that the acting principal may read."""
+    namespaces = actor().rights.where(Permission.READ)
+    return true() if namespaces is None else AdapterRow.namespace.in_(namespaces)
 
 
 def adapter_row(session: Session, adapter: AdapterName) -> AdapterRow:
@@ -76,12 +85,16 @@ def _explain(session: Session, reference: Reference) -> NoReturn:
 
 
 def version_record(session: Session, found: Located) -> VersionRecord:
-    """The record of one version."""
-    return version_records(session, [found])[0]
+    """The record of one version, its signatures included."""
+    record = version_records(session, [found])[0]
+    return replace(record, signatures=_signatures_of(session, found[1]))
 
 
 def version_records(session: Session, found: Sequence[Located]) -> list[VersionRecord]:
-    """The records of versions, in order; their aliases are read in one go."""
+    """The records of versions, in order; their aliases are read in one go.
+
+    Without signatures: each is as large as a manifest or larger, and a page is one message.
+    """
     aliases = _aliases_of(session, [version.id for _, version in found])
     return [_record(adapter, version, aliases[version.id]) for adapter, version in found]
 
@@ -93,12 +106,18 @@ def _aliases_of(session: Session, versions: Sequence[int]) -> dict[int, list[str
     return aliases
 
 
+def _signatures_of(session: Session, version: VersionRow) -> tuple[bytes, ...]:
+    """Envelopes in the order in which they came, each once: several keys may have signed one."""
+    rows = session.scalars(select(SignatureRow).where(SignatureRow.version == version.id))
+    return tuple(dict.fromkeys(row.envelope for row in sorted(rows, key=lambda row: (row.added, row.key_id))))
+
+
 def _record(adapter: AdapterRow, version: VersionRow, aliases: list[str]) -> VersionRecord:
     return VersionRecord(
         namespace=adapter.namespace,
         name=adapter.name,
         number=version.number,
-        manifest=_manifest(version.manifest),
+        manifest=read_manifest(version.manifest),
         digest=version.digest,
         created=version.created,
         yank_reason=version.yank_reason,
@@ -108,5 +127,6 @@ def _record(adapter: AdapterRow, version: VersionRow, aliases: list[str]) -> Ver
 
 
 @lru_cache(maxsize=_MANIFESTS)
-def _manifest(text: str) -> Manifest:
+def read_manifest(text: str) -> Manifest:
+    """The manifest of a stored JSON text."""
     return manifest_from_json(text.encode())

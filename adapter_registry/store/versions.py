@@ -6,38 +6,55 @@ not check formats or compatibility: what comes here was checked, and its blobs a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
+from itertools import accumulate
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
+from adapter_registry.domain.filters import Term
+from adapter_registry.domain.namespaces import over_quota
 from adapter_registry.domain.paging import Cursor, page_size
 from adapter_registry.domain.records import EventKind, Listing, NewVersion, Page, VersionRecord
 from adapter_registry.store.aliases import point, refuse_yanked
+from adapter_registry.store.claims import require_live
+from adapter_registry.store.conditions import version_condition
 from adapter_registry.store.database import Database
 from adapter_registry.store.events import tell
+from adapter_registry.store.judging import Judge
+from adapter_registry.store.keeping import VersionBlobRow, VersionModuleRow
 from adapter_registry.store.models import AdapterRow, LabelRow, LineageRow, VersionRow
-from adapter_registry.store.reading import adapter_row, locate, named, version_record, version_records
-from lorry.errors import ParentNotFound
+from adapter_registry.store.namespaces import namespace_row
+from adapter_registry.store.reading import (
+    adapter_row,
+    locate,
+    name_of,
+    named,
+    readable,
+    version_record,
+    version_records,
+)
+from adapter_registry.store.removal import renew_latest, take_apart
+from adapter_registry.store.signatures import admit
+from lorry.errors import ParentNotFound, Unavailable
 from lorry.format.manifest import Manifest, manifest_from_json
 from lorry.format.reference import AdapterName, Reference
 
-
-def renew_latest(session: Session, adapter: AdapterRow) -> None:
-    """Find the newest version that is not yanked again, after one was hidden or deleted."""
-    query = select(func.max(VersionRow.number)).where(
-        VersionRow.adapter == adapter.id, VersionRow.yank_reason.is_(None)
-    )
-    adapter.latest_number = session.scalar(query) or 0
+# A page may be shorter than was asked for: its manifests stay below this, half of what a message may take.
+_PAGE_BYTES = 4 << 20
 
 
 class Versions:
     """The part of the catalogue that keeps versions; see Catalog."""
 
     _database: Database
+    _judge: Judge
 
     def create_version(self, new: NewVersion) -> tuple[VersionRecord, bool]:
         """See Catalog."""
+        verdicts = self._judge.ahead(new)
+        self._clear(AdapterName(new.namespace, new.name))
         with self._database.write() as session:
             adapter = _owner(session, new)
             stored = (VersionRow.adapter == adapter.id) & (VersionRow.digest == new.manifest.digest)
@@ -45,9 +62,19 @@ class Versions:
             created = version is None
             if version is None:
                 version = _publish(session, adapter, new)
+                self._judge.keep(session, version.id, new, verdicts)
+            admit(session, adapter, version, new.signatures)
             if new.alias is not None:
                 point(session, adapter, version, new.alias, None)
             return version_record(session, (adapter, version)), created
+
+    def _clear(self, adapter: AdapterName) -> None:
+        """Where an adapter of this name is being deleted, see to the end of it: its versions must not come back."""
+        left = AdapterRow.deleted & (AdapterRow.version_count > 0)
+        with self._database.read() as session:
+            half = session.scalar(select(AdapterRow.id).where(named(adapter), left))
+        if half is not None:
+            take_apart(self._database, half)
 
     def get_version(self, reference: Reference) -> VersionRecord:
         """See Catalog."""
@@ -62,19 +89,20 @@ class Versions:
                 refuse_yanked(adapter, version)
             return version_record(session, (adapter, version))
 
-    def list_versions(self, adapter: AdapterName, page: Page) -> Listing[VersionRecord]:
+    def list_versions(self, adapter: AdapterName, page: Page, terms: tuple[Term, ...] = ()) -> Listing[VersionRecord]:
         """See Catalog."""
-        cursor = Cursor("versions", str(adapter), (int,))
+        cursor = Cursor("versions", repr((str(adapter), terms)), (int,))
         size = page_size(page.size)
         behind = cursor.position(page)
         with self._database.read() as session:
             owner = adapter_row(session, adapter)
-            query = select(VersionRow).where(VersionRow.adapter == owner.id)
+            query = select(VersionRow).where(VersionRow.adapter == owner.id, *map(version_condition, terms))
             if behind:
                 query = query.where(VersionRow.number < behind[0])
             rows = session.scalars(query.order_by(VersionRow.number.desc()).limit(size + 1)).all()
+            size = _fitting(rows[:size])
             items = version_records(session, [(owner, row) for row in rows[:size]])
-        return cursor.listing(rows, page, lambda row: (row.number,), items)
+        return cursor.listing(rows, Page(size, page.token), lambda row: (row.number,), items)
 
     def yank_version(self, reference: Reference, reason: str) -> VersionRecord:
         """See Catalog."""
@@ -88,11 +116,19 @@ class Versions:
             return version_record(session, (adapter, version))
 
 
+def _fitting(rows: Sequence[VersionRow]) -> int:
+    """How many of the first rows a page takes; at least one."""
+    sizes = accumulate(len(row.manifest) for row in rows)
+    return max(1, sum(size <= _PAGE_BYTES for size in sizes))
+
+
 def _owner(session: Session, new: NewVersion) -> AdapterRow:
     """The adapter of a new version; made, or called back from deletion, where there is none."""
     row = session.scalar(select(AdapterRow).where(named(AdapterName(new.namespace, new.name))))
     if row is not None and not row.deleted:
         return row
+    if row is not None and row.version_count:
+        raise Unavailable(f"adapter {name_of(row)} is being deleted; its name is free in a moment")
     if row is None:
         row = AdapterRow(namespace=new.namespace, name=new.name, revision=0, last_number=0)
         session.add(row)
@@ -118,6 +154,8 @@ def _publish(session: Session, adapter: AdapterRow, new: NewVersion) -> VersionR
     # What could not be read again is not stored.
     manifest = manifest_from_json(new.manifest.canonical_json())
     ancestors = _ancestors(session, manifest)
+    require_live(session, adapter.namespace, manifest.files)
+    _count(session, adapter.namespace)
     adapter.last_number += 1
     adapter.latest_number = adapter.last_number
     adapter.version_count += 1
@@ -136,15 +174,28 @@ def _publish(session: Session, adapter: AdapterRow, new: NewVersion) -> VersionR
     session.add(version)
     session.flush()
     session.add_all(LineageRow(child=version.id, parent=digest) for digest in ancestors)
+    session.add_all(VersionBlobRow(version=version.id, digest=digest) for digest in {f.digest for f in manifest.files})
+    modules = {path.rpartition(".")[2] for path in manifest.target_modules}
+    session.add_all(VersionModuleRow(version=version.id, module=module) for module in modules)
     tell(session, EventKind.VERSION_CREATED, adapter, version.digest, number=version.number)
     return version
 
 
+def _count(session: Session, namespace: str) -> None:
+    """One more version. Raises QuotaExceeded."""
+    row = namespace_row(session, namespace)
+    if row.max_versions and row.used_versions >= row.max_versions:
+        raise over_quota(namespace, "versions", limit=row.max_versions, used=row.used_versions, asked=1)
+    row.used_versions += 1
+
+
 def _ancestors(session: Session, manifest: Manifest) -> list[str]:
-    """Parents and recipe sources, each once. Raises ParentNotFound."""
+    """Parents and recipe sources, each once; all must be readable to the caller. Raises ParentNotFound."""
     sources = [source.digest for source in manifest.recipe.sources] if manifest.recipe else []
     named_digests = list(dict.fromkeys([*manifest.parents, *sources]))
-    known = set(session.scalars(select(VersionRow.digest).where(VersionRow.digest.in_(named_digests))))
+    published = select(VersionRow.digest).join(AdapterRow, AdapterRow.id == VersionRow.adapter)
+    there = published.where(VersionRow.digest.in_(named_digests), ~AdapterRow.deleted, readable())
+    known = set(session.scalars(there))
     missing = [digest for digest in named_digests if digest not in known]
     if missing:
         raise ParentNotFound(f"no version has the digest of {len(missing)} parents: {', '.join(missing[:20])}")

@@ -9,18 +9,25 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing, suppress
+from functools import partial
 from pathlib import Path
+from typing import IO, TypeAlias, Unpack
 
 import grpc.aio
 
 from lorry.connection import SILENCE_SECONDS, Connection, heard_within, received, within
 from lorry.errors import DigestMismatch, Internal, Unavailable
+from lorry.overlap import ahead, behind
 from lorry.partfile import PartFile
 from lorry.retry import Patience
 from lorry.rpc.calls import translated
 from lorry.rpc.chunks import CHUNK_BYTES, MAX_DIGESTS
+from lorry.rpc.credentials import Credentials
+from lorry.rpc.pieces import Piece, parse_read_response, upload_request
 from lorry.v1 import blob_pb2 as pb
 from lorry.v1.blob_pb2_grpc import BlobServiceStub
+
+_Uploading: TypeAlias = "grpc.aio.StreamUnaryCall[pb.UploadRequest | Piece, pb.UploadResponse]"
 
 # Told the file's name, the bytes of it that are there, and its size; from the event loop, so keep it short.
 Progress = Callable[[str, int, int], None]
@@ -36,48 +43,60 @@ def silent(_name: str, _done: int, _size: int) -> None:
 class BlobCalls(Connection):
     """BlobService. Every method raises what its rpc documents, as a class of lorry.errors."""
 
-    def __init__(self, address: str, *, timeout: float, root_certificates: Path | None = None) -> None:
-        super().__init__(address, timeout=timeout, root_certificates=root_certificates)
+    def __init__(self, address: str, *, timeout: float, **credentials: Unpack[Credentials]) -> None:
+        super().__init__(address, timeout=timeout, **credentials)
         self._blobs = BlobServiceStub(self._channel)
+        # The two calls that carry bytes, without protobuf's copies of them.
+        self._uploading = self._channel.stream_unary(
+            "/lorry.v1.BlobService/Upload",
+            request_serializer=upload_request,
+            response_deserializer=pb.UploadResponse.FromString,
+        )
+        self._reading = self._channel.unary_stream(
+            "/lorry.v1.BlobService/Read",
+            request_serializer=pb.ReadRequest.SerializeToString,
+            response_deserializer=parse_read_response,
+        )
 
-    async def find_missing(self, digests: Sequence[str]) -> list[str]:
-        """Those of the digests that the registry lacks, in order."""
+    async def find_missing(self, digests: Sequence[str], *, namespace: str = "") -> list[str]:
+        """Those of the digests that have to be sent before the namespace may publish them, in order."""
         missing: list[str] = []
         for start in range(0, len(digests), MAX_DIGESTS):
-            request = pb.FindMissingRequest(digests=digests[start : start + MAX_DIGESTS])
+            request = pb.FindMissingRequest(digests=digests[start : start + MAX_DIGESTS], namespace=namespace)
             missing += (await self._call(self._blobs.FindMissing, request)).missing
         return missing
 
-    async def query_upload(self, digest: str) -> pb.QueryUploadResponse:
-        """How far an upload came."""
-        return await self._call(self._blobs.QueryUpload, pb.QueryUploadRequest(digest=digest))
+    async def query_upload(self, digest: str, *, namespace: str = "") -> pb.QueryUploadResponse:
+        """How far the namespace's upload came."""
+        return await self._call(self._blobs.QueryUpload, pb.QueryUploadRequest(digest=digest, namespace=namespace))
 
     async def upload(
         self,
         path: Path,
         digest: str,
         *,
+        namespace: str = "",
         progress: Progress = silent,
         timeout: float | None = None,  # noqa: ASYNC109 - callers of the sync face have no asyncio.timeout
     ) -> None:
-        """Store a file, from where an earlier upload was cut. `timeout` in seconds bounds all of it.
+        """Store a file for a namespace, from where an earlier upload was cut; `timeout` bounds all of it, in seconds.
 
-        Raises DigestMismatch where the file is not what its digest says, the last Unavailable where
-        the registry stays away, DeadlineExceeded, OSError.
+        Raises QuotaExceeded before a byte is sent, DigestMismatch where the file is not what its
+        digest says, the last Unavailable where the registry stays away, DeadlineExceeded, OSError.
         """
-        source = _Source(path, digest, progress)
+        source = _Source(path, digest, namespace, progress)
         async with within(timeout, f"upload of {path.name}"):
             async for attempt in Patience(lambda: source.stored).retrying():
                 with attempt:
-                    state = await self.query_upload(digest)
+                    state = await self.query_upload(digest, namespace=namespace)
                     source.stored = source.size if state.complete else state.committed_bytes
                     source.advance(source.stored)
                     if not state.complete:
                         await self._send(source)
 
-    def read(self, digest: str, *, offset: int = 0, limit: int = 0) -> AsyncGenerator[pb.ReadResponse, None]:
+    def read(self, digest: str, *, offset: int = 0, limit: int = 0) -> AsyncGenerator[Piece, None]:
         """A blob or a part of it in pieces of up to 1 MiB, not verified, not resumed; `download` does both."""
-        call = self._blobs.Read(pb.ReadRequest(digest=digest, offset=offset, limit=limit))
+        call = self._reading(pb.ReadRequest(digest=digest, offset=offset, limit=limit))
         return received(call, silence=SILENCE_SECONDS)
 
     async def download(
@@ -97,6 +116,7 @@ class BlobCalls(Connection):
         """
         async with within(timeout, f"download of {into.name}"):
             part = await asyncio.to_thread(PartFile, into, digest, size)
+            progress(into.name, 0, size)
             try:
                 async for attempt in Patience(lambda: part.position).retrying():
                     with attempt:
@@ -107,10 +127,13 @@ class BlobCalls(Connection):
     async def _receive(self, part: PartFile, digest: str, progress: Progress, name: str) -> None:
         try:
             if part.position < part.size:
+
+                async def append(piece: Piece) -> None:
+                    await asyncio.to_thread(part.append, piece.offset, piece.data)
+                    progress(name, part.position, part.size)
+
                 async with aclosing(self.read(digest, offset=part.position)) as pieces:
-                    async for piece in pieces:
-                        await asyncio.to_thread(part.append, piece.offset, piece.data)
-                        progress(name, part.position, part.size)
+                    await behind(append, pieces)
             if part.position < part.size:
                 raise Unavailable(f"{name}: the stream ended after {part.position} of {part.size} bytes")
             await asyncio.to_thread(part.commit)
@@ -119,7 +142,7 @@ class BlobCalls(Connection):
             raise
 
     async def _send(self, source: _Source) -> None:
-        call = self._blobs.Upload()
+        call = self._uploading()
         try:
             with translated():
                 # A write fails once the call has ended, and does not say why; the call itself does.
@@ -139,12 +162,12 @@ class BlobCalls(Connection):
 class _Source:
     """A file on its way out: `sent` bytes of it have left, `stored` are those that the registry confirmed."""
 
-    def __init__(self, path: Path, digest: str, progress: Progress) -> None:
+    def __init__(self, path: Path, digest: str, namespace: str, progress: Progress) -> None:
         self.path = path
         self.size = path.stat().st_size
         self.sent = 0
         self.stored = 0
-        self._digest = digest
+        self._header = pb.UploadHeader(digest=digest, size_bytes=self.size, namespace=namespace)
         self._progress = progress
 
     def advance(self, sent: int) -> None:
@@ -152,21 +175,23 @@ class _Source:
         self.sent = sent
         self._progress(self.path.name, sent, self.size)
 
-    async def write_to(self, call: grpc.aio.StreamUnaryCall[pb.UploadRequest, pb.UploadResponse]) -> None:
+    async def write_to(self, call: _Uploading) -> None:
         """Header, the bytes behind `sent`, finish. Raises asyncio.InvalidStateError where the call has ended."""
-        header = pb.UploadHeader(digest=self._digest, size_bytes=self.size)
-        await self._write(call, pb.UploadRequest(header=header))
-        with self.path.open("rb") as file:
+        await self._write(call, pb.UploadRequest(header=self._header))
+        with self.path.open("rb", buffering=0) as file:
             file.seek(self.sent)
-            while data := await asyncio.to_thread(file.read, CHUNK_BYTES):
-                chunk = pb.UploadChunk(offset=self.sent, data=data)
-                await self._write(call, pb.UploadRequest(chunk=chunk))
-                self.advance(self.sent + len(data))
+            async with aclosing(ahead(partial(_chunk, file))) as chunks:
+                async for data in chunks:
+                    await self._write(call, Piece(self.sent, memoryview(data)))
+                    self.advance(self.sent + len(data))
         await self._write(call, pb.UploadRequest(finish=pb.UploadFinish()))
         await call.done_writing()
 
-    async def _write(
-        self, call: grpc.aio.StreamUnaryCall[pb.UploadRequest, pb.UploadResponse], message: pb.UploadRequest
-    ) -> None:
+    async def _write(self, call: _Uploading, message: pb.UploadRequest | Piece) -> None:
         async with heard_within(SILENCE_SECONDS, f"upload of {self.path.name}"):
             await call.write(message)
+
+
+async def _chunk(file: IO[bytes]) -> bytes | None:
+    """The next bytes of the file, None at its end."""
+    return await asyncio.to_thread(file.read, CHUNK_BYTES) or None

@@ -7,14 +7,18 @@ bytes, and repeats nothing that the channel does not repeat by itself.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
-from pathlib import Path
+from datetime import timedelta
+from typing import Unpack
 
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from lorry.connection import Connection, received
 from lorry.format.base import BaseFacts
+from lorry.format.compatibility import CarryOver
 from lorry.format.manifest import ManifestFile, Recipe
-from lorry.rpc.convert import base_to_pb, file_to_pb, recipe_to_pb
+from lorry.rpc.calls import translated
+from lorry.rpc.convert import base_to_pb, carry_over_to_pb, file_to_pb, recipe_to_pb
+from lorry.rpc.credentials import Credentials
 from lorry.v1 import catalog_pb2 as pb
 from lorry.v1.catalog_pb2_grpc import CatalogServiceStub
 from lorry.v1.types_pb2 import Adapter, Alias, BaseModel, Version
@@ -23,15 +27,25 @@ from lorry.v1.types_pb2 import Adapter, Alias, BaseModel, Version
 class CatalogCalls(Connection):
     """CatalogService. Every method raises what its rpc documents, as a class of lorry.errors."""
 
-    def __init__(self, address: str, *, timeout: float, root_certificates: Path | None = None) -> None:
-        super().__init__(address, timeout=timeout, root_certificates=root_certificates)
+    def __init__(self, address: str, *, timeout: float, **credentials: Unpack[Credentials]) -> None:
+        super().__init__(address, timeout=timeout, **credentials)
         self._catalog = CatalogServiceStub(self._channel)
 
     async def register_base_model(
-        self, name: str, facts: BaseFacts, *, known_as: Iterable[str] = (), derived_from: str = ""
+        self,
+        name: str,
+        facts: BaseFacts,
+        *,
+        known_as: Iterable[str] = (),
+        derived_from: str = "",
+        carry_over: CarryOver = CarryOver.REFUSE,
     ) -> BaseModel:
-        """Make a base known; the same base again adds the `known_as` names. Raises BaseConflict."""
-        base = base_to_pb(facts, name, known_as, derived_from)
+        """Make a base known; the same base again adds the `known_as` names, and nothing else.
+
+        derived_from: base_id of the base that it is a variant of. carry_over: whether adapters of
+        the bases that it descends from may be served on it. Raises BaseConflict.
+        """
+        base = base_to_pb(facts, name, known_as, derived_from, carry_over)
         answer = await self._call(self._catalog.RegisterBaseModel, pb.RegisterBaseModelRequest(base_model=base))
         return answer.base_model
 
@@ -43,6 +57,25 @@ class CatalogCalls(Connection):
     def base_models(self) -> AsyncIterator[BaseModel]:
         """All bases by name, without their module tables."""
         return self._listed(self._catalog.ListBaseModels, pb.ListBaseModelsRequest(), lambda page: page.base_models)
+
+    async def update_base_model(
+        self, name: str, *, derived_from: str | None = None, carry_over: CarryOver | None = None
+    ) -> BaseModel:
+        """Change the family of a base (by name or base_id): write what is not None.
+
+        derived_from: base_id of the base that it is a variant of, empty for none. Stored verdicts
+        follow. Raises BaseNotFound, InvalidInput where it would descend from itself.
+        """
+        written = {"derived_from": derived_from, "carry_over": carry_over}
+        request = pb.UpdateBaseModelRequest(
+            base_model=BaseModel(
+                name=name,
+                derived_from=derived_from or "",
+                carry_over=carry_over_to_pb(carry_over or CarryOver.REFUSE),
+            ),
+            update_mask=FieldMask(paths=[path for path, value in written.items() if value is not None]),
+        )
+        return (await self._call(self._catalog.UpdateBaseModel, request)).base_model
 
     async def create_version(  # noqa: PLR0913 - the fields of the request, all but two with defaults
         self,
@@ -56,11 +89,13 @@ class CatalogCalls(Connection):
         alias: str = "",
         description: str = "",
         labels: Mapping[str, str] | None = None,
+        signatures: Sequence[bytes] = (),
     ) -> Version:
         """Publish a version out of blobs that are stored already; `push` does the whole way.
 
+        signatures: DSSE envelopes; without files they are added to the version of `expected_digest`.
         Idempotent. Raises MissingBlobs, InvalidAdapter, UnsupportedAdapter, IncompatibleAdapter,
-        BaseNotFound, ParentNotFound.
+        BaseNotFound, ParentNotFound, InvalidSignature, SignatureRequired, QuotaExceeded.
         """
         request = pb.CreateVersionRequest(
             adapter=adapter,
@@ -72,6 +107,7 @@ class CatalogCalls(Connection):
             alias=alias,
             description=description,
             labels=labels,
+            signatures=signatures,
         )
         return (await self._call(self._catalog.CreateVersion, request)).version
 
@@ -79,11 +115,13 @@ class CatalogCalls(Connection):
         """One version, yanked or not. Raises VersionNotFound."""
         return (await self._call(self._catalog.GetVersion, pb.GetVersionRequest(adapter=reference))).version
 
-    def versions(self, adapter: str) -> AsyncIterator[Version]:
-        """The versions of an adapter, newest first. Raises AdapterNotFound."""
-        return self._listed(
-            self._catalog.ListVersions, pb.ListVersionsRequest(adapter=adapter), lambda page: page.versions
-        )
+    def versions(self, adapter: str, *, filter: str = "") -> AsyncIterator[Version]:  # noqa: A002 - the contract's word
+        """The versions of an adapter, newest first; see ListVersionsRequest.filter.
+
+        Raises AdapterNotFound, InvalidFilter.
+        """
+        request = pb.ListVersionsRequest(adapter=adapter, filter=filter)
+        return self._listed(self._catalog.ListVersions, request, lambda page: page.versions)
 
     async def yank(self, reference: str, reason: str) -> Version:
         """Hide a version from resolution by name; by digest it still resolves."""
@@ -91,7 +129,7 @@ class CatalogCalls(Connection):
         return (await self._call(self._catalog.YankVersion, request)).version
 
     async def delete_version(self, reference: str, *, force: bool = False) -> pb.DeleteVersionResponse:
-        """Delete a version. Raises VersionInUse where an alias or a child names it, unless forced."""
+        """Delete a version. Raises VersionInUse where an alias, a lease or a child needs it, unless forced."""
         return await self._call(self._catalog.DeleteVersion, pb.DeleteVersionRequest(adapter=reference, force=force))
 
     async def adapter(self, name: str) -> Adapter:
@@ -109,20 +147,22 @@ class CatalogCalls(Connection):
         *,
         description: str | None = None,
         labels: Mapping[str, str] | None = None,
+        keep_last: int | None = None,
         expected_revision: int = 0,
     ) -> Adapter:
-        """Write those that are not None; `labels` replaces all of them.
+        """Write those that are not None; `labels` replaces all of them. `keep_last`: see Adapter, 0 keeps all.
 
         Raises RevisionConflict where `expected_revision` is not 0 and not the stored one.
         """
         adapter = await self.adapter(name)
-        written = {"description": description, "labels": labels}
+        written = {"description": description, "labels": labels, "keep_last": keep_last}
         request = pb.UpdateAdapterRequest(
             adapter=Adapter(
                 namespace=adapter.namespace,
                 name=adapter.name,
                 description=description or "",
                 labels=labels,
+                keep_last=keep_last or 0,
                 revision=expected_revision,
             ),
             update_mask=FieldMask(paths=[path for path, value in written.items() if value is not None]),
@@ -130,13 +170,24 @@ class CatalogCalls(Connection):
         return (await self._call(self._catalog.UpdateAdapter, request)).adapter
 
     async def delete_adapter(self, name: str, *, force: bool = False) -> pb.DeleteAdapterResponse:
-        """Delete an adapter with all versions. Raises VersionInUse where a child elsewhere names one, unless forced."""
+        """Delete an adapter with all versions.
+
+        Raises VersionInUse where a lease, or a child elsewhere, needs one, unless forced.
+        """
         return await self._call(self._catalog.DeleteAdapter, pb.DeleteAdapterRequest(adapter=name, force=force))
 
     async def set_alias(self, reference: str, alias: str, *, expected_revision: int | None = None) -> Alias:
         """Point an alias to a version. `expected_revision` 0: it must not exist yet. Raises RevisionConflict."""
         request = pb.SetAliasRequest(adapter=reference, alias=alias, expected_revision=expected_revision)
         return (await self._call(self._catalog.SetAlias, request)).alias
+
+    async def rollback_alias(self, adapter: str, alias: str, *, expected_revision: int | None = None) -> Alias:
+        """Point an alias to where it pointed before its last move; a second rollback goes forth again.
+
+        Raises AliasNotFound, NoEarlierVersion, VersionNotFound, VersionYanked, RevisionConflict.
+        """
+        request = pb.RollbackAliasRequest(adapter=adapter, alias=alias, expected_revision=expected_revision)
+        return (await self._call(self._catalog.RollbackAlias, request)).alias
 
     async def delete_alias(self, adapter: str, alias: str, *, expected_revision: int | None = None) -> None:
         """Delete an alias; its history stays. Raises AliasNotFound, RevisionConflict."""
@@ -147,6 +198,29 @@ class CatalogCalls(Connection):
         """The aliases of an adapter, or the moves of the one in `history_of`, newest first."""
         request = pb.ListAliasesRequest(adapter=adapter, history_of=history_of)
         return self._listed(self._catalog.ListAliases, request, lambda page: page.aliases)
+
+    async def lineage(self, reference: str, *, depth: int = 0) -> pb.GetLineageResponse:
+        """Where a version comes from and what was made out of it, up to `depth` generations away (0: 10).
+
+        Raises VersionNotFound.
+        """
+        return await self._call(self._catalog.GetLineage, pb.GetLineageRequest(adapter=reference, depth=depth))
+
+    async def renew_leases(
+        self, holder: str, references: Iterable[str], *, ttl: timedelta | None = None
+    ) -> pb.RenewLeasesResponse:
+        """Hold these versions (`namespace/name@sha256:...`) in the place of all that the holder held.
+
+        ttl: how long without being renewed, 1 s to 1 h; None means 60 s. Raises InvalidDigest, InvalidInput.
+        """
+        request = pb.RenewLeasesRequest(holder=holder, adapters=references)
+        if ttl is not None:
+            request.ttl.FromTimedelta(ttl)
+        return await self._call(self._catalog.RenewLeases, request)
+
+    def leases(self, adapter: str) -> AsyncIterator[pb.Lease]:
+        """Who uses the versions of an adapter now, by holder and number. Raises AdapterNotFound."""
+        return self._listed(self._catalog.ListLeases, pb.ListLeasesRequest(adapter=adapter), lambda page: page.leases)
 
     async def resolve(self, reference: str) -> Version:
         """What the reference means now. Raises AdapterNotFound, VersionNotFound, AliasNotFound, VersionYanked."""
@@ -161,9 +235,23 @@ class CatalogCalls(Connection):
             request.outline.CopyFrom(subject)
         return await self._call(self._catalog.CheckCompatibility, request)
 
+    def verdicts(self, reference: str) -> AsyncIterator[pb.Verdict]:
+        """The verdict on a published version for each registered base, by name. Raises VersionNotFound."""
+        return self._listed(
+            self._catalog.ListVerdicts, pb.ListVerdictsRequest(adapter=reference), lambda page: page.verdicts
+        )
+
     def watch(self, *, resume_token: str = "", namespace: str = "") -> AsyncGenerator[pb.WatchResponse, None]:
         """Events in commit order, from behind `resume_token` on; without end.
 
-        Raises InvalidResumeToken, Lagging. Go on with the last event's token.
+        Of namespaces that the caller may read. Raises InvalidResumeToken, ResumeTokenExpired (some
+        were missed: read the state again), PermissionDenied, Draining. Go on with the last event's token.
         """
         return received(self._catalog.Watch(pb.WatchRequest(resume_token=resume_token, namespace=namespace)))
+
+    async def listen(self, *, resume_token: str = "", namespace: str = "") -> AsyncGenerator[pb.WatchResponse, None]:
+        """As `watch`, returned once the registry has fixed where it begins: nothing that happens later is missed."""
+        call = self._catalog.Watch(pb.WatchRequest(resume_token=resume_token, namespace=namespace))
+        with translated():
+            await call.wait_for_connection()
+        return received(call)

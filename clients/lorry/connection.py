@@ -10,9 +10,8 @@ import asyncio
 import copy
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
-from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self, TypeVar
+from typing import Protocol, Self, TypeVar, Unpack
 
 import grpc.aio
 from google.protobuf.message import DecodeError
@@ -20,6 +19,7 @@ from google.protobuf.message import DecodeError
 from lorry.errors import DeadlineExceeded, Unavailable
 from lorry.rpc.calls import translated
 from lorry.rpc.channel import open_channel
+from lorry.rpc.credentials import Credentials
 
 RequestT = TypeVar("RequestT")
 ResponseT = TypeVar("ResponseT")
@@ -92,15 +92,15 @@ class Connection:
     """A channel to `host:port` with a deadline for its calls.
 
     Made inside of a running event loop and used there alone; connects at the first call. `timeout`
-    in seconds bounds each plain call; streams and transfers have their own. TLS where a file of
-    root certificates (PEM) is given.
+    in seconds bounds each plain call; streams and transfers have their own. `credentials`: token=,
+    root_certificates= and certificate=; see lorry.rpc.credentials.Credentials.
     """
 
-    def __init__(self, address: str, *, timeout: float, root_certificates: Path | None = None) -> None:
+    def __init__(self, address: str, *, timeout: float, **credentials: Unpack[Credentials]) -> None:
         asyncio.get_running_loop()  # a channel made outside of it would belong to no loop or the wrong one
         self.address = address
         self._timeout = timeout
-        self._channel = open_channel(address, root_certificates=root_certificates)
+        self._channel = open_channel(address, **credentials)
 
     def within(self, timeout: float) -> Self:
         """The same connection with another deadline, in seconds: `await client.within(2).resolve(...)`."""

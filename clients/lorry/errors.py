@@ -14,7 +14,8 @@
     |- DataLoss: DigestMismatch, CorruptBlob
     |- Unauthenticated, PermissionDenied, OutOfRange, DeadlineExceeded, Cancelled, Internal
     |- Exhausted (RESOURCE_EXHAUSTED): QueueFull and CacheBusy (both retryable), RequestTooLarge, QuotaExceeded
-    |- Unavailable (retryable): RegistryUnavailable, StorageUnavailable, BlobBeingSwept, Draining, Lagging
+    |- Unavailable (retryable): RegistryUnavailable, StorageUnavailable, DeviceUnavailable, BlobBeingSwept,
+    |    Draining, Lagging
 
 A class names its status code, its reason (ErrorInfo's reason: its own name in upper snake case) and
 whether the same call may succeed later. It knows nothing of grpc: `lorry.rpc` translates both ways.
@@ -292,6 +293,12 @@ class RegistryUnavailable(Unavailable):
 
 class StorageUnavailable(Unavailable):
     """The registry cannot reach its database or its blob store."""
+
+
+class DeviceUnavailable(Unavailable):
+    """The worker's device did not take an adapter; what it holds is still served."""
+
+    retry_after = 1.0
 
 
 class BlobBeingSwept(Unavailable):

@@ -28,7 +28,7 @@ class PartFile:
         self.size = size
         self.position = 0
 
-    def append(self, offset: int, data: bytes) -> None:
+    def append(self, offset: int, data: bytes | memoryview) -> None:
         """Take the bytes at the present position. Raises DigestMismatch where they cannot belong there."""
         if offset != self.position or offset + len(data) > self.size:
             raise DigestMismatch(

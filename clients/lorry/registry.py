@@ -10,18 +10,25 @@ import asyncio
 import tempfile
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Unpack
 
+from lorry.access import AccessCalls
+from lorry.admin import AdminCalls
 from lorry.blobs import BlobCalls, Progress, silent
-from lorry.catalog import CatalogCalls
-from lorry.errors import Conflict, DigestMismatch, IncompatibleAdapter
+from lorry.errors import Conflict, IncompatibleAdapter
 from lorry.format.bundle import WEIGHTS_NAME, Bundle, check_bundle, check_names
 from lorry.format.digest import digest_of_file
 from lorry.format.manifest import Manifest, ManifestFile, Recipe
+from lorry.format.reference import parse_adapter_name
 from lorry.origin import NOTES, Origin, read_origin, write_origin
 from lorry.partfile import sync_folder
-from lorry.rpc.convert import manifest_from_pb
+from lorry.rpc.credentials import Credentials
+from lorry.signatures import SignatureCalls, manifest_of, signed
 from lorry.v1.catalog_pb2 import AdapterOutline, CheckCompatibilityResponse
 from lorry.v1.types_pb2 import Version
+
+if TYPE_CHECKING:
+    from lorry.signing import SigningKey
 
 # Plain calls read and write rows; the slowest, CreateVersion, reads the stored weights once.
 DEFAULT_TIMEOUT_SECONDS = 60.0
@@ -29,13 +36,13 @@ DEFAULT_TIMEOUT_SECONDS = 60.0
 _PARALLEL_FILES = 4
 
 
-class RegistryClient(CatalogCalls, BlobCalls):
-    """An adapter registry at `host:port`."""
+class RegistryClient(SignatureCalls, BlobCalls, AdminCalls, AccessCalls):
+    """An adapter registry at `host:port`. `credentials`: see lorry.rpc.credentials.Credentials."""
 
     def __init__(
-        self, address: str, *, timeout: float = DEFAULT_TIMEOUT_SECONDS, root_certificates: Path | None = None
+        self, address: str, *, timeout: float = DEFAULT_TIMEOUT_SECONDS, **credentials: Unpack[Credentials]
     ) -> None:
-        super().__init__(address, timeout=timeout, root_certificates=root_certificates)
+        super().__init__(address, timeout=timeout, **credentials)
 
     async def push(  # noqa: PLR0913 - what a version may say besides its files, all with defaults
         self,
@@ -48,23 +55,26 @@ class RegistryClient(CatalogCalls, BlobCalls):
         alias: str = "",
         description: str = "",
         labels: Mapping[str, str] | None = None,
+        key: SigningKey | None = None,
         progress: Progress = silent,
     ) -> Version:
         """Publish a PEFT folder as a version of `adapter`; idempotent, and resumed where it was cut.
 
-        `base` (name or base_id) is judged before any weights are sent. `parents` None: the version
-        that the folder was pulled from, if the folder changed since. Raises InvalidAdapter,
-        UnsupportedAdapter, IncompatibleAdapter, BaseNotFound, ParentNotFound, and what `upload`
-        and `create_version` raise; OSError where the folder cannot be read.
+        `base` (name or base_id; empty for the one that the configuration names) is judged before any
+        weights are sent. `parents` None: the version that the folder was pulled from, if the folder
+        changed since. `key` signs the manifest as it is derived here; where the registry derives
+        another, it refuses. Raises InvalidAdapter, UnsupportedAdapter, IncompatibleAdapter,
+        BaseNotFound, ParentNotFound, and what `upload` and `create_version` raise; OSError where the
+        folder cannot be read.
         """
         bundle = await asyncio.to_thread(check_bundle, directory)
         if parents is None:
             parents = await asyncio.to_thread(_parents, directory, bundle)
-        if base:
-            _demand(await self.check_compatibility(outline(bundle), base), base)
-        missing = set(await self.find_missing(sorted({file.digest for file in bundle.files})))
-        by_digest = {file.digest: file for file in bundle.files if file.digest in missing}
-        await _together(self.upload(bundle.path(file), file.digest, progress=progress) for file in by_digest.values())
+        if judged := base or bundle.facts.base_name:
+            _demand(await self.check_compatibility(outline(bundle), judged), judged)
+        target = parse_adapter_name(adapter)
+        manifest = await self.manifest_to_be(bundle, base, parents, recipe) if key else None
+        await self._provide(bundle, target.namespace, progress)
         return await self.create_version(
             adapter,
             bundle.files,
@@ -74,13 +84,30 @@ class RegistryClient(CatalogCalls, BlobCalls):
             alias=alias,
             description=description,
             labels=labels,
+            expected_digest=manifest.digest if manifest else "",
+            signatures=[signed(manifest, target, key)] if manifest and key else (),
+        )
+
+    async def _provide(self, bundle: Bundle, namespace: str, progress: Progress) -> None:
+        """Upload what the namespace lacks of the bundle, each file once however often it is in there."""
+        by_digest = {file.digest: file for file in bundle.files}
+        missing = await self.find_missing(sorted(by_digest), namespace=namespace)
+        for digest in by_digest.keys() - set(missing):
+            progress(by_digest[digest].name, by_digest[digest].size, by_digest[digest].size)
+        await _together(
+            self.upload(bundle.path(by_digest[digest]), digest, namespace=namespace, progress=progress)
+            for digest in missing
         )
 
     async def check(self, subject: Path | str, base: str) -> CheckCompatibilityResponse:
-        """The verdict on a folder, or on a published version by its reference, against a base. Sends no weights."""
+        """The verdict on a folder, or on a published version by its reference, against a base. Sends no weights.
+
+        For a folder an empty base means the one that its configuration names.
+        """
         if isinstance(subject, str):
             return await self.check_compatibility(subject, base)
-        return await self.check_compatibility(outline(await asyncio.to_thread(check_bundle, subject)), base)
+        bundle = await asyncio.to_thread(check_bundle, subject)
+        return await self.check_compatibility(outline(bundle), base or bundle.facts.base_name or "")
 
     async def pull(
         self, reference: str, into: Path, *, overwrite: bool = False, progress: Progress = silent
@@ -124,9 +151,7 @@ def _parents(directory: Path, bundle: Bundle) -> list[str]:
 
 
 def _verified(version: Version) -> Manifest:
-    manifest = manifest_from_pb(version.manifest)
-    if manifest.digest != version.digest:
-        raise DigestMismatch(f"expected a manifest of {version.digest}, got one of {manifest.digest}")
+    manifest = manifest_of(version)
     check_names(file.name for file in manifest.files)
     return manifest
 

@@ -15,13 +15,13 @@ import functools
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import CancelledError, Future, wait
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, Unpack
 
 from lorry import generation, registry, worker
 from lorry.connection import Connection
 from lorry.generation import GenerateOptions
+from lorry.rpc.credentials import Credentials
 from lorry.v1.inference_pb2 import GenerateResponse
 
 P = ParamSpec("P")
@@ -147,15 +147,14 @@ class RegistryClient(_Face[registry.RegistryClient]):
         address: str,
         *,
         timeout: float = registry.DEFAULT_TIMEOUT_SECONDS,
-        root_certificates: Path | None = None,
+        **credentials: Unpack[Credentials],
     ) -> None:
-        self._client = _wait(
-            _made(lambda: registry.RegistryClient(address, timeout=timeout, root_certificates=root_certificates))
-        )
+        self._client = _wait(_made(lambda: registry.RegistryClient(address, timeout=timeout, **credentials)))
 
     register_base_model = _call(registry.RegistryClient.register_base_model)
     base_model = _call(registry.RegistryClient.base_model)
     base_models = _stream(registry.RegistryClient.base_models)
+    update_base_model = _call(registry.RegistryClient.update_base_model)
     create_version = _call(registry.RegistryClient.create_version)
     version = _call(registry.RegistryClient.version)
     versions = _stream(registry.RegistryClient.versions)
@@ -167,18 +166,36 @@ class RegistryClient(_Face[registry.RegistryClient]):
     delete_adapter = _call(registry.RegistryClient.delete_adapter)
     set_alias = _call(registry.RegistryClient.set_alias)
     delete_alias = _call(registry.RegistryClient.delete_alias)
+    rollback_alias = _call(registry.RegistryClient.rollback_alias)
     aliases = _stream(registry.RegistryClient.aliases)
+    lineage = _call(registry.RegistryClient.lineage)
+    renew_leases = _call(registry.RegistryClient.renew_leases)
+    leases = _stream(registry.RegistryClient.leases)
     resolve = _call(registry.RegistryClient.resolve)
     check_compatibility = _call(registry.RegistryClient.check_compatibility)
     check = _call(registry.RegistryClient.check)
+    verdicts = _stream(registry.RegistryClient.verdicts)
     watch = _stream(registry.RegistryClient.watch)
+    namespace = _call(registry.RegistryClient.namespace)
+    namespaces = _stream(registry.RegistryClient.namespaces)
+    update_namespace = _call(registry.RegistryClient.update_namespace)
+    collect_garbage = _call(registry.RegistryClient.collect_garbage)
+    fsck = _stream(registry.RegistryClient.fsck)
     find_missing = _call(registry.RegistryClient.find_missing)
     query_upload = _call(registry.RegistryClient.query_upload)
     upload = _call(registry.RegistryClient.upload)
     read = _stream(registry.RegistryClient.read)
     download = _call(registry.RegistryClient.download)
     push = _call(registry.RegistryClient.push)
+    sign_version = _call(registry.RegistryClient.sign_version)
+    verify = _call(registry.RegistryClient.verify)
     pull = _call(registry.RegistryClient.pull)
+    create_token = _call(registry.RegistryClient.create_token)
+    grant_certificate = _call(registry.RegistryClient.grant_certificate)
+    principals = _stream(registry.RegistryClient.principals)
+    revoke_principal = _call(registry.RegistryClient.revoke_principal)
+    whoami = _call(registry.RegistryClient.whoami)
+    audit_entries = _stream(registry.RegistryClient.audit_entries)
 
 
 class WorkerClient(_Face[worker.WorkerClient]):
@@ -189,11 +206,9 @@ class WorkerClient(_Face[worker.WorkerClient]):
         address: str,
         *,
         timeout: float = worker.DEFAULT_TIMEOUT_SECONDS,
-        root_certificates: Path | None = None,
+        **credentials: Unpack[Credentials],
     ) -> None:
-        self._client = _wait(
-            _made(lambda: worker.WorkerClient(address, timeout=timeout, root_certificates=root_certificates))
-        )
+        self._client = _wait(_made(lambda: worker.WorkerClient(address, timeout=timeout, **credentials)))
 
     def generate(
         self, prompt: str | None = None, *, timeout: float | None = None, **options: Unpack[GenerateOptions]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from datetime import timedelta
-from pathlib import Path
 from typing import Unpack
 
 from google.protobuf.duration_pb2 import Duration
@@ -16,6 +15,7 @@ from google.protobuf.duration_pb2 import Duration
 from lorry.combination import Parameter, combine_request
 from lorry.connection import Connection, received
 from lorry.generation import GenerateOptions, Generation, generate_request
+from lorry.rpc.credentials import Credentials
 from lorry.selection import Adapters, selection
 from lorry.v1 import inference_pb2 as pb
 from lorry.v1 import residency_pb2 as residency
@@ -34,9 +34,9 @@ class WorkerClient(Connection):
     """
 
     def __init__(
-        self, address: str, *, timeout: float = DEFAULT_TIMEOUT_SECONDS, root_certificates: Path | None = None
+        self, address: str, *, timeout: float = DEFAULT_TIMEOUT_SECONDS, **credentials: Unpack[Credentials]
     ) -> None:
-        super().__init__(address, timeout=timeout, root_certificates=root_certificates)
+        super().__init__(address, timeout=timeout, **credentials)
         self._inference = InferenceServiceStub(self._channel)
         self._residency = ResidencyServiceStub(self._channel)
 

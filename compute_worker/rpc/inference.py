@@ -13,6 +13,7 @@ from contextlib import aclosing
 from compute_worker.rpc import replies, requests
 from compute_worker.rpc.paging import page
 from compute_worker.rpc.requests import Context
+from compute_worker.runtime.rights import Permission, rights
 from compute_worker.runtime.runtime import Runtime
 from lorry.v1 import inference_pb2, inference_pb2_grpc
 
@@ -51,5 +52,8 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         self, request: inference_pb2.ListRoutesRequest, context: Context
     ) -> inference_pb2.ListRoutesResponse:
         """See the proto."""
-        states, token = page(self._runtime.routes(), lambda r: r.name, request.page_size, request.page_token)
+        readable = [
+            r for r in self._runtime.routes() if rights().reach(Permission.READ, self._runtime.route_homes(r.name))
+        ]
+        states, token = page(readable, lambda r: r.name, request.page_size, request.page_token)
         return inference_pb2.ListRoutesResponse(routes=[replies.route(s) for s in states], next_page_token=token)

@@ -16,6 +16,8 @@ from compute_worker.runtime.api import (
     Started,
     Tier,
 )
+from compute_worker.runtime.rights import Permission, rights
+from lorry.format.reference import parse_reference
 from lorry.rpc.convert import timestamp_to_pb, variant_to_pb
 from lorry.v1 import inference_pb2, residency_pb2, types_pb2
 
@@ -92,10 +94,10 @@ def route(state: RouteState) -> inference_pb2.Route:
 
 
 def resident(state: ResidentState) -> residency_pb2.Resident:
-    """An adapter near the base model."""
+    """An adapter near the base model, under those of its names that the caller may know."""
     return residency_pb2.Resident(
         digest=state.digest,
-        names=state.names,
+        names=[name for name in state.names if state.combined or rights().may(Permission.READ, _namespace(name))],
         tier=_TIERS[state.tier],
         rank=state.rank,
         size_bytes=state.size,
@@ -107,3 +109,7 @@ def resident(state: ResidentState) -> residency_pb2.Resident:
         last_used_time=timestamp_to_pb(state.last_used),
         combined=state.combined,
     )
+
+
+def _namespace(reference: str) -> str:
+    return parse_reference(reference).adapter.namespace

@@ -16,6 +16,7 @@ from compute_worker.rpc import replies, requests
 from compute_worker.rpc.paging import page
 from compute_worker.rpc.requests import Context
 from compute_worker.runtime.api import Combined
+from compute_worker.runtime.rights import Permission, rights
 from compute_worker.runtime.runtime import Runtime
 from lorry.errors import InvalidInput
 from lorry.format.facts import Variant
@@ -63,7 +64,8 @@ class ResidencyServicer(residency_pb2_grpc.ResidencyServiceServicer):
         self, request: residency_pb2.ListResidentRequest, context: Context
     ) -> residency_pb2.ListResidentResponse:
         """See the proto."""
-        states, token = page(self._runtime.residents(), lambda r: r.digest, request.page_size, request.page_token)
+        readable = [r for r in self._runtime.residents() if rights().reach(Permission.READ, r.homes)]
+        states, token = page(readable, lambda r: r.digest, request.page_size, request.page_token)
         return residency_pb2.ListResidentResponse(
             residents=[replies.resident(s) for s in states], next_page_token=token
         )
@@ -74,6 +76,8 @@ class ResidencyServicer(residency_pb2_grpc.ResidencyServiceServicer):
         """See the proto."""
         async with aclosing(self._runtime.watch()) as changes:
             async for state, initial in changes:
+                if not rights().reach(Permission.READ, state.homes):
+                    continue
                 yield residency_pb2.WatchResidencyResponse(resident=replies.resident(state), initial=initial)
 
     async def Combine(self, request: residency_pb2.CombineRequest, context: Context) -> residency_pb2.CombineResponse:

@@ -10,6 +10,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from compute_worker.contract import CombineMethod, Drawn, PublishedAdapter, Sampling
+from compute_worker.runtime.rights import Homes
 from lorry.format.facts import Variant
 
 
@@ -116,7 +117,10 @@ class Tier(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ResidentState:
-    """An adapter near the base model, as it is; see Resident in residency.proto for the fields."""
+    """An adapter near the base model, as it is; see Resident in residency.proto for the fields.
+
+    homes: the namespaces that decide who may know of it.
+    """
 
     digest: str
     names: tuple[str, ...]
@@ -130,6 +134,7 @@ class ResidentState:
     loads: int
     last_used: datetime
     combined: bool
+    homes: Homes = ()
 
 
 @dataclass(frozen=True, slots=True)

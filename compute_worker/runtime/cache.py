@@ -7,53 +7,84 @@ many wait for it. Does not know how names become versions, nor routes or the sch
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import ExitStack
 
 from compute_worker.runtime.api import ResidentState
+from compute_worker.runtime.disk import DiskCache
 from compute_worker.runtime.host import HostTier
+from compute_worker.runtime.known import Known
 from compute_worker.runtime.pool import Lease, Pool
 from compute_worker.runtime.residency import Entry, Ledger
 from compute_worker.runtime.version import Choice, Version
 from compute_worker.runtime.waiting import until
-from lorry.errors import AdapterInUse, AdapterPinned, DeadlineExceeded, InvalidSelection, RequestTooLarge
+from lorry.errors import (
+    AdapterInUse,
+    AdapterPinned,
+    DeadlineExceeded,
+    InvalidSelection,
+    RequestTooLarge,
+    StorageUnavailable,
+)
+from lorry.format.reference import AdapterName
+
+_log = logging.getLogger(__name__)
 
 
 class AdapterCache:
     """Makes adapters usable by the next step. Belongs to the event loop.
 
-    patience: seconds that `unload` waits for the requests in flight.
+    made: digests of the files of combinations. patience: seconds that `unload` waits for the requests
+    in flight.
     """
 
-    def __init__(self, ledger: Ledger, host: HostTier, pool: Pool, patience: float) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        disk: DiskCache,
+        host: HostTier,
+        pool: Pool,
+        known: Known,
+        *,
+        made: Callable[[], AbstractSet[str]],
+        patience: float,
+    ) -> None:
         self._ledger = ledger
+        self._disk = disk
         self._host = host
         self._pool = pool
+        self._known = known
+        self._made = made
         self._patience = patience
 
-    async def acquire(self, choices: Sequence[Choice], deadline: float | None) -> Lease:
+    async def acquire(self, choices: Sequence[Choice], deadline: float | None, *, patient: bool = False) -> Lease:
         """A lease on all of the choices, loaded where they were not in the pool.
 
-        Raises what loading raises, InvalidSelection (an exclusive adapter beside another, or
-        weighted), RequestTooLarge, CacheBusy (no rows free until the deadline), DeadlineExceeded
-        (not loaded by then).
+        patient: let everybody else have rows first. Raises what loading raises, InvalidSelection (an
+        exclusive adapter beside another, or weighted), RequestTooLarge, CacheBusy (no
+        rows free until the deadline), DeadlineExceeded (not loaded by then).
         """
         with ExitStack() as stack:
             entries = [stack.enter_context(self._ledger.using(choice.version)) for choice in choices]
             for entry, choice in zip(entries, choices, strict=True):
                 entry.hits += entry.in_pool
-                self._ledger.touch(entry, choice.adapter)
+                self._ledger.touch(entry, choice)
             async with until(deadline, _late):
                 await asyncio.gather(*(self._host.get(entry) for entry in entries if entry.start is None))
             self._check_together(entries, choices)
-            lease = await self._pool.lease(entries, [choice.weight for choice in choices], deadline)
+            weights = [choice.weight for choice in choices]
+            lease = await self._pool.lease(entries, weights, deadline, patient=patient)
             try:
                 async with until(deadline, _late):
                     await _installed(entries)
             except BaseException:
                 lease.release()
                 raise
+            for entry in entries:
+                self._keep(entry)
             return lease
 
     async def load(self, choice: Choice) -> ResidentState:
@@ -92,10 +123,52 @@ class AdapterCache:
             async with until(time.monotonic() + self._patience, in_use):
                 while _busy(entry):
                     await self._pool.room.wait()
-            resident = entry.start is not None or entry.host is not None
-            entry.start = entry.host = None
-            self._pool.room.notify()
-            return resident
+            return self._drop(entry)
+
+    async def retire(self, adapter: AdapterName, version: Version) -> None:
+        """An adapter has this version no more: unless another has it, drop it once the last request has ended.
+
+        A pin does not keep it. What lies on disk goes, too, but for files that other versions name.
+        """
+        with self._ledger.using(version) as entry:
+            entry.adapters.discard(adapter)
+            while not entry.adapters and (entry.leases or entry.holds or entry.installing):
+                await self._pool.room.wait()
+            if not entry.adapters:  # else published again meanwhile, or another adapter's as well
+                self._set_pin(entry, pinned=False)
+                self._drop(entry)
+                self._discard(version)
+
+    def held(self, digest: str) -> Version | None:
+        """The version, where it is near the base in any tier; else None."""
+        entry = self._ledger.entries.get(digest)
+        return None if entry is None else entry.version
+
+    def pooled(self, digest: str) -> bool:
+        """Whether it has rows of the pool."""
+        entry = self._ledger.entries.get(digest)
+        return entry is not None and entry.start is not None
+
+    def _drop(self, entry: Entry) -> bool:
+        resident = entry.start is not None or entry.host is not None
+        entry.start = entry.host = None
+        self._pool.room.notify()
+        return resident
+
+    def _keep(self, entry: Entry) -> None:
+        if entry.version.combined:
+            return
+        try:
+            self._known.keep(entry.version, entry.adapters)
+        except StorageUnavailable as error:
+            _log.warning("%s will have to be asked for after a restart: %s", entry.version.digest, error)
+
+    def _discard(self, version: Version) -> None:
+        near = (entry.version for entry in self._ledger.entries.values())
+        others = {file.digest for other in near if other.digest != version.digest for file in other.manifest.files}
+        for file in (version.config, version.weights):
+            if file.digest not in others | self._known.named_by_others(version.digest) | self._made():
+                self._disk.discard(file.digest)
 
     def _set_pin(self, entry: Entry, *, pinned: bool) -> None:
         if entry.pin_timer is not None:

@@ -1,15 +1,19 @@
 """The combinations that this worker made: by recipe digest, over restarts.
 
-Owns the recipe's digest and one small file each, a manifest under the digest of its recipe. The
-adapters' bytes lie in the disk cache like any other's. Does not know how a combination is computed.
+Owns the recipe's digest and one small file each: under the digest of the recipe the manifest, and the
+namespaces of the sources. The adapters' bytes lie in the disk cache like any other's. Does not know
+how a combination is computed.
 """
 
 from __future__ import annotations
 
-import uuid
+import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+from compute_worker.runtime.files import write_whole
+from compute_worker.runtime.rights import Homes
 from compute_worker.runtime.version import Version
 from lorry.errors import InvalidAdapter, InvalidCombination
 from lorry.format.digest import digest_of
@@ -61,23 +65,39 @@ class Combinations:
             return None
         return version
 
-    def add(self, digest: str, manifest: Manifest) -> Version:
-        """Remember a combination whose files are in the disk cache."""
-        temp = self._directory / f"{uuid.uuid4().hex}.tmp"
-        temp.write_bytes(manifest.canonical_json())
-        temp.replace(self._path(digest))
-        self._versions[digest] = Version(digest, manifest, combined=True)
-        return self._versions[digest]
+    def files(self) -> set[str]:
+        """Digests of the files of all combinations."""
+        return {file.digest for version in self._versions.values() for file in version.manifest.files}
+
+    def add(self, digest: str, manifest: Manifest, homes: Homes) -> Version:
+        """Remember a combination whose files are in the disk cache. Raises StorageUnavailable."""
+        return self._note(Version(digest, manifest, combined=True, homes=homes))
+
+    def open_to(self, version: Version, homes: Homes) -> Version:
+        """The combination, whose sources have these homes besides. Raises StorageUnavailable."""
+        wider = tuple(known | more for known, more in zip(version.homes, homes, strict=True))
+        return version if wider == version.homes else self._note(replace(version, homes=wider))
+
+    def _note(self, version: Version) -> Version:
+        said = {
+            "homes": [sorted(group) for group in version.homes],
+            "manifest": version.manifest.canonical_json().decode(),
+        }
+        write_whole(self._path(version.digest), json.dumps(said).encode())
+        self._versions[version.digest] = version
+        return version
 
     def _path(self, digest: str) -> Path:
         return self._directory / f"{digest.removeprefix('sha256:')}.json"
 
     def _read(self, path: Path) -> Version | None:
         try:
-            manifest = manifest_from_json(path.read_bytes())
-        except InvalidAdapter:
+            said = json.loads(path.read_bytes())
+            manifest = manifest_from_json(said["manifest"].encode())
+            homes = tuple(frozenset(map(str, group)) for group in said["homes"])
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, InvalidAdapter):
             return None
         if manifest.recipe is None or manifest.base_id != self._base_id:
             return None
         digest = recipe_digest(manifest.recipe, self._base_id)
-        return Version(digest, manifest, combined=True) if path == self._path(digest) else None
+        return Version(digest, manifest, combined=True, homes=homes) if path == self._path(digest) else None

@@ -19,8 +19,9 @@ from compute_worker.runtime.cache import AdapterCache
 from compute_worker.runtime.combinations import Combinations, recipe_digest
 from compute_worker.runtime.disk import DiskCache
 from compute_worker.runtime.loader import Loader, inspect
-from compute_worker.runtime.selection import Resolver, combined_reference
-from compute_worker.runtime.version import Choice, Version
+from compute_worker.runtime.rights import Homes
+from compute_worker.runtime.selection import Resolver
+from compute_worker.runtime.version import Choice, Version, combined_reference
 from compute_worker.runtime.waiting import SingleFlight
 from lorry.errors import InvalidCombination, InvalidSelection
 from lorry.format.base import BaseFacts
@@ -76,6 +77,8 @@ class Combining:
         version = existing or await self._flight.run(
             digest, lambda: self._compute(digest, recipe, call.method, choices)
         )
+        # Whoever may read the sources where they were named this time may read what was made of them.
+        version = self._made.open_to(version, _homes(choices))
         reference = combined_reference(digest)
         resident = await self._cache.load(Choice(reference, version))
         published = await self._publish(version, recipe, call.publish) if call.publish else None
@@ -93,7 +96,7 @@ class Combining:
             if call.publish.alias:
                 check_name(call.publish.alias, "alias")
         try:
-            choices = await self._resolver.choose(call.sources)
+            choices = await self._resolver.choose(call.sources, asked_anew=True)
         except InvalidSelection as error:
             raise InvalidCombination(error.message) from error
         unpublished = [choice.adapter for choice in choices if choice.version.combined]
@@ -125,12 +128,12 @@ class Combining:
             manifest = build_manifest(bundle.files, bundle.facts, self._base.base_id, parents, recipe)
             for file in bundle.files:
                 await self._disk.adopt(file, bundle.path(file))
-            return self._made.add(digest, manifest)
+            return self._made.add(digest, manifest, _homes(choices))
 
     async def _merge(self, method: CombineMethod, choices: Sequence[Choice], folder: Path) -> None:
         versions = [choice.version for choice in choices]
         for version in versions:
-            self._loader.check_base(version)
+            await self._loader.check_base(version)
         origin = {file.digest: version for version in versions for file in (version.config, version.weights)}
 
         async def fetch(file: ManifestFile, into: Path) -> None:
@@ -166,3 +169,7 @@ class Combining:
 
     async def _thread(self, work: Callable[..., _T], *args: object) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._executor, work, *args)
+
+
+def _homes(choices: Sequence[Choice]) -> Homes:
+    return tuple(group for choice in choices for group in choice.homes)

@@ -114,6 +114,16 @@ class DiskCache:
         async with self.hold([file], move):
             return
 
+    def discard(self, digest: str) -> None:
+        """Let a file go, at the end of those uses that are under way."""
+        slot = self._slots.get(digest)
+        if slot is None:
+            return
+        slot.present = False
+        if not slot.holds:
+            self._drop(digest)
+            self._room.notify()
+
     @asynccontextmanager
     async def scratch(self) -> AsyncIterator[Path]:
         """An empty folder on the same file system, gone with all it holds when the block ends.

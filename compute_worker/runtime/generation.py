@@ -176,9 +176,9 @@ class Generations:
         return await loop.run_in_executor(self._executor, self._tokenizer.encode, call.text or "")
 
     async def _choices(self, call: GenerateCall, route: Route | None) -> tuple[Choice, ...]:
-        if route is not None:
-            return route.choices
         async with until(call.deadline, lambda: DeadlineExceeded("the adapters were not resolved before the deadline")):
+            if route is not None:
+                return await self._routes.choices(route)
             return await self._resolver.choose(call.selection or ())
 
     def _job(

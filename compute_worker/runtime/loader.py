@@ -13,7 +13,7 @@ from concurrent.futures import Executor
 from pathlib import Path
 from typing import BinaryIO
 
-from compute_worker.contract import Engine, HostAdapter
+from compute_worker.contract import AdapterSource, Engine, HostAdapter
 from compute_worker.runtime.disk import DiskCache, Fetch
 from compute_worker.runtime.version import Version
 from lorry.errors import IncompatibleAdapter, VersionNotFound
@@ -30,36 +30,43 @@ _CHUNK = 1 << 20  # one read; large enough that the call costs nothing beside lo
 
 
 class Loader:
-    """Brings versions into host memory. `fetch` gets the files of those that the registry has."""
+    """Brings versions into host memory. `source` has the files, and says which bases are of one family."""
 
-    def __init__(self, engine: Engine, disk: DiskCache, executor: Executor, fetch: Fetch) -> None:
+    def __init__(self, engine: Engine, disk: DiskCache, executor: Executor, source: AdapterSource) -> None:
         self._engine = engine
         self._disk = disk
         self._executor = executor
-        self._fetch = fetch
+        self._source = source
+        self._carried: set[str] = set()  # base_ids whose adapters carry over to this worker's base
 
     async def load(self, version: Version, known: AdapterFacts | None) -> tuple[AdapterFacts, HostAdapter]:
         """Facts and host tensors. known: the facts, where this digest passed the guard before.
 
-        Raises IncompatibleAdapter, InvalidAdapter, UnsupportedAdapter, and what DiskCache.hold raises.
+        Raises InvalidAdapter, UnsupportedAdapter, and what check_base and DiskCache.hold raise.
         """
-        self.check_base(version)
+        await self.check_base(version)
         async with self._disk.hold([version.config, version.weights], self.fetch_for(version)) as (config, weights):
             loop = asyncio.get_running_loop()
             return await loop.run_in_executor(self._executor, self._parse, config, weights, known)
 
-    def check_base(self, version: Version) -> None:
-        """Raise IncompatibleAdapter where the version was published for another base."""
-        base_id = self._engine.base.base_id
-        if version.manifest.base_id != base_id:
+    async def check_base(self, version: Version) -> None:
+        """Raise IncompatibleAdapter where the version was published for another base, unless the
+        registry says that it carries over to this one; RegistryUnavailable where it cannot be asked.
+
+        A yes is remembered: it depends on the two bases alone, and shapes are judged here each time.
+        """
+        made_for, base_id = version.manifest.base_id, self._engine.base.base_id
+        if made_for == base_id or made_for in self._carried:
+            return
+        if not await self._source.fits(version.reference, base_id):
             raise IncompatibleAdapter(
-                f"BASE_MISMATCH: the adapter was published for base {version.manifest.base_id}, "
-                f"this worker serves {base_id}"
+                f"BASE_MISMATCH: the adapter was published for base {made_for}, this worker serves {base_id}"
             )
+        self._carried.add(made_for)
 
     def fetch_for(self, version: Version) -> Fetch:
         """How the files of a version come here."""
-        return _lost if version.combined else self._fetch
+        return _lost if version.combined else self._source.fetch
 
     def _parse(self, config: Path, weights: Path, known: AdapterFacts | None) -> tuple[AdapterFacts, HostAdapter]:
         facts = known or inspect(config, weights, self._engine.base)

@@ -7,18 +7,21 @@ given to another. Does not know names, selections or how an adapter came into ho
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 
-from compute_worker.contract import ActiveAdapter, Engine
+from compute_worker.contract import ActiveAdapter, Engine, HostAdapter
 from compute_worker.runtime.host import HostTier
 from compute_worker.runtime.residency import Entry, Ledger
 from compute_worker.runtime.rows import Occupied, place_all
 from compute_worker.runtime.version import Version
 from compute_worker.runtime.waiting import Signal, until
-from lorry.errors import CacheBusy
+from lorry.errors import CacheBusy, DeviceUnavailable, LorryError
+
+_log = logging.getLogger(__name__)
 
 
 class Lease:
@@ -60,28 +63,33 @@ class Pool:
         self._executor = executor
         self._patience = patience
         self._queue: deque[object] = deque()  # who waits for rows, in order
+        self._patient: deque[object] = deque()  # who waits behind those
 
     @property
     def used(self) -> int:
         """Rows that are taken."""
         return sum(entry.rank for entry in self._ledger.entries.values() if entry.start is not None)
 
-    async def lease(self, entries: Sequence[Entry], weights: Sequence[float], deadline: float | None) -> Lease:
+    async def lease(
+        self, entries: Sequence[Entry], weights: Sequence[float], deadline: float | None, *, patient: bool = False
+    ) -> Lease:
         """A lease once all entries have rows; those that had none are being installed.
 
         All of them get rows at once or none does, so that two who hold a part each cannot wait for
-        each other. First come, first served, except that nobody who needs no new rows waits.
+        each other. First come, first served, except that nobody who needs no new rows waits, and that
+        a patient call waits until no other does.
         Raises CacheBusy where no rows become free until the deadline.
         """
+        queue = self._patient if patient else self._queue
         ticket = object()
-        self._queue.append(ticket)
+        queue.append(ticket)
         try:
             async with until(time.monotonic() + self._patience if deadline is None else deadline, _busy):
-                while not self._grant(entries, first=self._queue[0] is ticket):
+                while not self._grant(entries, first=(self._queue or queue)[0] is ticket):
                     await self.room.wait()
                 return Lease(entries, weights, self.room.notify)
         finally:
-            self._queue.remove(ticket)
+            queue.remove(ticket)
             self.room.notify()
 
     def keep(self, versions: Sequence[Version]) -> None:
@@ -146,7 +154,7 @@ class Pool:
         with self._ledger.using(version) as entry:
             try:
                 host = await self._host.get(entry)
-                await asyncio.get_running_loop().run_in_executor(self._executor, self._engine.install, host, start)
+                await asyncio.get_running_loop().run_in_executor(self._executor, self._write, host, start)
                 entry.loads += 1
             except BaseException:
                 entry.start = None
@@ -154,6 +162,16 @@ class Pool:
             finally:
                 entry.installing = None
                 self.room.notify()
+
+    def _write(self, host: HostAdapter, start: int) -> None:
+        try:
+            self._engine.install(host, start)
+        except LorryError:
+            raise
+        except Exception as error:
+            # Torch's own: most often a device without memory. What is resident is served on.
+            _log.exception("an adapter of %d rows could not be installed", host.rank)
+            raise DeviceUnavailable(f"the device did not take the adapter's {host.rank} rows") from error
 
 
 def _evictable(entry: Entry) -> bool:

@@ -14,9 +14,12 @@ from datetime import UTC, datetime
 
 from compute_worker.contract import HostAdapter
 from compute_worker.runtime.api import ResidentState, Tier
-from compute_worker.runtime.version import Version
+from compute_worker.runtime.rights import Homes
+from compute_worker.runtime.version import Choice, Version
+from compute_worker.runtime.waiting import Signal
 from lorry.errors import Draining, Lagging, LorryError
 from lorry.format.facts import AdapterFacts, Variant
+from lorry.format.reference import AdapterName
 
 _MAX_NAMES = 8  # as the wire promises
 # Changes that a watcher may be behind before it is told to start again: a few seconds of a worker
@@ -32,7 +35,8 @@ class Entry:
 
     facts: known once it passed the guard. start: its first pool row, where it has rows; they are
     being written while `installing` runs. leases: requests that use its rows. holds: routes that
-    keep it. users: calls that are at work on the entry itself. used: grows with every use.
+    keep it. users: calls that are at work on the entry itself. adapters: of the registry, under which
+    it was asked for. used: grows with every use.
     """
 
     version: Version
@@ -47,6 +51,7 @@ class Entry:
     pin_timer: asyncio.TimerHandle | None = None
     users: int = 0
     names: list[str] = field(default_factory=list)
+    adapters: set[AdapterName] = field(default_factory=set)
     hits: int = 0
     loads: int = 0
     used: int = 0
@@ -59,6 +64,13 @@ class Entry:
         return self.version.manifest.rank if self.facts is None else self.facts.rank
 
     @property
+    def homes(self) -> Homes:
+        """The namespaces that decide who may know of it."""
+        if self.version.combined:
+            return self.version.homes
+        return (frozenset(adapter.namespace for adapter in self.adapters),)
+
+    @property
     def in_pool(self) -> bool:
         """Whether the next step can use it."""
         return self.start is not None and self.installing is None
@@ -67,11 +79,13 @@ class Entry:
 class Ledger:
     """The entries by digest. Belongs to the event loop.
 
-    row_bytes: bytes of a pool row. on_disk: whether a file lies in the disk cache.
+    row_bytes: bytes of a pool row. on_disk: whether a file lies in the disk cache. changed: told
+    whenever an adapter came, went, or changed its tier.
     """
 
     def __init__(self, row_bytes: int, on_disk: Callable[[str], bool]) -> None:
         self.entries: dict[str, Entry] = {}
+        self.changed = Signal()
         self._row_bytes = row_bytes
         self._on_disk = on_disk
         self._clock = 0
@@ -81,6 +95,7 @@ class Ledger:
     def using(self, version: Version) -> Iterator[Entry]:
         """The entry of a version, made where there is none, and not forgotten while the block runs."""
         entry = self.entries.setdefault(version.digest, Entry(version))
+        entry.version = version
         entry.users += 1
         try:
             yield entry
@@ -88,12 +103,14 @@ class Ledger:
             entry.users -= 1
             self.settle(entry)
 
-    def touch(self, entry: Entry, name: str) -> None:
-        """Note a use under a name."""
+    def touch(self, entry: Entry, choice: Choice) -> None:
+        """Note a use, and under which name."""
         self._clock += 1
         entry.used = self._clock
         entry.last_used = datetime.now(UTC)
-        entry.names = [name, *(other for other in entry.names if other != name)][:_MAX_NAMES]
+        entry.names = [choice.adapter, *(other for other in entry.names if other != choice.adapter)][:_MAX_NAMES]
+        if choice.exact is not None:
+            entry.adapters.add(choice.exact.adapter)
 
     def settle(self, entry: Entry) -> None:
         """Tell watchers what changed about an entry, and forget one that is gone."""
@@ -101,6 +118,7 @@ class Ledger:
         if now != entry.told:
             entry.told = now
             self._tell(entry)
+            self.changed.notify()
         if now[0] is Tier.GONE and not entry.users and entry.start is None:
             self.entries.pop(entry.version.digest, None)
 
@@ -137,6 +155,7 @@ class Ledger:
             loads=entry.loads,
             last_used=entry.last_used,
             combined=entry.version.combined,
+            homes=entry.homes,
         )
 
     async def watch(self) -> AsyncGenerator[tuple[ResidentState, bool], None]:

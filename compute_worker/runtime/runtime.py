@@ -7,12 +7,11 @@ which engine it drives.
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing
-from dataclasses import dataclass
-from pathlib import Path
+from contextlib import aclosing, suppress
 
 from compute_worker.contract import AdapterSource, Combiner, Engine, Tokenizer
 from compute_worker.runtime.api import (
@@ -27,47 +26,22 @@ from compute_worker.runtime.api import (
     Started,
     Weighted,
 )
-from compute_worker.runtime.cache import AdapterCache
-from compute_worker.runtime.combinations import Combinations
 from compute_worker.runtime.combine import Combining
-from compute_worker.runtime.disk import DiskCache
 from compute_worker.runtime.generation import Generations, Line
-from compute_worker.runtime.host import HostTier
-from compute_worker.runtime.loader import Loader
+from compute_worker.runtime.holdings import Holdings
 from compute_worker.runtime.loop import EngineLoop
-from compute_worker.runtime.pool import Pool
-from compute_worker.runtime.residency import Ledger
-from compute_worker.runtime.routes import Routes
+from compute_worker.runtime.rights import Homes
 from compute_worker.runtime.scheduler import Scheduler
-from compute_worker.runtime.selection import Resolver
-from compute_worker.runtime.version import Choice, Version
+from compute_worker.runtime.settings import RuntimeSettings
+from compute_worker.runtime.version import Choice
 from compute_worker.runtime.waiting import Gate
 from lorry.errors import InvalidInput
 
+# How long a drained worker waits for the step that runs: longer than a step, shorter than its server waits.
+_LAST_STEP_SECONDS = 0.5
 # Hashing, parsing and installing take a core each while they run: some at once, so that a small
 # adapter overtakes a big one, but not so many that the engine starves.
 _LOADERS = 4
-
-
-@dataclass(frozen=True, slots=True)
-class RuntimeSettings:
-    """Budgets and limits of a worker.
-
-    host_bytes, disk_bytes: budgets of the tiers. queue: most requests that wait. prefill_tokens:
-    prompt tokens in one step. max_batch: most requests in one step. default_wait: seconds that a
-    call waits for rows or KV where it has no deadline. tool: recorded in recipes, for example
-    `lorry 0.1.0`. base_name: what the base model is called here.
-    """
-
-    cache_dir: Path
-    host_bytes: int
-    disk_bytes: int
-    queue: int
-    prefill_tokens: int
-    max_batch: int
-    default_wait: float
-    tool: str
-    base_name: str
 
 
 class Runtime:
@@ -78,67 +52,63 @@ class Runtime:
     ) -> None:
         self.engine = engine
         self.settings = settings
-        wait = settings.default_wait
         self._loaders = ThreadPoolExecutor(_LOADERS, thread_name_prefix="lorry-load")
         self._encoder = ThreadPoolExecutor(1, thread_name_prefix="lorry-text")
         self._gate = Gate()
         self._line = Line(settings.queue)
-        self._disk = DiskCache(settings.cache_dir, settings.disk_bytes, self._loaders, wait)
-        self._ledger = Ledger(engine.limits.row_bytes, self._disk.has)
-        self._disk.dropped = self._ledger.file_dropped
-        self._made = Combinations(settings.cache_dir / "combined", engine.base.base_id, self._holds)
-        loader = Loader(engine, self._disk, self._loaders, source.fetch)
-        self._host = HostTier(loader, self._ledger, settings.host_bytes)
-        self._pool = Pool(engine, self._ledger, self._host, self._loaders, wait)
-        self._cache = AdapterCache(self._ledger, self._host, self._pool, wait)
-        self._resolver = Resolver(source, self._made.get)
-        self._routes = Routes(self._resolver, self._cache, self._pool)
+        self._held = Holdings(engine, source, self._loaders, settings)
         self._scheduler = Scheduler(engine.limits, settings.max_batch, settings.prefill_tokens)
         self._loop = EngineLoop(engine, self._scheduler)
+        held = self._held
         self._generations = Generations(
             engine,
             tokenizer,
-            self._resolver,
-            self._routes,
-            self._cache,
+            held.resolver,
+            held.routes,
+            held.cache,
             self._loop,
             executor=self._encoder,
             line=self._line,
-            patience=wait,
+            patience=settings.default_wait,
         )
         self._combining = Combining(
             engine.base,
             source,
             combiner,
-            self._resolver,
-            loader,
-            self._disk,
-            cache=self._cache,
-            made=self._made,
+            held.resolver,
+            held.loader,
+            held.disk,
+            cache=held.cache,
+            made=held.made,
             executor=self._loaders,
             tool=settings.tool,
         )
 
     async def start(self) -> None:
-        """Sweep and take stock of the disk cache, then start the engine's thread. Raises StorageUnavailable."""
-        await self._disk.start()
-        self._made.start()
+        """Lock and take stock of the cache folder, start the engine's thread, listen to the registry.
+
+        Raises AlreadyRunning, StorageUnavailable.
+        """
+        await self._held.start()
         self._loop.start()
 
-    async def drain(self) -> None:
-        """Take nothing new (Draining), wait for the calls that run, then end the watches."""
-        await self._gate.drain()
-        self._ledger.close()
+    async def drain(self, grace: float) -> None:
+        """Take nothing new (Draining), give running calls `grace` seconds, end them and the watches likewise."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(grace):
+                await self._gate.drain()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LAST_STEP_SECONDS):
+                await self._loop.close()
+        self._gate.cut()
+        self._held.ledger.close()
 
     async def close(self) -> None:
         """Fail what still runs with Draining, stop every thread, end every watch."""
         self._gate.shut()
         await self._loop.close()
         await self._combining.close()
-        await self._host.close()
-        await self._pool.close()
-        await self._disk.close()
-        self._ledger.close()
+        await self._held.close()
         self._loaders.shutdown()
         self._encoder.shutdown()
 
@@ -163,45 +133,57 @@ class Runtime:
         Raises InvalidName, RevisionConflict, and as `generate`.
         """
         with self._gate.inside():
-            return await self._routes.switch(route, selection, expected_revision)
+            return await self._held.routes.switch(route, selection, expected_revision)
 
     def route(self, name: str) -> RouteState:
         """One route. Raises RouteNotFound."""
-        return self._routes.get(name).state
+        return self._held.routes.get(name).state
 
     def routes(self) -> list[RouteState]:
         """All routes, by name."""
-        return self._routes.states()
+        return self._held.routes.states()
+
+    def homes(self, reference: str) -> Homes:
+        """The namespaces that decide about a reference. Raises InvalidReference, InvalidName."""
+        return self._held.resolver.homes(reference)
+
+    def route_homes(self, name: str) -> Homes:
+        """The namespaces that decide about a route: those of its adapters, none where there is no such route."""
+        return self._held.routes.homes(name)
 
     async def load(self, adapter: str) -> ResidentState:
         """Bring an adapter into the pool. Raises as `generate`."""
         with self._gate.inside():
-            return await self._cache.load(Choice(adapter, await self._resolver.version(adapter)))
+            return await self._held.cache.load(
+                Choice(adapter, await self._held.resolver.version(adapter, asked_anew=True))
+            )
 
     async def unload(self, adapter: str) -> tuple[str, bool]:
         """(Digest, whether it was resident). Raises AdapterPinned, AdapterInUse, what resolving raises."""
         with self._gate.inside():
-            version = await self._resolver.version(adapter)
-            return version.digest, await self._cache.unload(version)
+            version = await self._held.resolver.version(adapter, asked_anew=True)
+            return version.digest, await self._held.cache.unload(version)
 
     async def pin(self, adapter: str, *, unpin: bool = False, ttl: float | None = None) -> ResidentState:
         """Load and keep an adapter, for `ttl` seconds or until unpinned; or let it go. Raises as `generate`."""
         if ttl is not None and not (math.isfinite(ttl) and ttl > 0):
             raise InvalidInput(f"ttl: expected seconds above 0, got {ttl}")
         with self._gate.inside():
-            version = await self._resolver.version(adapter)
-            return self._cache.unpin(version) if unpin else await self._cache.pin(Choice(adapter, version), ttl)
+            version = await self._held.resolver.version(adapter, asked_anew=True)
+            return (
+                self._held.cache.unpin(version) if unpin else await self._held.cache.pin(Choice(adapter, version), ttl)
+            )
 
     def residents(self) -> list[ResidentState]:
         """What is held, most recently used first."""
-        return self._ledger.states()
+        return self._held.ledger.states()
 
     def watch(self) -> AsyncGenerator[tuple[ResidentState, bool], None]:
         """(State, True) for everything that is held, then (state, False) for each change of tier or pin.
 
         Raises Lagging where the caller does not keep up, Draining where the runtime closes.
         """
-        return self._ledger.watch()
+        return self._held.ledger.watch()
 
     async def combine(self, call: CombineCall) -> Combined:
         """Make a new adapter out of others. Raises as `generate`, InvalidCombination, UnsupportedCombination."""
@@ -211,17 +193,12 @@ class Runtime:
     def budgets(self) -> list[BudgetUse]:
         """Every budget and what is used of it."""
         limits, blocks = self.engine.limits, self._scheduler.blocks
-        rows = self._pool.used
+        rows = self._held.pool.used
         return [
             BudgetUse("pool_rows", limits.pool_rows, rows),
             BudgetUse("pool_bytes", limits.pool_rows * limits.row_bytes, rows * limits.row_bytes),
-            BudgetUse("host_bytes", self._host.budget, self._host.used),
-            BudgetUse("disk_bytes", self._disk.budget, self._disk.used),
+            BudgetUse("host_bytes", self._held.host.budget, self._held.host.used),
+            BudgetUse("disk_bytes", self._held.disk.budget, self._held.disk.used),
             BudgetUse("kv_tokens", blocks.count * blocks.block_tokens, blocks.used * blocks.block_tokens),
             BudgetUse("queue", self._line.limit, len(self._line.waiting)),
         ]
-
-    def _holds(self, version: Version) -> bool:
-        entry = self._ledger.entries.get(version.digest)
-        near = entry is not None and (entry.start is not None or entry.host is not None)
-        return near or all(self._disk.has(file.digest) for file in version.manifest.files)

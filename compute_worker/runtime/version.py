@@ -9,18 +9,34 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from compute_worker.runtime.api import Resolved
+from compute_worker.runtime.rights import Homes
 from lorry.errors import InvalidAdapter
 from lorry.format.bundle import CONFIG_NAME, WEIGHTS_NAME
 from lorry.format.manifest import Manifest, ManifestFile
+from lorry.format.reference import AdapterName, Reference, parse_reference
+
+# Under this name a combination that was made here and not published is referred to by digest.
+COMBINED = AdapterName("default", "combined")
+
+
+def combined_reference(digest: str) -> str:
+    """How callers refer to a combination of this worker."""
+    return str(Reference(COMBINED, digest=digest))
 
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """A published version (digest of its manifest) or a combination made here (digest of its recipe)."""
+    """A published version (digest of its manifest) or a combination made here (digest of its recipe).
+
+    reference: under which it was resolved, with its digest; empty for a combination. homes: those of
+    the sources of a combination.
+    """
 
     digest: str
     manifest: Manifest
     combined: bool = False
+    reference: str = ""
+    homes: Homes = ()
 
     @property
     def config(self) -> ManifestFile:
@@ -51,3 +67,24 @@ class Choice:
     def resolved(self) -> Resolved:
         """As callers are told."""
         return Resolved(self.adapter, self.version.digest, self.weight)
+
+    @property
+    def reference(self) -> Reference:
+        """The reference, taken apart."""
+        return parse_reference(self.adapter)
+
+    @property
+    def exact(self) -> Reference | None:
+        """What the registry has under its digest; None for a combination, which it does not have."""
+        return None if self.version.combined else Reference(self.reference.adapter, digest=self.version.digest)
+
+    @property
+    def followed(self) -> Reference | None:
+        """The name or alias whose meaning may move; None for a number or a digest, which mean one version."""
+        reference = self.reference
+        return reference if reference.digest is None and reference.number is None else None
+
+    @property
+    def homes(self) -> Homes:
+        """The namespaces that decide who may use it."""
+        return self.version.homes if self.version.combined else (frozenset({self.reference.adapter.namespace}),)

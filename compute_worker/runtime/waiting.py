@@ -50,25 +50,39 @@ class Gate:
     """Counts the calls inside; once shut, it lets nobody in and tells when the last has left."""
 
     def __init__(self) -> None:
-        self._inside = 0
+        self._inside: list[asyncio.Task[object] | None] = []
         self._shut = False
+        self._cut = False
         self._left = Signal()
 
     @contextmanager
     def inside(self) -> Iterator[None]:
-        """Be counted. Raises Draining where the gate is shut."""
+        """Be counted. Raises Draining where the gate is shut, or the call was cut."""
         if self._shut:
             raise Draining("the worker is about to stop and takes nothing new")
-        self._inside += 1
+        task = asyncio.current_task()
+        self._inside.append(task)
         try:
             yield
+        except asyncio.CancelledError:
+            if not self._cut or task is None:
+                raise
+            task.uncancel()
+            raise Draining("the worker stops before this could be completed") from None
         finally:
-            self._inside -= 1
+            self._inside.remove(task)
             self._left.notify()
 
     def shut(self) -> None:
         """Let nobody in any more."""
         self._shut = True
+
+    def cut(self) -> None:
+        """Shut, and cancel the calls that are still inside: they end with Draining."""
+        self._shut = self._cut = True
+        for task in self._inside:
+            if task is not None:
+                task.cancel()
 
     async def drain(self) -> None:
         """Shut, and wait for the last call inside."""

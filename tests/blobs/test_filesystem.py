@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -18,13 +19,18 @@ from adapter_registry.blobs.filesystem import FileStore
 from lorry.errors import StorageUnavailable
 from lorry.format.digest import digest_of
 from tests.suites.blob_store import BlobStoreSuite, BoundedMemorySuite
-from tests.support.blobs import Place, blob, feed, put, read
+from tests.support.blobs import Place, blob, damage_file, feed, put, read
 
 
 class TestFileStore(BlobStoreSuite, BoundedMemorySuite):
     @pytest.fixture
     def place(self, tmp_path: Path) -> Place:
-        return Place(open=lambda: FileStore(tmp_path / "store"), granule=1)
+        root = tmp_path / "store"
+        return Place(open=lambda: FileStore(root), granule=1, damage=lambda digest: damage_file(path_in(root, digest)))
+
+
+def path_in(root: Path, digest: str) -> Path:
+    return root / "blobs" / "sha256" / digest[7:9] / digest[7:]
 
 
 @pytest.fixture
@@ -168,6 +174,25 @@ def test_uploads_of_one_digest_in_two_processes_both_succeed(root: Path) -> None
     assert read(store, digest_of(data)) == data
 
 
+def test_a_blob_is_as_old_as_its_visibility_however_long_ago_its_bytes_came(root: Path) -> None:
+    store, data = FileStore(root), blob(1000)
+    broken = store.upload(digest_of(data), len(data))
+    feed(broken, data)
+    broken.close()
+    (temporary,) = (root / "uploads").iterdir()
+    os.utime(temporary, (0, 0))
+    put(store, data)
+    (listed,) = store.blobs()
+    assert datetime.now(UTC) - listed.modified < timedelta(hours=1)
+
+
+def test_a_probe_that_a_process_left_when_it_died_is_swept(root: Path) -> None:
+    store = FileStore(root)
+    (root / "uploads" / "probe.left").touch()
+    assert store.sweep_uploads(datetime.now(UTC) + timedelta(hours=1)) == 1
+    assert list((root / "uploads").iterdir()) == []
+
+
 # Faults of the disk
 
 
@@ -211,10 +236,18 @@ def test_a_file_cut_short_under_a_reader_is_a_typed_error(root: Path) -> None:
     opened = store.open(digest)
     pieces = opened.chunks(0, 0, 10_000)
     next(pieces)
-    os.truncate(root / "blobs" / "sha256" / digest[7:9] / digest[7:], 25_000)
+    os.truncate(path_in(root, digest), 25_000)
     with pytest.raises(StorageUnavailable, match="100000"):
         list(pieces)
     opened.close()
+
+
+def test_a_blob_that_was_cut_short_is_damaged(root: Path) -> None:
+    store = FileStore(root)
+    digest = put(store, blob(100_000))
+    os.truncate(path_in(root, digest), 25_000)
+    assert store.quarantine(digest)
+    assert (root / "quarantine" / digest[7:]).stat().st_size == 25_000
 
 
 def test_a_reader_comes_to_the_end_of_a_blob_that_is_deleted_meanwhile(root: Path) -> None:

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import threading
+import zlib
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
+from botocore.awsrequest import AWSPreparedRequest
 
-from adapter_registry.blobs.protocol import BlobStore
+from adapter_registry.blobs.protocol import BlobStore, Upload
 from adapter_registry.blobs.s3 import S3Store
-from adapter_registry.blobs.s3_bucket import S3Settings
-from adapter_registry.blobs.s3_upload import PART_BYTES
+from adapter_registry.blobs.s3_bucket import Part, S3Settings
+from adapter_registry.blobs.s3_parts import PART_BYTES
 from lorry.errors import BlobNotFound, StorageUnavailable
 from lorry.format.digest import digest_of
 from tests.suites.blob_store import BlobStoreSuite, BoundedMemorySuite
-from tests.support.blobs import Place, blob, feed, put, read
+from tests.support.blobs import Place, blob, feed, flipped, put, read
 from tests.support.cutting_proxy import cutting_proxy
-from tests.support.s3 import S3Server, free_port
+from tests.support.s3 import S3Server, free_port, s3_place
 
 pytestmark = pytest.mark.s3
 
@@ -24,7 +32,7 @@ pytestmark = pytest.mark.s3
 class TestS3Store(BlobStoreSuite, BoundedMemorySuite):
     @pytest.fixture
     def place(self, s3_settings: S3Settings, s3_bucket: str) -> Place:
-        return Place(open=lambda: S3Store(s3_bucket, "some/prefix", s3_settings), granule=PART_BYTES)
+        return s3_place(s3_bucket, s3_settings)
 
 
 def calls(store: BlobStore) -> list[Callable[[], object]]:
@@ -37,6 +45,10 @@ def calls(store: BlobStore) -> list[Callable[[], object]]:
         lambda: store.upload(digest, 5),
         lambda: store.open(digest),
         lambda: store.delete(digest),
+        lambda: list(store.blobs()),
+        lambda: store.sweep_uploads(datetime.now(UTC)),
+        lambda: store.quarantine(digest),
+        lambda: list(store.quarantined()),
     ]
 
 
@@ -82,6 +94,7 @@ def test_processes_that_go_on_with_the_same_parts_all_succeed(s3_settings: S3Set
     first, second = (S3Store(s3_bucket, "", s3_settings) for _ in range(2))
     upload = first.upload(digest_of(data), len(data))
     upload.write(0, data[:PART_BYTES])
+    upload._sender.settle()
     resumed = second.upload(digest_of(data), len(data))
     assert resumed.committed == PART_BYTES
     feed(upload, data)
@@ -115,3 +128,97 @@ def test_a_blob_deleted_under_a_reader_is_a_typed_error(s3_settings: S3Settings,
     store.delete(digest_of(b"bytes"))
     with pytest.raises(BlobNotFound):
         list(opened.chunks(0, 0, 1 << 20))
+
+
+def sent_headers(store: S3Store) -> list[dict[str, bytes]]:
+    """The headers of each request to come, as they go on the wire."""
+    seen: list[dict[str, bytes]] = []
+
+    def note(request: AWSPreparedRequest, **_: object) -> None:
+        seen.append(dict(request.headers))
+
+    store._bucket._client.meta.events.register("before-send.s3", note)
+    return seen
+
+
+def test_every_part_and_every_put_carries_a_checksum(s3_settings: S3Settings, s3_bucket: str) -> None:
+    store = S3Store(s3_bucket, "", s3_settings)
+    store.probe()
+    sent = sent_headers(store)
+    data = blob(PART_BYTES + 1)
+    put(store, data)
+    put(store, b"small")
+    crcs = {headers["x-amz-checksum-crc32"] for headers in sent if "x-amz-checksum-crc32" in headers}
+    parts = [zlib.crc32(data[:PART_BYTES]), zlib.crc32(data[PART_BYTES:])]
+    assert crcs >= {base64.b64encode(crc.to_bytes(4)) for crc in parts}
+    shas = [headers["x-amz-checksum-sha256"] for headers in sent if "x-amz-checksum-sha256" in headers]
+    assert shas == [base64.b64encode(hashlib.sha256(b"small").digest())]
+
+
+@pytest.mark.parametrize("size", [1000, 2 * PART_BYTES + 1], ids=["small", "large"])
+def test_bytes_that_change_on_the_way_to_the_server_are_refused_by_it(
+    s3_settings: S3Settings, s3_bucket: str, size: int
+) -> None:
+    store, data = S3Store(s3_bucket, "", s3_settings), blob(size)
+    digest = digest_of(data)
+    store.probe()
+
+    def flip(request: AWSPreparedRequest, **_: object) -> None:
+        if request.method == "PUT" and isinstance(request.body, (bytes, bytearray)):
+            request.body = flipped(bytes(request.body))
+
+    upload = store.upload(digest, size)
+    store._bucket._client.meta.events.register("before-send.s3", flip)
+    with pytest.raises(StorageUnavailable, match=r"BadDigest|ContentSHA256Mismatch"):
+        _finished(upload, data)
+    store._bucket._client.meta.events.unregister("before-send.s3", flip)
+    assert store.missing([digest]) == [digest]
+    assert read(store, put(store, data)) == data
+
+
+def _finished(upload: Upload, data: bytes) -> None:
+    with closing(upload):
+        feed(upload, data)
+        upload.finish()
+
+
+def test_the_next_part_is_taken_while_one_is_on_its_way(
+    s3_settings: S3Settings, s3_bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, data = S3Store(s3_bucket, "", s3_settings), blob(2 * PART_BYTES + 1)
+    upload = store.upload(digest_of(data), len(data))
+    may_go, send = threading.Event(), store._bucket.send
+
+    def held(*part: Any) -> Part:
+        may_go.wait()
+        return send(*part)
+
+    monkeypatch.setattr(store._bucket, "send", held)
+    feed(upload, data[: 2 * PART_BYTES - 1])  # would not come back, if it waited for the part
+    may_go.set()
+    feed(upload, data)
+    upload.finish()
+    upload.close()
+    assert read(store, digest_of(data)) == data
+
+
+def test_a_staging_object_that_a_process_left_when_it_died_is_swept(s3_settings: S3Settings, s3_bucket: str) -> None:
+    store = S3Store(s3_bucket, "prefix", s3_settings)
+    store.probe()
+    for key in (f"uploads/team/sha256/{'a' * 64}", f"uploads/sha256/{'b' * 64}", "probe/left"):
+        store._bucket.put(key, bytearray(b"left"), base64.b64encode(hashlib.sha256(b"left").digest()).decode())
+    hour = timedelta(hours=1)
+    assert store.sweep_uploads(datetime.now(UTC) - hour) == 0
+    assert S3Store(s3_bucket, "other", s3_settings).sweep_uploads(datetime.now(UTC) + hour) == 0
+    assert store.sweep_uploads(datetime.now(UTC) + hour) == 3
+    assert store.sweep_uploads(datetime.now(UTC) + hour) == 0
+
+
+def test_a_listing_goes_over_many_pages(s3_settings: S3Settings, s3_bucket: str) -> None:
+    store = S3Store(s3_bucket, "", s3_settings)
+    store.probe()
+    store._bucket._client.meta.events.register(
+        "provide-client-params.s3.ListObjectsV2", lambda params, **_: params | {"MaxKeys": 2}
+    )
+    digests = {put(store, blob(10, seed)) for seed in range(5)}
+    assert {each.digest for each in store.blobs()} == digests

@@ -35,8 +35,14 @@ Lorry = Callable[..., Result]
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with blocking(running_registry(tmp_path_factory.mktemp("registry"))) as address:
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The registry's folder."""
+    return tmp_path_factory.mktemp("registry")
+
+
+@pytest.fixture(scope="module")
+def address(data: Path) -> Iterator[str]:
+    with blocking(running_registry(data)) as address:
         with sync.RegistryClient(address) as client:
             client.register_base_model(BASE_NAME, base_for())
         yield address

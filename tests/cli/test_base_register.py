@@ -8,15 +8,20 @@ import pytest
 
 from lorry.fingerprint import base_facts
 from tests.cli.conftest import Lorry
+from tests.support.adapters import BASE_NAME, base_for
 from tests.support.models import saved_model, tiny_model
 
 
 def test_a_base_is_registered_from_its_folder(lorry: Lorry, tmp_path: Path) -> None:
     folder = saved_model("llama", tmp_path / "llama")
-    capture = lorry("base", "register", str(folder), "--name", "tiny-llama", "--known-as", "org/llama", "--json")
+    family = ("--derived-from", BASE_NAME, "--carry-over", "warn")
+    capture = lorry(
+        "base", "register", str(folder), "--name", "tiny-llama", "--known-as", "org/llama", *family, "--json"
+    )
     assert capture.code == 0, capture.err
     facts = base_facts(tiny_model("llama"))
     assert (capture.json["base_id"], capture.json["known_as"]) == (facts.base_id, ["org/llama"])
+    assert (capture.json["derived_from"], capture.json["carry_over"]) == (base_for().base_id, "CARRY_OVER_WARN")
     assert len(capture.json["modules"]) == len(facts.modules)
     assert lorry("base", "show", "org/llama").code == 0
 

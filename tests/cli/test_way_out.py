@@ -102,7 +102,7 @@ def test_the_help_tells_the_exit_codes_and_the_environment(lorry: Lorry) -> None
             "routes",
         ),
         *("combine", "load", "unload", "pin", "ps", "caps", "alias set", "alias rm", "alias ls", "alias history"),
-        *("base register", "base ls", "base show"),
+        *("base register", "base update", "base ls", "base show"),
     ],
 )
 def test_every_command_speaks_json(lorry: Lorry, command: str) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapter_registry.domain.filters import Term, parse_filter
+from adapter_registry.domain.filters import VERSION_FIELDS, Term, interval, parse_filter
 from lorry.errors import InvalidFilter
+
+FIELDS = "name, variant, base, fits, module, parent, alias, rank, size, created or labels.KEY"
 
 
 @pytest.mark.parametrize("text", ["", " ", "\n\t "])
@@ -53,8 +57,8 @@ def test_terms_are_joined_by_and() -> None:
 @pytest.mark.parametrize(
     ("text", "position", "expected"),
     [
-        ("nam=cat", 1, "name, variant, base, rank, size or labels.KEY"),
-        ("name=a AND author=me", 12, "name, variant, base, rank, size or labels.KEY"),
+        ("nam=cat", 1, FIELDS),
+        ("name=a AND author=me", 12, FIELDS),
         ("NAME=cat", 1, "a field"),
         ("=cat", 1, "a field"),
         ("labels=x", 1, "labels.KEY"),
@@ -76,6 +80,17 @@ def test_terms_are_joined_by_and() -> None:
         ("rank=٣", 6, "a whole number"),
         ("variant=qlora", 9, "one of lora, rslora, dora"),
         ("name=*cat", 6, "a name with * at most at its end"),
+        ("fits<tiny", 5, "one of = != behind fits"),
+        ("parent=pirate", 8, "sha256: and 64 hex digits for parent"),
+        ("created=yesterday", 9, "a date (2026-01-31) or a time (2026-01-31T12:00:00Z) for created"),
+        ("created=2026-02-30", 9, "a date"),
+        ("created=20260131", 9, "a date"),
+        ("created=2026-W05-6", 9, "a date"),
+        ("created=2026-01-31T12:00:00", 9, "a date"),
+        ("created=2026-01-31T25:00:00Z", 9, "a date"),
+        ("created=٢٠٢٦-01-31", 9, "a date"),
+        ("created=9999-12-31", 9, "a date"),
+        ("created<0001-01-01T00:00:00+01:00", 9, "a date"),
         ("name=a name=b", 8, "AND before the next term"),
         ("name=a and name=b", 8, "AND before the next term"),
         ("name=a ANDname=b", 8, "AND before the next term"),
@@ -89,6 +104,27 @@ def test_what_does_not_parse_is_refused_with_its_position(text: str, position: i
         parse_filter(text)
     assert f"position {position}: expected " in refused.value.message
     assert expected in refused.value.message
+
+
+def test_versions_have_no_name_and_no_labels_of_their_own() -> None:
+    assert parse_filter("module=q_proj AND alias!=prod", VERSION_FIELDS)
+    for text in ("name=cat", "labels.a=b"):
+        with pytest.raises(InvalidFilter, match="variant, base, fits, module, parent, alias, rank, size or created"):
+            parse_filter(text, VERSION_FIELDS)
+
+
+@pytest.mark.parametrize(
+    ("text", "start", "end"),
+    [
+        ("2026-01-31", (2026, 1, 31), (2026, 2, 1)),
+        ("2026-01-31T12:30:01Z", (2026, 1, 31, 12, 30, 1), (2026, 1, 31, 12, 30, 1, 1)),
+        ("2026-01-31T12:30:01.25+02:00", (2026, 1, 31, 10, 30, 1, 250_000), (2026, 1, 31, 10, 30, 1, 250_001)),
+        ("2026-01-31T12:30:01.123456789-00:30", (2026, 1, 31, 13, 0, 1, 123_456), (2026, 1, 31, 13, 0, 1, 123_457)),
+    ],
+)
+def test_a_date_is_its_day_and_a_time_its_microsecond(text: str, start: tuple[int, ...], end: tuple[int, ...]) -> None:
+    assert parse_filter(f"created>{text}") == (Term("created", ">", text),)
+    assert interval(text) == (datetime(*start, tzinfo=UTC), datetime(*end, tzinfo=UTC))
 
 
 def test_length_and_number_of_terms_are_bounded() -> None:
@@ -123,7 +159,7 @@ def test_any_quoted_text_is_read_as_it_was_meant(terms: list[Term]) -> None:
     assert parse_filter(text) == tuple(terms)
 
 
-@given(st.text(st.sampled_from('namerksizlb.=!<>*"\\ AND0123456789\0é'), max_size=60) | st.text(max_size=60))
+@given(st.text(st.sampled_from('namerksizlbtdfou.=!<>*"\\ AND0123456789-:TZ\0é'), max_size=60) | st.text(max_size=60))
 def test_any_text_parses_or_is_refused(text: str) -> None:
     try:
         terms = parse_filter(text)

@@ -6,7 +6,7 @@ import pytest
 
 from lorry.errors import IncompatibleAdapter
 from lorry.format.base import BaseFacts
-from lorry.format.compatibility import Code, Finding, judge, refuse
+from lorry.format.compatibility import CarryOver, Code, Finding, judge, refuse
 from lorry.format.derive import outline
 from lorry.format.facts import AdapterFacts
 from lorry.format.header import header_length
@@ -114,3 +114,43 @@ def test_a_refusal_for_thousands_of_reasons_stays_short() -> None:
         refuse(findings)
 
     assert len(str(caught.value)) < 5000
+
+
+PARENT = base_for(seed=1)
+
+
+def on_variant(policy: CarryOver, adapter: AdapterFacts | None = None, **parent: object) -> list[tuple[Code, bool]]:
+    findings = judge(adapter or facts(), BASE, claimed=replace(PARENT, **parent), carry_over=policy)
+    return [(finding.code, finding.warning) for finding in findings]
+
+
+def test_a_variant_that_allows_it_serves_its_parents_adapters_without_a_word() -> None:
+    assert on_variant(CarryOver.ALLOW) == []
+    assert on_variant(CarryOver.ALLOW, quantization="int8") == []
+
+
+def test_a_variant_that_warns_serves_them_with_a_remark() -> None:
+    assert on_variant(CarryOver.WARN) == [(Code.BASE_VARIANT, True)]
+    assert on_variant(CarryOver.WARN, quantization="int8") == [(Code.BASE_VARIANT, True)]
+
+
+def test_a_variant_that_refuses_them_is_any_other_base() -> None:
+    assert on_variant(CarryOver.REFUSE) == [(Code.BASE_MISMATCH, False)]
+    assert on_variant(CarryOver.REFUSE, quantization="int8") == [(Code.QUANTIZATION_MISMATCH, False)]
+
+
+@pytest.mark.parametrize("policy", [CarryOver.ALLOW, CarryOver.WARN])
+def test_no_policy_lets_another_shape_pass(policy: CarryOver) -> None:
+    assert (Code.SHAPE_MISMATCH, False) in on_variant(policy, facts({Q: (9, 8, 2)}))
+    assert (Code.UNKNOWN_MODULE, False) in on_variant(policy, facts({"model.layers.9.mlp.x": (8, 8, 2)}))
+    assert (Code.VOCABULARY_MISMATCH, False) in on_variant(policy, facts({"lm_head": (8, 33, 2)}), vocab_size=33)
+
+
+@pytest.mark.parametrize("policy", [CarryOver.ALLOW, CarryOver.WARN])
+def test_a_vocabulary_that_the_adapter_does_not_touch_is_a_remark_in_a_family(policy: CarryOver) -> None:
+    assert (Code.VOCABULARY_MISMATCH, True) in on_variant(policy, vocab_size=33)
+
+
+def test_a_policy_changes_nothing_on_the_base_that_the_adapter_was_made_for() -> None:
+    for policy in CarryOver:
+        assert judge(facts(), BASE, claimed=BASE, carry_over=policy) == ()

@@ -46,6 +46,12 @@ def test_every_setting_comes_from_the_environment(monkeypatch: pytest.MonkeyPatc
     assert (settings.blob_store, settings.s3_secret(), settings.grace_seconds) == ("s3://bucket/prefix", "s3cret", 5)
 
 
+def test_a_budget_without_a_cache_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match="LORRY_REGISTRY_CACHE_DIR"):
+        Settings(cache_bytes=1 << 30)
+    assert Settings(cache_bytes=1 << 30, cache_dir=tmp_path).cache_bytes == 1 << 30
+
+
 def test_secrets_are_not_shown() -> None:
     word = "hunter2"
     settings = Settings(database_url="postgresql://u:hunter2@db/x", s3_secret_access_key=word)

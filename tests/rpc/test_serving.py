@@ -14,7 +14,7 @@ from lorry.errors import InvalidInput
 from lorry.rpc.calls import translated
 from lorry.rpc.channel import open_channel, service_config
 from lorry.rpc.serving import CannotListen, Listening, Service, is_serving, serving, write_port_file
-from lorry.v1 import blob_pb2, blob_pb2_grpc, catalog_pb2, inference_pb2, residency_pb2
+from lorry.v1 import access_pb2, admin_pb2, blob_pb2, blob_pb2_grpc, catalog_pb2, inference_pb2, residency_pb2
 
 
 class Nothing(blob_pb2_grpc.BlobServiceServicer):
@@ -103,7 +103,7 @@ def test_a_port_file_is_replaced_whole(tmp_path: Path) -> None:
 
 
 def test_the_channel_retries_only_methods_that_exist() -> None:
-    files = (blob_pb2, catalog_pb2, inference_pb2, residency_pb2)
+    files = (access_pb2, admin_pb2, blob_pb2, catalog_pb2, inference_pb2, residency_pb2)
     known = {
         (service.full_name, method.name)
         for file in files

@@ -227,7 +227,7 @@ async def test_a_draining_worker_finishes_what_runs_and_takes_nothing_new(world:
     world.engine.running.clear()
     running_request = asyncio.create_task(world.ask(call()))
     await eventually(lambda: world.budget("kv_tokens") > 0)
-    drain = asyncio.create_task(world.runtime.drain())
+    drain = asyncio.create_task(world.runtime.drain(60))
     await asyncio.sleep(0)
     for refused in (world.ask(call()), world.runtime.load("one"), world.runtime.switch("default", (), None)):
         with pytest.raises(Draining):
@@ -236,6 +236,26 @@ async def test_a_draining_worker_finishes_what_runs_and_takes_nothing_new(world:
     world.engine.running.set()
     await running_request
     await drain
+
+
+async def test_what_outlives_the_grace_of_a_drain_is_told_so_whatever_it_waits_for(tmp_path: Path) -> None:
+    async with running(tmp_path) as world:
+        world.registry.add("one")
+        slow = world.registry.add("slow")
+        gate = world.registry.hold(slow)
+        world.engine.running.clear()
+        generating = asyncio.create_task(world.ask(call("hello", "one")))
+        await eventually(lambda: world.budget("kv_tokens") > 0)
+        others = [world.runtime.unload("one"), world.runtime.load("slow"), world.ask(call("hello", "slow"))]
+        waiting = [asyncio.create_task(other) for other in others]
+        await eventually(lambda: world.registry.fetched[world.registry.weights(slow).digest] == 1)
+        draining = asyncio.create_task(world.runtime.drain(0))
+        for call_in_flight in (generating, *waiting):
+            with pytest.raises(Draining):
+                await call_in_flight
+        gate.set()
+        world.engine.running.set()
+        await draining
 
 
 async def test_closing_fails_what_runs_typed(tmp_path: Path) -> None:

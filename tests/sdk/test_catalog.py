@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -133,6 +134,32 @@ async def test_a_watch_goes_on_behind_the_token_it_is_given(client: RegistryClie
         second = await anext(resumed)
         await resumed.aclose()
     assert [e.version_created.number for e in (first, second)] == [1, 2]
+
+
+async def test_an_alias_goes_back_and_versions_are_filtered(client: RegistryClient, tmp_path: Path) -> None:
+    for seed in range(2):
+        await client.push(write_adapter(tmp_path / str(seed), seed=seed), "pirate", alias="prod")
+    assert (await client.rollback_alias("pirate", "prod", expected_revision=2)).number == 1
+    assert [v.number async for v in client.versions("pirate", filter="alias = prod")] == [1]
+
+
+async def test_lineage_and_leases_are_told(client: RegistryClient, folder: Path, tmp_path: Path) -> None:
+    parent = await client.push(folder, "pirate")
+    child = await client.push(write_adapter(tmp_path / "b", seed=1), "child", parents=["pirate"])
+    told = await client.lineage("child", depth=1)
+    assert [node.digest for node in told.nodes] == [child.digest, parent.digest]
+    held = await client.renew_leases("gpu-1", [f"pirate@{parent.digest}"], ttl=timedelta(minutes=5))
+    (lease,) = [lease async for lease in client.leases("pirate")]
+    assert (lease.holder, lease.expire_time) == ("gpu-1", held.expire_time)
+    await client.renew_leases("gpu-1", [])
+    assert [lease async for lease in client.leases("pirate")] == []
+
+
+async def test_retention_is_written_beside_the_rest(client: RegistryClient, folder: Path) -> None:
+    await client.push(folder, "pirate", description="Arr")
+    kept = await client.update_adapter("pirate", keep_last=7)
+    assert (kept.keep_last, kept.description) == (7, "Arr")
+    assert (await client.update_adapter("pirate", keep_last=0)).keep_last == 0
 
 
 async def test_a_registry_that_is_not_there_is_unavailable() -> None:

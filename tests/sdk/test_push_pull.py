@@ -37,13 +37,14 @@ async def test_the_same_push_again_is_the_same_version(client: RegistryClient, f
 
 
 async def test_only_what_is_missing_is_sent(client: RegistryClient, folder: Path) -> None:
-    sent: list[str] = []
-    await client.push(folder, "pirate", progress=lambda name, _done, _size: sent.append(name))
-    assert set(sent) == {CONFIG, WEIGHTS}
-    sent.clear()
+    # What is there already is told as whole at once, what is sent begins at nothing.
+    first: dict[str, bool] = {}
+    await client.push(folder, "pirate", progress=lambda name, done, size: first.setdefault(name, done == size))
+    assert first == {CONFIG: False, WEIGHTS: False}
+    first.clear()
     (folder / "README.md").write_text("new")
-    await client.push(folder, "pirate", progress=lambda name, _done, _size: sent.append(name))
-    assert set(sent) == {"README.md"}
+    await client.push(folder, "pirate", progress=lambda name, done, size: first.setdefault(name, done == size))
+    assert first == {CONFIG: True, WEIGHTS: True, "README.md": False}
 
 
 async def test_progress_ends_at_the_size_of_each_file(client: RegistryClient, folder: Path, tmp_path: Path) -> None:
@@ -74,6 +75,15 @@ async def test_an_adapter_of_another_base_is_refused_before_its_weights_are_sent
 async def test_a_push_for_an_unknown_base_is_refused(client: RegistryClient, folder: Path) -> None:
     with pytest.raises(BaseNotFound):
         await client.push(folder, "pirate", base="nobody")
+
+
+async def test_the_base_that_the_configuration_names_is_judged_before_weights_are_sent(
+    client: RegistryClient, tmp_path: Path
+) -> None:
+    lost = write_adapter(tmp_path / "lost", base_name="somebody/elses", seed=9)
+    with pytest.raises(BaseNotFound, match="somebody/elses"):
+        await client.push(lost, "lost")
+    assert await client.find_missing([digest_of((lost / WEIGHTS).read_bytes())])
 
 
 async def test_a_broken_folder_is_refused_without_a_call(tmp_path: Path) -> None:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from adapter_registry.store.catalog import SqlCatalog, open_catalog
+from adapter_registry.store.catalog import SqlCatalog
 from adapter_registry.store.migrate import upgrade
+from tests.support.stocked import open_stocked
 
 
 @pytest.fixture(scope="session")
@@ -32,7 +33,7 @@ def reopen(url: str) -> Iterator[Callable[[], SqlCatalog]]:
     opened: list[SqlCatalog] = []
 
     def one_more() -> SqlCatalog:
-        opened.append(open_catalog(url))
+        opened.append(open_stocked(url))
         return opened[-1]
 
     yield one_more

@@ -12,6 +12,7 @@ from adapter_registry.store.catalog import SqlCatalog
 from adapter_registry.store.database import create_engine_for, for_writing
 from lorry.errors import InvalidInput, StorageUnavailable
 from tests.suites.catalog_values import publish, ref
+from tests.support.stocked import StockedCatalog
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
@@ -38,7 +39,7 @@ def engine(url: str) -> Iterator[Engine]:
 
 @pytest.fixture
 def impatient(engine: Engine) -> SqlCatalog:
-    return SqlCatalog(engine)
+    return StockedCatalog(engine)
 
 
 def test_a_writer_that_another_process_keeps_waiting_is_told_to_come_back(impatient: SqlCatalog, url: str) -> None:
@@ -99,7 +100,7 @@ def test_a_reading_transaction_sees_one_state(catalog: SqlCatalog, reopen: Calla
 def test_more_threads_than_connections_are_served(url: str, many: int) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
-    narrow = SqlCatalog(create_engine_for(url, 1))
+    narrow = StockedCatalog(create_engine_for(url, 1))
     publish(narrow)
     with ThreadPoolExecutor(many) as pool:
         answers = list(pool.map(lambda _: narrow.resolve(ref("cat")).number, range(32)))

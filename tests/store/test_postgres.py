@@ -78,3 +78,20 @@ def test_names_sort_by_bytes_whatever_the_locale(postgres_server: PostgresServer
             publish(catalog, name)
         assert [a.name for a in catalog.list_adapters(None, (), Page()).items] == names
         catalog.close()
+
+
+def test_a_turn_that_was_lost_with_its_connection_says_so_and_is_free_again(catalog: SqlCatalog, url: str) -> None:
+    turn = catalog.take_turn("gc")
+    cut_connections(url)
+    with pytest.raises(StorageUnavailable):
+        turn.confirm()
+    turn.close()
+    catalog.take_turn("gc").close()
+
+
+def test_operators_see_who_has_the_turn(catalog: SqlCatalog, url: str) -> None:
+    turn = catalog.take_turn("gc")
+    with psycopg.connect(url) as connection:
+        names = [name for (name,) in connection.execute("SELECT application_name FROM pg_stat_activity")]
+    assert any(name.startswith("lorry gc since ") for name in names)
+    turn.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -14,16 +15,19 @@ from adapter_registry.domain.filters import parse_filter
 from adapter_registry.domain.records import Page
 from adapter_registry.store.catalog import SqlCatalog
 from adapter_registry.store.database import create_engine_for
+from adapter_registry.store.models import Row
 from lorry.errors import StorageUnavailable
 from tests.suites.catalog import CatalogSuite
 from tests.suites.catalog_values import a_manifest, adapter, publish, ref
+from tests.support.stocked import StockedCatalog
 
+OURS = frozenset({"default"})
 # Publishes for ever, and says so after each version.
 PUBLISHER = """
 import sys
-from adapter_registry.store.catalog import open_catalog
+from tests.support.stocked import open_stocked
 from tests.suites.catalog_values import publish
-catalog = open_catalog(sys.argv[1])
+catalog = open_stocked(sys.argv[1])
 for seed in range(1_000_000):
     print(publish(catalog, seed=seed, alias="prod"), flush=True)
 """
@@ -70,7 +74,7 @@ def test_what_was_acknowledged_survives_kill_9(url: str, reopen: Callable[[], Sq
 def test_a_full_disk_refuses_writes_and_loses_nothing(url: str) -> None:
     engine = create_engine_for(url, 1)
     event.listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA max_page_count=60"))
-    full = SqlCatalog(engine)
+    full = StockedCatalog(engine)
     published: list[str] = []
     with pytest.raises(StorageUnavailable):
         published.extend(publish(full, seed=seed) for seed in range(1_000))
@@ -112,11 +116,15 @@ def plans(catalog: SqlCatalog) -> Iterator[list[str]]:
         lambda c: c.resolve(ref(f"cat@{a_manifest(1).digest}")),
         lambda c: c.list_versions(adapter("cat"), Page(1)),
         lambda c: c.list_adapters(None, (), Page(1)),
-        lambda c: c.list_adapters("default", parse_filter("rank=4 AND labels.a!=b AND base!=tiny"), Page(1)),
+        lambda c: c.list_adapters(OURS, parse_filter("rank=4 AND labels.a!=b AND base!=tiny"), Page(1)),
+        lambda c: c.list_adapters(OURS | {"team"}, parse_filter("module=q AND alias=prod"), Page(1)),
+        lambda c: c.list_versions(adapter("cat"), Page(1), parse_filter("created>2020-01-01 AND alias!=prod")),
+        lambda c: c.renew_leases("gpu-1", [ref(f"cat@{a_manifest(1).digest}")], timedelta(seconds=9)),
+        lambda c: c.rollback_alias(adapter("cat"), "both", None),
         lambda c: c.list_aliases(adapter("cat"), Page(1)),
         lambda c: c.alias_history(adapter("cat"), "prod", Page(1)),
         lambda c: c.events(1, None, 10),
-        lambda c: c.events(1, "default", 10),
+        lambda c: c.events(1, OURS, 10),
         lambda c: publish(c, "child", 9, parents=(c.resolve(ref("cat@2")).digest,)),
         lambda c: c.yank_version(ref("cat@2"), "why"),
     ],
@@ -124,10 +132,40 @@ def plans(catalog: SqlCatalog) -> Iterator[list[str]]:
 def test_no_call_sorts_or_reads_a_whole_table(
     catalog: SqlCatalog, plans: list[str], call: Callable[[SqlCatalog], object]
 ) -> None:
-    for seed in (1, 2):
-        publish(catalog, "cat", seed, alias="prod" if seed == 1 else None)
+    two_cats(catalog)
     plans.clear()
     call(catalog)
     in_order = "SCAN adapters USING INDEX"
     assert [step for step in plans if "TEMP B-TREE" in step] == []
     assert [step for step in plans if step.startswith("SCAN") and not step.startswith(in_order)] == []
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda c: c.list_adapters(OURS, parse_filter("fits=tiny AND parent!=sha256:" + "0" * 64), Page(1)),
+        lambda c: c.get_lineage(ref("cat"), 10),
+        lambda c: c.list_leases(adapter("cat"), Page(1)),
+        lambda c: c.delete_version(ref("cat@2"), force=False),
+        lambda c: c.delete_adapter(adapter("cat"), force=False),
+        lambda c: c.finish_deletions(),
+        lambda c: c.expire_versions(10, dry_run=False),
+    ],
+)
+def test_what_is_sorted_is_found_by_index(
+    catalog: SqlCatalog, plans: list[str], call: Callable[[SqlCatalog], object]
+) -> None:
+    two_cats(catalog)
+    catalog.update_adapter(adapter("cat"), keep_last=1)
+    plans.clear()
+    call(catalog)
+    tables = [table for table in Row.metadata.tables if table != "adapters"]
+    assert [step for step in plans for table in tables if step.startswith(f"SCAN {table}")] == []
+
+
+def two_cats(catalog: SqlCatalog) -> None:
+    """Two versions, of which the first has two aliases; one of them was moved."""
+    for seed in (1, 2):
+        publish(catalog, "cat", seed, alias="prod" if seed == 1 else None)
+    for number in (2, 1):
+        catalog.set_alias(ref(f"cat@{number}"), "both", None)

@@ -51,8 +51,8 @@ FILTERS = {
 
 
 def found(catalog: Catalog, text: str = "", namespace: str | None = None) -> list[str]:
-    terms = parse_filter(text)
-    return [str(adapter(f"{a.namespace}/{a.name}")) for a in catalog.list_adapters(namespace, terms, Page()).items]
+    terms, namespaces = parse_filter(text), None if namespace is None else frozenset({namespace})
+    return [str(adapter(f"{a.namespace}/{a.name}")) for a in catalog.list_adapters(namespaces, terms, Page()).items]
 
 
 class AdapterRules:
@@ -101,6 +101,19 @@ class AdapterRules:
         assert found(catalog, namespace="team") == ["team/b", "team/c"]
         assert found(catalog, namespace="nobody") == []
 
+    def test_several_namespaces_are_listed_together_and_in_order(self, catalog: Catalog) -> None:
+        for name in ("a", "team/c", "team/b", "team-2/d", "other/e"):
+            publish(catalog, name)
+        some = frozenset({"team", "default", "team-2"})
+        listed = everything(lambda page: catalog.list_adapters(some, (), page), size=1)
+        assert [(a.namespace, a.name) for a in listed] == [
+            ("default", "a"),
+            ("team", "b"),
+            ("team", "c"),
+            ("team-2", "d"),
+        ]
+        assert catalog.list_adapters(frozenset(), (), Page()).items == ()
+
     def test_a_filter_lists_those_of_whom_every_term_holds(self, zoo: Catalog) -> None:
         assert {text: found(zoo, text) for text in FILTERS} == FILTERS
 
@@ -126,9 +139,9 @@ class AdapterRules:
 
     def test_a_token_belongs_to_its_filter_and_namespace(self, zoo: Catalog) -> None:
         token = zoo.list_adapters(None, (), Page(1)).next_token
-        for namespace, text in (("default", ""), (None, "name=cat")):
+        for namespaces, text in ((frozenset({"default"}), ""), (None, "name=cat"), (None, "created>2020-01-01")):
             with pytest.raises(InvalidPageToken):
-                zoo.list_adapters(namespace, parse_filter(text), Page(1, token))
+                zoo.list_adapters(namespaces, parse_filter(text), Page(1, token))
 
     def test_an_update_writes_what_it_is_given(self, catalog: Catalog) -> None:
         catalog.create_version(replace(a_version(), description="purrs", labels={"a": "1", "b": "2"}))

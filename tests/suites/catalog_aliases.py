@@ -6,7 +6,15 @@ import pytest
 
 from adapter_registry.domain.catalog import Catalog
 from adapter_registry.domain.records import AliasRecord, Page
-from lorry.errors import AdapterNotFound, AliasNotFound, InvalidPageToken, RevisionConflict, VersionYanked
+from lorry.errors import (
+    AdapterNotFound,
+    AliasNotFound,
+    InvalidPageToken,
+    NoEarlierVersion,
+    RevisionConflict,
+    VersionNotFound,
+    VersionYanked,
+)
 from tests.suites.catalog_values import adapter, everything, publish, ref
 
 CAT = adapter("cat")
@@ -143,3 +151,69 @@ class AliasRules:
         ):
             with pytest.raises(InvalidPageToken):
                 call()
+
+
+class RollbackRules:
+    def test_a_rollback_points_to_where_it_pointed_before(self, catalog: Catalog) -> None:
+        first, second, third = (publish(catalog, seed=seed, alias="prod") for seed in (1, 2, 3))
+        back = catalog.rollback_alias(CAT, "prod", 3)
+        assert (back.alias, back.digest, back.number, back.revision) == ("prod", second, 2, 4)
+        assert catalog.resolve(ref("cat:prod")).digest == second
+        assert history(catalog) == [(4, second, 2), (3, third, 3), (2, second, 2), (1, first, 1)]
+
+    def test_a_second_rollback_goes_forth_again(self, catalog: Catalog) -> None:
+        for seed in (1, 2, 3):
+            publish(catalog, seed=seed, alias="prod")
+        numbers = [catalog.rollback_alias(CAT, "prod", None).number for _ in range(3)]
+        assert numbers == [2, 3, 2]
+
+    def test_setting_what_is_set_is_no_move_to_go_back_over(self, catalog: Catalog) -> None:
+        publish(catalog, seed=1, alias="prod")
+        publish(catalog, seed=2, alias="prod")
+        catalog.set_alias(ref("cat@2"), "prod", None)
+        assert catalog.rollback_alias(CAT, "prod", None).number == 1
+
+    def test_an_alias_that_never_moved_has_nothing_to_go_back_to(self, catalog: Catalog) -> None:
+        publish(catalog, alias="prod")
+        with pytest.raises(NoEarlierVersion):
+            catalog.rollback_alias(CAT, "prod", None)
+
+    def test_an_alias_that_was_made_anew_has_nothing_before_that(self, catalog: Catalog) -> None:
+        publish(catalog, seed=1, alias="prod")
+        publish(catalog, seed=2, alias="prod")
+        catalog.delete_alias(CAT, "prod", None)
+        with pytest.raises(AliasNotFound):
+            catalog.rollback_alias(CAT, "prod", None)
+        catalog.set_alias(ref("cat@2"), "prod", None)
+        with pytest.raises(NoEarlierVersion):
+            catalog.rollback_alias(CAT, "prod", None)
+        catalog.set_alias(ref("cat@1"), "prod", None)
+        assert catalog.rollback_alias(CAT, "prod", None).number == 2
+
+    def test_a_rollback_from_another_revision_is_refused(self, catalog: Catalog) -> None:
+        publish(catalog, seed=1, alias="prod")
+        publish(catalog, seed=2, alias="prod")
+        with pytest.raises(RevisionConflict) as refused:
+            catalog.rollback_alias(CAT, "prod", 1)
+        assert refused.value.metadata == {"revision": "2"}
+        assert len(history(catalog)) == 2
+
+    def test_a_version_that_is_gone_or_yanked_is_not_gone_back_to(self, catalog: Catalog) -> None:
+        publish(catalog, seed=1, alias="prod")
+        publish(catalog, seed=2, alias="prod")
+        catalog.yank_version(ref("cat@1"), "wrong data")
+        with pytest.raises(VersionYanked, match="wrong data"):
+            catalog.rollback_alias(CAT, "prod", None)
+        catalog.delete_version(ref("cat@1"), force=False)
+        with pytest.raises(VersionNotFound):
+            catalog.rollback_alias(CAT, "prod", None)
+        publish(catalog, seed=1)  # the same bytes again, under another number
+        assert catalog.rollback_alias(CAT, "prod", None).number == 3
+
+    def test_a_rollback_is_told_as_a_move(self, catalog: Catalog) -> None:
+        first = publish(catalog, seed=1, alias="prod")
+        publish(catalog, seed=2, alias="prod")
+        after = catalog.last_event()
+        catalog.rollback_alias(CAT, "prod", None)
+        (event,) = catalog.events(after, None, 9)
+        assert (event.digest, event.number, event.text) == (first, 3, "prod")

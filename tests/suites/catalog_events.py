@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
-from datetime import UTC
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from adapter_registry.domain.catalog import Catalog
+from adapter_registry.domain.garbage import Ages
 from adapter_registry.domain.records import Event, EventKind, Page
-from lorry.errors import RevisionConflict
+from adapter_registry.store.catalog import SqlCatalog
+from adapter_registry.store.models import EventRow
+from lorry.errors import ResumeTokenExpired, RevisionConflict
 from tests.suites.catalog_values import a_base, adapter, publish, ref
 
 CAT = adapter("cat")
@@ -17,6 +21,12 @@ CAT = adapter("cat")
 
 def told(events: list[Event]) -> list[tuple[EventKind, str, str, int, str]]:
     return [(e.kind, e.name, e.digest, e.number, e.text) for e in events]
+
+
+def forget(catalog: SqlCatalog, before: datetime) -> None:
+    """Let go of the events that were committed before then."""
+    while catalog.forget(Ages(now=before, events=before, audit=None), 3):
+        pass
 
 
 def busy_day(catalog: Catalog) -> tuple[str, str]:
@@ -73,9 +83,56 @@ class EventRules:
     def test_a_namespace_hears_its_own_events(self, catalog: Catalog) -> None:
         busy_day(catalog)
         publish(catalog, "team/cat", 5, alias="prod")
-        kinds = [(event.namespace, event.kind) for event in catalog.events(0, "team", 100)]
+        kinds = [(event.namespace, event.kind) for event in catalog.events(0, frozenset({"team"}), 100)]
         assert kinds == [("team", EventKind.VERSION_CREATED), ("team", EventKind.ALIAS_MOVED)]
         assert {event.namespace for event in catalog.events(0, None, 100)} == {"", "default", "team"}
+
+    def test_several_namespaces_are_read_together_and_bases_are_the_empty_one(self, catalog: Catalog) -> None:
+        busy_day(catalog)
+        publish(catalog, "team/cat", 5)
+        publish(catalog, "crew/cat", 6)
+        some = catalog.events(0, frozenset({"", "team"}), 100)
+        assert [event.namespace for event in some] == ["", "team"]
+        assert catalog.events(0, frozenset(), 100) == []
+
+    def test_whoever_listens_is_woken_by_what_is_told(self, catalog: Catalog) -> None:
+        woken = threading.Event()
+        listening = catalog.listen(woken.set)
+        try:
+            for seed in range(3):
+                woken.clear()
+                publish(catalog, seed=seed)
+                assert woken.wait(30)
+        finally:
+            listening.close()
+
+    def test_old_events_go_first_to_last_and_the_newest_stays(self, catalog: SqlCatalog) -> None:
+        busy_day(catalog)
+        events = catalog.events(0, None, 100)
+        forget(catalog, events[3].committed)
+        assert catalog.events(0, None, 100) == events[3:]
+        forget(catalog, datetime.now(UTC) + timedelta(days=1))
+        assert catalog.events(0, None, 100) == events[-1:]
+        assert catalog.last_event() == events[-1].sequence
+
+    def test_reading_on_behind_what_is_not_kept_is_refused(self, catalog: SqlCatalog) -> None:
+        busy_day(catalog)
+        events = catalog.events(0, None, 100)
+        forget(catalog, events[4].committed)
+        for missed in events[:3]:
+            with pytest.raises(ResumeTokenExpired):
+                catalog.events(missed.sequence, None, 100)
+            with pytest.raises(ResumeTokenExpired):
+                catalog.events(missed.sequence, frozenset({"team"}), 100)
+        assert catalog.events(events[3].sequence, None, 100) == events[4:]
+
+    def test_a_clock_that_was_set_back_tears_no_hole(self, catalog: SqlCatalog) -> None:
+        busy_day(catalog)
+        events = catalog.events(0, None, 100)
+        with catalog._database.write() as session:
+            session.get(EventRow, events[2].sequence).committed += timedelta(days=9)
+        forget(catalog, events[-1].committed + timedelta(days=1))
+        assert [event.sequence for event in catalog.events(0, None, 100)] == [e.sequence for e in events[2:]]
 
     def test_what_changes_nothing_and_what_fails_is_not_told(self, catalog: Catalog) -> None:
         busy_day(catalog)

@@ -33,13 +33,14 @@ def a_base(seed: int = 1, name: str = "tiny", known_as: tuple[str, ...] = (), vo
     return BaseRecord(name, facts, known_as)
 
 
-def a_manifest(
+def a_manifest(  # noqa: PLR0913 - a builder: every option is a keyword with a default
     seed: int = 1,
     *,
     rank: int = 4,
     variant: str = "lora",
     size: int = 10,
     base: int = 1,
+    modules: tuple[str, ...] = ("layers.0.q",),
     parents: tuple[str, ...] = (),
     sources: tuple[str, ...] = (),
 ) -> Manifest:
@@ -50,7 +51,7 @@ def a_manifest(
         config_json='{"r":4}',
         rank=rank,
         alpha=8.0,
-        target_modules=("layers.0.q",),
+        target_modules=modules,
         variant=variant,
         parents=parents,
         recipe=recipe if sources else None,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
-from adapter_registry.blobs.protocol import BlobStore, Upload
+from adapter_registry.blobs.protocol import BLOCK_BYTES, BlobStore, Upload
 from lorry.format.digest import digest_of
 
 CHUNK = 1 << 20
@@ -16,10 +18,12 @@ CHUNK = 1 << 20
 @dataclass(frozen=True)
 class Place:
     """A storage. open: a new store object on it, as another process would. granule: what a broken
-    upload keeps is a multiple of so many bytes."""
+    upload keeps is a multiple of so many bytes. damage: change a byte of a visible blob behind every
+    store's back."""
 
     open: Callable[[], BlobStore]
     granule: int
+    damage: Callable[[str], None]
 
     @property
     def large(self) -> int:
@@ -32,9 +36,24 @@ def blob(size: int, seed: int = 1) -> bytes:
     return random.Random(seed).randbytes(size)  # noqa: S311 - bytes to store, the same in each run
 
 
-def put(store: BlobStore, data: bytes, chunk: int = CHUNK) -> str:
+def flipped(data: bytes) -> bytes:
+    """The bytes, the first of them changed by a bit."""
+    return bytes([data[0] ^ 1]) + data[1:]
+
+
+def damage_file(path: Path) -> None:
+    path.write_bytes(flipped(path.read_bytes()))
+
+
+def block_hashes(data: bytes) -> bytes:
+    """What Upload.blocks must be."""
+    pieces = (data[at : at + BLOCK_BYTES] for at in range(0, len(data), BLOCK_BYTES))
+    return b"".join(hashlib.sha256(piece).digest() for piece in pieces)
+
+
+def put(store: BlobStore, data: bytes, chunk: int = CHUNK, owner: str = "") -> str:
     digest = digest_of(data)
-    upload = store.upload(digest, len(data))
+    upload = store.upload(digest, len(data), owner)
     feed(upload, data, chunk)
     upload.finish()
     upload.close()

@@ -28,7 +28,8 @@ from tests.support.adapters import CONFIG, WEIGHTS
 class EvilRegistry(CatalogServiceServicer, BlobServiceServicer):
     """`add` fills it. `versions` by name and `blobs` by digest may be changed at will.
 
-    failure: what Resolve raises, where it is set. silent: Resolve never answers.
+    failure: what Resolve raises, where it is set. silent: Resolve never answers. compatible: its
+    verdict on any version and any base.
     """
 
     def __init__(self) -> None:
@@ -36,6 +37,7 @@ class EvilRegistry(CatalogServiceServicer, BlobServiceServicer):
         self.blobs: dict[str, bytes] = {}
         self.failure: LorryError | None = None
         self.silent = False
+        self.compatible = False
 
     def add(self, name: str, config: bytes, weights: bytes, base_id: str, **claims: Any) -> types_pb2.Version:
         """A version of these two files whose manifest fits their bytes, but for what `claims` puts over it."""
@@ -60,6 +62,12 @@ class EvilRegistry(CatalogServiceServicer, BlobServiceServicer):
         if name not in self.versions:
             raise AdapterNotFound(f"no adapter {name}")
         return catalog_pb2.ResolveResponse(version=self.versions[name])
+
+    async def CheckCompatibility(  # noqa: N802 - the rpc's name
+        self, _request: catalog_pb2.CheckCompatibilityRequest, _context: Any
+    ) -> catalog_pb2.CheckCompatibilityResponse:
+        """Whatever the test wants it to say."""
+        return catalog_pb2.CheckCompatibilityResponse(compatible=self.compatible)
 
     async def Read(  # noqa: N802 - the rpc's name
         self, request: blob_pb2.ReadRequest, _context: Any

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from lorry import RegistryClient, WorkerClient
 from lorry.rpc.calls import translated
 from lorry.rpc.channel import open_channel
+from lorry.rpc.credentials import Credentials
 from lorry.selection import Adapters
 from lorry.v1 import inference_pb2, residency_pb2, types_pb2
 from lorry.v1.inference_pb2_grpc import InferenceServiceStub
@@ -85,8 +86,8 @@ def answer_of(logits: Tensor) -> Answer:
 class Stubs:
     """The worker's rpcs by name, the request's fields as keywords. Errors are lorry.errors'."""
 
-    def __init__(self, target: str) -> None:
-        self.channel = open_channel(target)
+    def __init__(self, target: str, **credentials: Unpack[Credentials]) -> None:
+        self.channel = open_channel(target, **credentials)
         self.inference = InferenceServiceStub(self.channel)
         self.residency = ResidencyServiceStub(self.channel)
 

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 from adapter_registry.app import registry
 from adapter_registry.settings import Settings
@@ -19,6 +19,7 @@ from lorry.rpc.calls import translated
 from lorry.rpc.channel import open_channel
 from lorry.rpc.chunks import CHUNK_BYTES
 from lorry.rpc.convert import base_to_pb
+from lorry.rpc.credentials import Credentials
 from lorry.v1 import blob_pb2, catalog_pb2, types_pb2
 from lorry.v1.blob_pb2_grpc import BlobServiceStub
 from lorry.v1.catalog_pb2_grpc import CatalogServiceStub
@@ -48,8 +49,9 @@ def registry_process(folder: Path, *, listen: str = "127.0.0.1:0", **environment
 class Client:
     """Raw stubs with the few steps that most tests begin with. Errors are lorry.errors'."""
 
-    def __init__(self, target: str) -> None:
-        self.channel = open_channel(target)
+    def __init__(self, target: str, **credentials: Unpack[Credentials]) -> None:
+        self.target = target
+        self.channel = open_channel(target, **credentials)
         self.catalog = CatalogServiceStub(self.channel)
         self.blobs = BlobServiceStub(self.channel)
 

@@ -6,7 +6,9 @@ xdist workers and stopped when the last of them is gone, however it went (see s3
 
 from __future__ import annotations
 
+import base64
 import fcntl
+import hashlib
 import os
 import random
 import socket
@@ -22,8 +24,10 @@ import pytest
 
 from adapter_registry.blobs.s3 import S3Store
 from adapter_registry.blobs.s3_bucket import S3Settings
+from adapter_registry.blobs.s3_parts import PART_BYTES
 from lorry.errors import StorageUnavailable
 from tests.support import s3_keeper
+from tests.support.blobs import Place, flipped, read
 
 # Below the ports that the system hands out, also with weed's gRPC offset added.
 _PORTS = range(11_000, 22_000, len(s3_keeper.SERVERS))
@@ -58,6 +62,21 @@ def wait_until_usable(port: int) -> None:
             if time.monotonic() > end:
                 raise
             time.sleep(0.1)
+
+
+def s3_place(bucket: str, settings: S3Settings) -> Place:
+    """A Place of the blob stores' suite in a bucket."""
+
+    def open_store() -> S3Store:
+        return S3Store(bucket, "some/prefix", settings)
+
+    def damage(digest: str) -> None:
+        store = open_store()
+        wrong = flipped(read(store, digest))
+        sha256 = base64.b64encode(hashlib.sha256(wrong).digest()).decode()
+        store._bucket.put(f"blobs/sha256/{digest[7:]}", bytearray(wrong), sha256)
+
+    return Place(open=open_store, granule=PART_BYTES, damage=damage)
 
 
 class S3Server:

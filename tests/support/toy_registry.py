@@ -1,7 +1,8 @@
-"""A registry in memory for the runtime's tests: real bundles, real digests, real refusals.
+"""A registry in memory for the runtime's tests: real bundles, real digests, real refusals, real order.
 
-Counts what is fetched, can be taken down, can hold a transfer back and can send wrong bytes. Also a
-combiner that writes real adapters (stacked factors).
+Counts what is fetched, can be taken down, can hold a transfer or an answer back and can send wrong
+bytes. Its events are heard only where the test says so. Also a combiner that writes real adapters
+(stacked factors).
 """
 
 from __future__ import annotations
@@ -9,35 +10,48 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import load_file
 
 from compute_worker.contract import CombineMethod, CombineSource, Publication, PublishedAdapter
-from lorry.errors import AdapterNotFound, InvalidCombination, RegistryUnavailable, VersionNotFound
+from lorry.errors import (
+    AdapterNotFound,
+    AliasNotFound,
+    InvalidCombination,
+    VersionNotFound,
+    VersionYanked,
+)
 from lorry.format.bundle import CONFIG_NAME, WEIGHTS_NAME, check_bundle
 from lorry.format.derive import outline
 from lorry.format.digest import digest_of
 from lorry.format.header import header_length
-from lorry.format.manifest import ManifestFile, Recipe, build_manifest
-from lorry.format.reference import parse_adapter_name, parse_reference
+from lorry.format.manifest import Manifest, ManifestFile, Recipe, build_manifest
+from lorry.format.reference import AdapterName, Reference, parse_adapter_name, parse_reference
 from tests.support.adapters import adapter_bytes, encode, json_bytes, peft_config, safetensors_bytes
 from tests.support.toy_engine import BASE, MODULE, WIDTH, content_of
+from tests.support.toy_events import ToyEvents
 
 
-class ToyRegistry:
+class ToyRegistry(ToyEvents):
     """An AdapterSource."""
 
     def __init__(self) -> None:
-        self.down = False
+        super().__init__()
         self.fetched: Counter[str] = Counter()  # by digest
         self.resolved: Counter[str] = Counter()  # by reference
         self.publications: list[Publication] = []
         self.corrupt: set[str] = set()  # digests that are sent with a bit flipped
         self.held: dict[str, asyncio.Event] = {}  # digests whose transfer waits
+        self.answering = asyncio.Event()  # cleared: answers wait, made already, on their way
+        self.answering.set()
         self.blobs: dict[str, bytes] = {}
-        self._versions: dict[str, list[PublishedAdapter]] = {}
+        self.asked: Counter[str] = Counter()  # for a verdict, by reference
+        self.carried: set[tuple[str, str]] = set()  # (made for, served): bases between which adapters carry over
+        self._versions: dict[AdapterName, list[PublishedAdapter | None]] = {}
+        self._aliases: dict[tuple[AdapterName, str], str] = {}
 
     def add(
         self, name: str, rank: int = 2, *, seed: int | None = None, base_id: str = BASE.base_id, **options: object
@@ -53,6 +67,29 @@ class ToyRegistry:
         files = [self._blob(CONFIG_NAME, config), self._blob(WEIGHTS_NAME, weights)]
         return self._publish(name, build_manifest(files, facts, base_id))
 
+    def point(self, name: str, alias: str, published: PublishedAdapter) -> None:
+        """Move an alias."""
+        adapter = parse_adapter_name(name)
+        self._aliases[adapter, alias] = published.digest
+        self.tell("ALIAS_MOVED", adapter, published.digest, alias=alias)
+
+    def yank(self, name: str, published: PublishedAdapter, reason: str) -> None:
+        adapter = parse_adapter_name(name)
+        self._versions[adapter] = [
+            replace(v, yank_reason=reason) if v and v.digest == published.digest else v for v in self._versions[adapter]
+        ]
+        self.tell("YANKED", adapter, published.digest, reason=reason)
+
+    def delete(self, name: str, published: PublishedAdapter) -> None:
+        """With the aliases that point there; what no other version names cannot be fetched any more."""
+        adapter = parse_adapter_name(name)
+        self._versions[adapter] = [None if v and v.digest == published.digest else v for v in self._versions[adapter]]
+        for (owner, alias), digest in list(self._aliases.items()):
+            if (owner, digest) == (adapter, published.digest):
+                del self._aliases[owner, alias]
+                self.tell("ALIAS_DELETED", adapter, alias=alias)
+        self.tell("DELETED", adapter, published.digest)
+
     def content(self, published: PublishedAdapter) -> str:
         """What the toy engine's rows hold of it."""
         return content_of(self.blobs[self.weights(published).digest])
@@ -62,32 +99,44 @@ class ToyRegistry:
 
     async def resolve(self, reference: str) -> PublishedAdapter:
         await asyncio.sleep(0)
-        self._check_up()
+        self.check_up()
         self.resolved[reference] += 1
-        asked = parse_reference(reference)
-        versions = self._versions.get(str(asked.adapter))
+        found = self.lookup(parse_reference(reference))
+        await self.answering.wait()
+        return found
+
+    def lookup(self, asked: Reference) -> PublishedAdapter:
+        """What a reference means at this moment."""
+        versions = self._versions.get(asked.adapter)
         if not versions:
             raise AdapterNotFound(f"no adapter {asked.adapter}")
-        if asked.digest is None:
-            return versions[-1 if asked.number is None else asked.number - 1]
-        found = [version for version in versions if version.digest == asked.digest]
+        if asked.alias is not None and (asked.adapter, asked.alias) not in self._aliases:
+            raise AliasNotFound(f"no alias {asked}")
+        digest = asked.digest or self._aliases.get((asked.adapter, asked.alias or ""))
+        found = [version for version in versions if version and (digest or version.digest) == version.digest]
+        if asked.number is not None:
+            found = [version for version in versions[asked.number - 1 : asked.number] if version]
+        elif digest is None:
+            found = [version for version in found if version.yank_reason is None]
         if not found:
-            raise VersionNotFound(f"no version {reference}")
-        return found[0]
+            raise VersionNotFound(f"no version {asked}")
+        if asked.digest is None and found[-1].yank_reason is not None:
+            raise VersionYanked(f"{asked} was yanked: {found[-1].yank_reason}")
+        return found[-1]
 
     async def fetch(self, file: ManifestFile, into: Path) -> None:
-        self._check_up()
+        self.check_up()
         self.fetched[file.digest] += 1
         if file.digest in self.held:
             await self.held[file.digest].wait()
-        self._check_up()
+        self.check_up()
         data = bytearray(self.blobs[file.digest])
         if file.digest in self.corrupt:
             data[-1] ^= 1
         await asyncio.to_thread(into.write_bytes, data)
 
     async def publish(self, directory: Path, publication: Publication) -> PublishedAdapter:
-        self._check_up()
+        self.check_up()
         self.publications.append(publication)
         bundle = check_bundle(directory)
         for file in bundle.files:
@@ -97,23 +146,30 @@ class ToyRegistry:
         manifest = build_manifest(bundle.files, bundle.facts, publication.base_id, parents, recipe)
         return self._publish(publication.adapter, manifest)
 
+    async def fits(self, reference: str, base_id: str) -> bool:
+        self.check_up()
+        self.asked[reference] += 1
+        return ((await self.resolve(reference)).manifest.base_id, base_id) in self.carried
+
     def hold(self, published: PublishedAdapter) -> asyncio.Event:
         """Hold the transfer of its weights back until the event is set."""
         return self.held.setdefault(self.weights(published).digest, asyncio.Event())
+
+    def known(self, exact: Reference) -> PublishedAdapter | None:
+        return next((v for v in self._versions.get(exact.adapter, ()) if v and v.digest == exact.digest), None)
 
     def _blob(self, name: str, data: bytes) -> ManifestFile:
         digest = digest_of(data)
         self.blobs[digest] = data
         return ManifestFile(name, digest, len(data))
 
-    def _publish(self, name: str, manifest: object) -> PublishedAdapter:
-        versions = self._versions.setdefault(str(parse_adapter_name(name)), [])
-        versions.append(PublishedAdapter(manifest.digest, manifest, f"{name}@{len(versions) + 1}"))
-        return versions[-1]
-
-    def _check_up(self) -> None:
-        if self.down:
-            raise RegistryUnavailable("the registry does not answer")
+    def _publish(self, name: str, manifest: Manifest) -> PublishedAdapter:
+        adapter = parse_adapter_name(name)
+        versions = self._versions.setdefault(adapter, [])
+        published = PublishedAdapter(manifest.digest, manifest, f"{name}@{len(versions) + 1}")
+        versions.append(published)
+        self.tell("CREATED", adapter, published.digest)
+        return published
 
 
 class ToyCombiner:

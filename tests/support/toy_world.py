@@ -13,9 +13,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from compute_worker.contract import EngineLimits, PublishedAdapter
-from compute_worker.runtime.api import Delta, Finished, GenerateCall, Started, Stop, Weighted
-from compute_worker.runtime.runtime import Runtime, RuntimeSettings
+from compute_worker.contract import CombineMethod, EngineLimits, PublishedAdapter
+from compute_worker.runtime.api import CombineCall, Combined, Delta, Finished, GenerateCall, Started, Stop, Weighted
+from compute_worker.runtime.runtime import Runtime
+from compute_worker.runtime.settings import RuntimeSettings
+from lorry.errors import LorryError
 from tests.support.toy_engine import EOS, LIMITS, Active, ToyEngine, ToyTokenizer, reference
 from tests.support.toy_registry import ToyCombiner, ToyRegistry
 
@@ -48,12 +50,32 @@ class World:
         tokens = [drawn.token for delta in deltas for drawn in delta.drawn]
         return Reply(items[0], "".join(delta.text for delta in deltas), tokens, items[-1])
 
+    async def combine(self, *adapters: str) -> Combined:
+        """A combination of some adapters, weight 1 each."""
+        sources = tuple(Weighted(adapter) for adapter in adapters)
+        return await self.runtime.combine(CombineCall(sources, CombineMethod("cat")))
+
     def expected(self, call: GenerateCall, *adapters: tuple[PublishedAdapter, float]) -> list[int]:
         """The tokens that the request must get, the end of text left out."""
         active: Active = tuple((self.registry.content(published), weight) for published, weight in adapters)
         prompt = ToyTokenizer().encode(call.text or "") if call.tokens is None else call.tokens
         answer = reference(prompt, active, call.stop.max_new_tokens, call.sampling)
         return [token for token in answer if token != EOS]
+
+    async def listening(self) -> World:
+        """Let the registry speak, and wait until the worker hears it."""
+        self.registry.silent = False
+        await eventually(lambda: self.runtime._held.resolver._names.live)
+        return self
+
+    async def settled(self) -> None:
+        """Until everything that the registry told has been taken in, and nothing is loaded on its account."""
+        following = self.runtime._held._following
+        await eventually(lambda: following._token == str(len(self.registry._log)) and not following._moving)
+
+    def tiers(self) -> dict[str, str]:
+        """By digest, where each adapter is."""
+        return {state.digest: state.tier for state in self.runtime.residents()}
 
     def budget(self, name: str) -> int:
         """What is used of a budget."""
@@ -81,11 +103,15 @@ async def running(
     """A started runtime; at the end it is found clean, closed, and its threads are gone."""
     engine = engine or ToyEngine(limits)
     defaults = {"host_bytes": 1 << 20, "disk_bytes": 1 << 22, "queue": 64, "prefill_tokens": 16, "max_batch": 16}
-    chosen = {**defaults, "default_wait": 5.0, "tool": "lorry test", "base_name": "toy", **settings}
+    chosen = {**defaults, "default_wait": 5.0, "tool": "lorry test", "base_name": "toy", "holder": "toy", **settings}
     registry, combiner = registry or ToyRegistry(), ToyCombiner()
     runtime = Runtime(engine, ToyTokenizer(), registry, combiner, RuntimeSettings(cache_dir, **chosen))
     before = set(threading.enumerate())
-    await runtime.start()
+    try:
+        await runtime.start()
+    except LorryError:
+        await runtime.close()
+        raise
     world = World(engine, registry, combiner, runtime, cache_dir)
     try:
         yield world

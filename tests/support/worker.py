@@ -123,6 +123,6 @@ async def running_worker(folder: Path, model: Path, registry: str, **settings: A
 def worker_process(folder: Path, model: Path, registry: str, **settings: Any) -> Iterator[ServerProcess]:
     """`lorry-worker serve`; ended when the block ends, if it has not by then."""
     chosen = worker_settings(folder / "cache", model, registry, **settings)
-    ours = {f"LORRY_WORKER_{name.upper()}": str(value) for name, value in chosen.model_dump().items()}
+    ours = {f"LORRY_WORKER_{name.upper()}": str(value) for name, value in chosen.model_dump(exclude_none=True).items()}
     with server_process("compute_worker", folder, {"OMP_NUM_THREADS": "1"} | ours) as process:
         yield process

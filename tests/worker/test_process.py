@@ -156,7 +156,7 @@ async def test_what_outlives_the_grace_is_told_so(stopping: Stopping) -> None:
     messages = asyncio.create_task(stubs.read_all(call))
     await call.initial_metadata()
     await stop()
-    with pytest.raises(Unavailable):
+    with pytest.raises(Draining):
         await messages
 
 

@@ -29,9 +29,9 @@ async def test_a_request_by_route_is_told_which_revision_serves_it(pair: Pair) -
     assert list(started.adapters) == list(route.adapters)
 
 
-async def test_a_route_stays_on_the_version_that_it_was_switched_to(pair: Pair) -> None:
+async def test_a_route_that_was_written_by_number_stays_on_it(pair: Pair) -> None:
     first = await pair.publish("moving", seed=1)
-    await pair.worker.switch("moving")
+    await pair.worker.switch("moving@1")
     before = await pair.answer(None)
     second = await pair.registry.push(tiny_adapter(pair.path("later"), seed=2), "moving")
     assert (await pair.worker.route()).adapters[0].digest == first.digest

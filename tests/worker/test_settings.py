@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,21 @@ def test_serving_anybody_must_be_asked_for(listen: str) -> None:
     assert Settings(listen=listen, insecure=True).listen == listen
 
 
+def test_access_control_over_tls_may_listen_anywhere(tmp_path: Path) -> None:
+    tls = {"tls_cert": tmp_path / "cert.pem", "tls_key": tmp_path / "key.pem"}
+    assert Settings(listen="0.0.0.0:7472", auth="registry", **tls).auth == "registry"
+    for one_alone in (tls, {"auth": "registry"}):
+        with pytest.raises(ValidationError, match="LORRY_WORKER_AUTH=registry"):
+            Settings(listen="0.0.0.0:7472", **one_alone)
+
+
+def test_a_worker_is_known_to_the_registry_by_its_host_and_port_or_by_its_name() -> None:
+    assert Settings(listen="127.0.0.1:7472").holder == f"{socket.gethostname()}:7472"
+    anywhere = Settings(listen="127.0.0.1:0")
+    assert anywhere.holder != Settings(listen="127.0.0.1:0").holder
+    assert Settings(name="gpu-1").holder == "gpu-1"
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -44,6 +60,9 @@ def test_serving_anybody_must_be_asked_for(listen: str) -> None:
         ("THREADS", "-1"),
         ("GRACE_SECONDS", "-1"),
         ("DTYPE", "int4"),
+        ("AUTH", "required"),
+        ("AUTH_GRACE_SECONDS", "-1"),
+        ("NAME", "x" * 201),
     ],
 )
 def test_a_value_out_of_range_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:

@@ -18,6 +18,7 @@ from lorry.errors import (
     StorageUnavailable,
     VersionYanked,
 )
+from lorry.format.compatibility import CarryOver
 from lorry.format.digest import digest_of
 from lorry.format.manifest import ManifestFile, Recipe, RecipeSource
 from tests.support.adapters import BASE_NAME, adapter_bytes, base_for, write_adapter
@@ -74,6 +75,20 @@ async def test_a_registry_that_is_not_there_is_unavailable(tmp_path: Path, monke
         with pytest.raises(RegistryUnavailable):
             await nowhere.fetch(ManifestFile("x", digest_of(b"x"), 1), tmp_path / "x")
     assert names_in(tmp_path) == []
+
+
+async def test_the_registrys_verdict_says_whether_a_version_fits(tmp_path: Path) -> None:
+    variant, stranger = base_for(seed=1), base_for(seed=2)
+    async with running_registry(tmp_path / "registry") as target, RegistryClient(target) as client:
+        await client.register_base_model(BASE_NAME, BASE)
+        family = {"derived_from": BASE.base_id, "carry_over": CarryOver.WARN}
+        await client.register_base_model("variant", variant, **family)
+        await client.push(write_adapter(tmp_path / "adapter"), "pirate")
+        fits = {base.base_id: await RegistrySource(client).fits("pirate", base.base_id) for base in (BASE, variant)}
+        assert fits == {BASE.base_id: True, variant.base_id: True}
+        await client.update_base_model("variant", carry_over=CarryOver.REFUSE)
+        assert not await RegistrySource(client).fits("pirate", variant.base_id)
+        assert not await RegistrySource(client).fits("pirate", stranger.base_id)  # not registered
 
 
 async def test_a_file_is_fetched_whole_or_not_at_all(evil: tuple[EvilRegistry, RegistrySource], tmp_path: Path) -> None:

@@ -54,8 +54,10 @@ def words(length: int) -> sa.String:
 def upgrade() -> None:
     with op.batch_alter_table("bases") as bases:
         bases.add_column(Column("carry_over", TEXT, nullable=False, server_default="refuse"))
+        bases.add_column(Column("revision", BIG, nullable=False, server_default="1"))
     with op.batch_alter_table("bases") as bases:
         bases.alter_column("carry_over", server_default=None, existing_type=TEXT, existing_nullable=False)
+        bases.alter_column("revision", server_default=None, existing_type=BIG, existing_nullable=False)
     with op.batch_alter_table("adapters") as adapters:
         adapters.add_column(Column("keep_last", BIG, nullable=False, server_default="0"))
     with op.batch_alter_table("adapters") as adapters:
@@ -72,6 +74,7 @@ def downgrade() -> None:
     with op.batch_alter_table("adapters") as adapters:
         adapters.drop_column("keep_last")
     with op.batch_alter_table("bases") as bases:
+        bases.drop_column("revision")
         bases.drop_column("carry_over")
 
 
@@ -87,7 +90,6 @@ def blobs() -> None:
         Column("quarantined", TIME, nullable=True),
         PrimaryKeyConstraint("digest", name="pk_blobs"),
     )
-    op.create_index("ix_blobs_touched", "blobs", ["touched"])
     op.create_table(
         "blob_claims",
         Column("digest", words(71), nullable=False),
@@ -127,7 +129,8 @@ def versions() -> None:
         Column("version", ID, nullable=False),
         Column("base", ID, nullable=False),
         Column("compatible", sa.Boolean(), nullable=False),
-        Column("findings", sa.JSON(), nullable=False),
+        Column("findings", BYTES, nullable=False),
+        Column("revision", BIG, nullable=False),
         ForeignKeyConstraint(["version"], ["versions.id"], name="fk_verdicts_version"),
         ForeignKeyConstraint(["base"], ["bases.id"], name="fk_verdicts_base"),
         PrimaryKeyConstraint("version", "base", name="pk_verdicts"),
@@ -135,7 +138,7 @@ def versions() -> None:
     op.create_index("ix_verdicts_base_compatible", "verdicts", ["base", "compatible"])
     op.create_table(
         "leases",
-        Column("holder", words(200), nullable=False),
+        Column("holder", words(264), nullable=False),
         Column("version", ID, nullable=False),
         Column("expires", TIME, nullable=False),
         ForeignKeyConstraint(["version"], ["versions.id"], name="fk_leases_version"),

@@ -1,6 +1,6 @@
-"""`lorry alias`: set, rm, ls, history.
+"""`lorry alias`: set, rollback, rm, ls, history.
 
-Owns these four commands. The compare-and-swap behind `--expect` is the registry's.
+Owns these five commands. The compare-and-swap behind `--expect` is the registry's.
 """
 
 from __future__ import annotations
@@ -30,11 +30,16 @@ def point(
 ) -> None:
     """Point an alias to a version."""
     with registry(ctx) as client:
-        moved = client.set_alias(reference, alias, expected_revision=expect)
-    if as_json:
-        output.say_json(moved)
-    else:
-        output.say(f"{moved.alias} -> @{moved.number}  {moved.digest}  (revision {moved.revision})")
+        _tell(client.set_alias(reference, alias, expected_revision=expect), as_json=as_json)
+
+
+@app.command()
+def rollback(
+    ctx: typer.Context, name: Name, alias: AliasName, *, expect: Expected = None, as_json: Json = False
+) -> None:
+    """Point an alias to where it pointed before its last move; a second time goes forth again."""
+    with registry(ctx) as client:
+        _tell(client.rollback_alias(name, alias, expected_revision=expect), as_json=as_json)
 
 
 @app.command("rm")
@@ -60,6 +65,13 @@ def history(ctx: typer.Context, name: Name, alias: AliasName, *, as_json: Json =
     """List the moves of an alias, newest first."""
     with registry(ctx) as client:
         _show(list(client.aliases(name, history_of=alias)), as_json=as_json)
+
+
+def _tell(moved: Alias, *, as_json: bool) -> None:
+    if as_json:
+        output.say_json(moved)
+    else:
+        output.say(f"{moved.alias} -> @{moved.number}  {moved.digest}  (revision {moved.revision})")
 
 
 def _show(aliases: list[Alias], *, as_json: bool) -> None:

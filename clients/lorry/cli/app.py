@@ -7,18 +7,34 @@ it runs, so that `lorry --help` stays fast.
 from __future__ import annotations
 
 from importlib.metadata import version
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
-from lorry.cli import aliases, bases, catalog, combine, generate, residency, routes, transfer
+from lorry.cli import (
+    access,
+    admin,
+    aliases,
+    bases,
+    catalog,
+    combine,
+    generate,
+    keys,
+    leases,
+    lineage,
+    namespaces,
+    residency,
+    routes,
+    transfer,
+)
 from lorry.cli.context import REGISTRY, WORKER, Addresses
 from lorry.cli.exits import table
 
 # \b: click's mark for a paragraph whose lines stay as they are.
 _EPILOG = f"""
 Adapters are written [namespace/]name, with @number, :alias or @sha256:... behind it; `-a name=0.5` gives one a weight.
-Errors are one line on stderr, `error: REASON: message`.
+Errors are one line on stderr, `error: REASON: message`. LORRY_TOKEN, or the file of --token-file, holds the token.
 
 \b
 Exit codes:
@@ -41,6 +57,10 @@ def _show_version(wanted: bool) -> None:  # noqa: FBT001 - typer hands the optio
         raise typer.Exit
 
 
+def _file(variable: str, about: str) -> Any:
+    return typer.Option(envvar=variable, metavar="FILE", exists=True, dir_okay=False, help=about)
+
+
 @app.callback()
 def _configure(
     ctx: typer.Context,
@@ -51,14 +71,21 @@ def _configure(
     worker: Annotated[
         str, typer.Option(envvar="LORRY_WORKER", metavar="HOST:PORT", help="The compute worker.")
     ] = WORKER,
+    token_file: Annotated[Path | None, _file("LORRY_TOKEN_FILE", "A file that holds the token to show.")] = None,
+    ca: Annotated[Path | None, _file("LORRY_CA", "Use TLS, and trust servers that these sign (PEM).")] = None,
+    cert: Annotated[Path | None, _file("LORRY_CERT", "The client certificate to show (PEM), beside --key.")] = None,
+    key: Annotated[Path | None, _file("LORRY_KEY", "The key of --cert (PEM).")] = None,
     _version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and leave.")
     ] = False,
 ) -> None:
-    ctx.obj = Addresses(registry=registry, worker=worker)
+    ctx.obj = Addresses(registry=registry, worker=worker, token_file=token_file, ca=ca, cert=cert, key=key)
 
 
-for _module in (transfer, catalog, generate, routes, combine, residency):
+for _module in (access, admin, transfer, keys, catalog, lineage, leases, generate, routes, combine, residency):
     _module.register(app)
 app.add_typer(aliases.app, name="alias")
 app.add_typer(bases.app, name="base")
+app.add_typer(namespaces.app, name="namespace")
+app.add_typer(access.tokens, name="token")
+app.add_typer(keys.app, name="key")

@@ -12,6 +12,7 @@ import typer
 
 from lorry.cli import output
 from lorry.cli.context import Json, Labels, Name, Reference, pairs, registry
+from lorry.cli.where import Flags, filter_of
 
 if TYPE_CHECKING:
     from lorry.v1.types_pb2 import Adapter, Version
@@ -27,7 +28,7 @@ def register(app: typer.Typer) -> None:
     app.command()(update)
 
 
-def list_adapters(
+def list_adapters(  # noqa: PLR0913 - a flag for each field that a filter has
     ctx: typer.Context,
     name: Annotated[
         str | None, typer.Argument(metavar="[NAME]", help="List this adapter's versions, newest first.")
@@ -37,15 +38,34 @@ def list_adapters(
         str, typer.Option("--filter", help="Such as 'variant = dora AND rank <= 8 AND labels.team = search'.")
     ] = "",
     namespace: Annotated[str, typer.Option(help="This namespace alone.")] = "",
+    base: Annotated[str | None, typer.Option(help="Trained on this base, by name or base_id.")] = None,
+    fits: Annotated[str | None, typer.Option(metavar="BASE", help="Compatible with this base.")] = None,
+    rank: Annotated[str | None, typer.Option(metavar="N", help="Such as 16 or '<=16'.")] = None,
+    variant: Annotated[str | None, typer.Option(help="lora, rslora or dora.")] = None,
+    module: Annotated[str | None, typer.Option(help="Changes modules of this name, such as q_proj.")] = None,
+    alias: Annotated[str | None, typer.Option(help="Has this alias.")] = None,
+    size: Annotated[str | None, typer.Option(metavar="BYTES", help="Such as '<10MiB'.")] = None,
+    since: Annotated[
+        str | None, typer.Option(metavar="WHEN", help="Published on this date, or at this time, or later.")
+    ] = None,
+    until: Annotated[
+        str | None, typer.Option(metavar="WHEN", help="Or earlier; a date is its whole day in UTC.")
+    ] = None,
+    label: Labels = None,
     as_json: Json = False,
 ) -> None:
-    """List adapters, or the versions of one."""
+    """List adapters, or the versions of one. What several flags ask for must all hold."""
+    equal = {"base": base, "fits": fits, "variant": variant, "module": module, "alias": alias}
+    flags = Flags(equal, rank, size, since, until, pairs(label))
+    if name is not None and (label or namespace):
+        raise typer.BadParameter("--label and --namespace choose among adapters, not among the versions of one")
+    wanted = filter_of(where, flags)
     with registry(ctx) as client:
         if name is None:
-            adapters = list(client.adapters(filter=where, namespace=namespace))
+            adapters = list(client.adapters(filter=wanted, namespace=namespace))
             output.say_json(adapters) if as_json else _show_adapters(adapters)
         else:
-            versions = list(client.versions(name))
+            versions = list(client.versions(name, filter=wanted))
             output.say_json(versions) if as_json else _show_versions(versions)
 
 
@@ -78,7 +98,7 @@ def remove(
     reference: Reference,
     *,
     everything: Annotated[bool, typer.Option("--all", help="The whole adapter: versions, aliases and all.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Although aliases or children name it.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Although aliases, leases or children need it.")] = False,
     as_json: Json = False,
 ) -> None:
     """Delete a version, or with --all an adapter. There is no way back."""
@@ -90,6 +110,8 @@ def remove(
     output.say(f"deleted {reference}")
     if gone.orphaned_children:
         output.note(f"these versions now name a missing parent: {', '.join(gone.orphaned_children)}")
+    if gone.broken_leases:
+        output.note(f"these still used it: {', '.join(gone.broken_leases)}")
 
 
 def yank(
@@ -115,11 +137,17 @@ def update(
     description: Annotated[str | None, typer.Option(help="The new description.")] = None,
     label: Labels = None,
     clear_labels: Annotated[bool, typer.Option("--clear-labels", help="Forget the labels that are there.")] = False,
+    keep_last: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="Let collections of garbage delete what is older than the N newest; 0: nothing."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Change an adapter's description, or add labels."""
-    if description is None and not label and not clear_labels:
-        raise typer.BadParameter("nothing to change: expected --description, --label or --clear-labels")
+    """Change an adapter's description or retention, or add labels."""
+    if description is None and keep_last is None and not label and not clear_labels:
+        raise typer.BadParameter("nothing to change: expected --description, --label, --clear-labels or --keep-last")
     with registry(ctx) as client:
         before = client.adapter(name)
         labels = ({} if clear_labels else dict(before.labels)) | pairs(label)
@@ -128,6 +156,7 @@ def update(
             name,
             description=description,
             labels=labels if label or clear_labels else None,
+            keep_last=keep_last,
             expected_revision=before.revision,
         )
     if as_json:
@@ -191,10 +220,19 @@ def _about(adapter: Adapter, version: Version) -> Iterable[tuple[str, object]]:
         ("size", output.size(version.size_bytes)),
         ("parents", " ".join(manifest.parents)),
         ("recipe", _recipe(version)),
+        ("signed by", " ".join(_signers(version))),
         ("warnings", "; ".join(version.warnings)),
         ("description", adapter.description),
+        ("keeps", f"the newest {adapter.keep_last}, and what is needed" if adapter.keep_last else ""),
         ("labels", " ".join(f"{key}={value}" for key, value in sorted(adapter.labels.items()))),
     )
+
+
+def _signers(version: Version) -> list[str]:
+    """Ids of the keys that are said to have signed; `lorry verify` finds out whether they did."""
+    from lorry.signing.envelope import parse_envelope
+
+    return [key for envelope in version.signatures for key in parse_envelope(envelope).signatures]
 
 
 def _made_from(version: Version) -> str:

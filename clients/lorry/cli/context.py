@@ -1,10 +1,11 @@
-"""What every command shares: the two addresses, the clients, and the options' spellings.
+"""What every command shares: the two addresses, the credentials, the clients, and the options' spellings.
 
 Owns the global options' meaning. Clients are imported on use: `lorry --help` loads no gRPC.
 """
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,10 +14,13 @@ import typer
 
 if TYPE_CHECKING:
     from lorry import sync
+    from lorry.rpc.credentials import Credentials
     from lorry.selection import Adapters
 
 REGISTRY = "127.0.0.1:7471"
 WORKER = "127.0.0.1:7472"
+# Never an option's value: every process of the machine can read those.
+TOKEN_VARIABLE = "LORRY_TOKEN"  # noqa: S105 - the name of a variable
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document; for a stream, one a line.")]
 Reference = Annotated[
@@ -33,24 +37,46 @@ Folder = Annotated[Path, typer.Argument(exists=True, file_okay=False, metavar="D
 
 @dataclass(frozen=True, slots=True)
 class Addresses:
-    """Where the two services are."""
+    """Where the two services are, and what is shown and trusted there: see lorry.rpc.credentials."""
 
     registry: str
     worker: str
+    token_file: Path | None = None
+    ca: Path | None = None
+    cert: Path | None = None
+    key: Path | None = None
+
+    def credentials(self) -> Credentials:
+        """Raises OSError where the token's file cannot be read, BadParameter where options do not go together."""
+        if (self.cert is None) != (self.key is None):
+            raise typer.BadParameter("expected --cert and --key together")
+        given: Credentials = {}
+        token = os.environ.get(TOKEN_VARIABLE, "")
+        if self.token_file is not None:
+            token = self.token_file.read_text(encoding="utf-8").strip()
+        if token:
+            given["token"] = token
+        if self.ca is not None:
+            given["root_certificates"] = self.ca
+        if self.cert is not None and self.key is not None:
+            given["certificate"] = (self.cert, self.key)
+        return given
 
 
 def registry(ctx: typer.Context) -> sync.RegistryClient:
     """A client of the registry that the global options name."""
     from lorry.sync import RegistryClient
 
-    return RegistryClient(_addresses(ctx).registry)
+    addresses = _addresses(ctx)
+    return RegistryClient(addresses.registry, **addresses.credentials())
 
 
 def worker(ctx: typer.Context) -> sync.WorkerClient:
     """A client of the worker that the global options name."""
     from lorry.sync import WorkerClient
 
-    return WorkerClient(_addresses(ctx).worker)
+    addresses = _addresses(ctx)
+    return WorkerClient(addresses.worker, **addresses.credentials())
 
 
 def adapters(given: list[str] | None) -> Adapters:

@@ -18,7 +18,7 @@ _CODES: tuple[tuple[int, str, tuple[type[errors.LorryError], ...]], ...] = (
     (6, "does not fit: incompatible, unsupported, yanked, pinned, in use", (errors.FailedPrecondition,)),
     (7, "no room", (errors.Exhausted,)),
     (8, "bytes are damaged", (errors.DataLoss,)),
-    (9, "not authenticated", (errors.Unauthenticated,)),
+    (9, "not authenticated, or not allowed to", (errors.Unauthenticated, errors.PermissionDenied)),
 )
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 if TYPE_CHECKING:
     from google.protobuf.message import Message
     from google.protobuf.timestamp_pb2 import Timestamp
+    from rich.tree import Tree
 
     from lorry.blobs import Progress
 
@@ -136,18 +137,25 @@ def show_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, titl
         right = column.endswith(">")
         shown.add_column(column.rstrip(">"), justify="right" if right else "left", overflow="fold")
     for row in rows:
-        shown.add_row(*(_cell(value) for value in row))
+        shown.add_row(*(printable(value) for value in row))
     Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH, markup=False, highlight=False).print(shown)
 
 
-def _cell(value: object) -> str:
-    # Names and descriptions are other people's text: control characters would drive the terminal.
+def show_tree(tree: Tree) -> None:
+    """A tree on stdout."""
+    from rich.console import Console
+
+    Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH, markup=False, highlight=False).print(tree)
+
+
+def printable(value: object) -> str:
+    """The text of a value, of which control characters would drive the terminal: names are other people's."""
     return "".join(c if c.isprintable() else "?" for c in str(value))
 
 
 def show_facts(facts: Iterable[tuple[str, object]]) -> None:
     """Name and value, a line each; what is empty is left out."""
-    kept = [(name, _cell(value)) for name, value in facts if value not in ("", None)]
+    kept = [(name, printable(value)) for name, value in facts if value not in ("", None)]
     width = max((len(name) for name, _ in kept), default=0)
     for name, value in kept:
         say(f"{name:<{width}}  {value}")
@@ -170,7 +178,8 @@ def bars(verb: str) -> Iterator[Progress]:
 
         def advance(name: str, done: int, total: int) -> None:
             if name not in tasks:
-                tasks[name] = shown.add_task(name, total=total)
+                # What is whole from the first was there already: nothing of it is sent.
+                tasks[name] = shown.add_task(f"{name} (exists)" if done == total else name, total=total)
             shown.update(tasks[name], completed=done, total=total)
 
         yield advance

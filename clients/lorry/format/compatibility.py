@@ -53,16 +53,23 @@ class Finding:
 
 
 def judge(
-    facts: AdapterFacts, base: BaseFacts, *, claimed: BaseFacts | None, by_name: bool = False
+    facts: AdapterFacts,
+    base: BaseFacts,
+    *,
+    claimed: BaseFacts | None,
+    by_name: bool = False,
+    carry_over: CarryOver = CarryOver.REFUSE,
 ) -> tuple[Finding, ...]:
     """Every reason against serving the adapter on `base`; empty, or warnings alone, where it fits.
 
-    claimed: the base that the configuration's base_model_name_or_path means (`facts.base_name`,
-    looked up by the caller), None where it means none that is known. by_name: `base` was found by
-    that name alone, nobody vouches for it.
+    claimed: the base that the adapter was made for: of a published version its manifest's, else the
+    one that the configuration's base_model_name_or_path means (`facts.base_name`, looked up by the
+    caller), None where it means none that is known. by_name: `base` was found by that name alone,
+    nobody vouches for it. carry_over: the policy of `base` where it descends from `claimed`, else
+    REFUSE. Whatever the policy, a module of another shape is refused.
     """
     table = {module.name: module for module in base.modules}
-    found = list(_identity(facts, base, claimed, by_name=by_name))
+    found = list(_identity(facts, base, claimed, carry_over, by_name=by_name))
     for module in facts.modules:
         found.extend(_module(module, table.get(module.name), base))
     return tuple(found)
@@ -80,31 +87,44 @@ def refuse(findings: Sequence[Finding]) -> None:
     raise IncompatibleAdapter("the adapter does not fit the base: " + "; ".join(told), findings=codes)
 
 
-def _identity(facts: AdapterFacts, base: BaseFacts, claimed: BaseFacts | None, *, by_name: bool) -> Iterator[Finding]:
+def _identity(
+    facts: AdapterFacts, base: BaseFacts, claimed: BaseFacts | None, carry_over: CarryOver, *, by_name: bool
+) -> Iterator[Finding]:
     if claimed is None:
         name = f"no known base is called {_short(facts)}" if facts.base_name else "the adapter names no base"
         yield Finding(Code.BASE_UNVERIFIED, f"{name}: only shapes were compared with {base.base_id}", warning=True)
     elif claimed.base_id != base.base_id:
-        yield from _other(facts, base, claimed)
+        yield from _vocabulary(base, claimed, carry_over)
+        yield from _other(base, claimed, carry_over)
     elif by_name:
         yield Finding(Code.BASE_UNVERIFIED, f"the base was found by the name {_short(facts)} alone", warning=True)
 
 
-def _other(facts: AdapterFacts, base: BaseFacts, claimed: BaseFacts) -> Iterator[Finding]:
+def _vocabulary(base: BaseFacts, claimed: BaseFacts, carry_over: CarryOver) -> Iterator[Finding]:
     if claimed.vocab_size != base.vocab_size:
         yield Finding(
             Code.VOCABULARY_MISMATCH,
             f"trained on a vocabulary of {claimed.vocab_size} tokens, this base has {base.vocab_size}",
+            # A variant with a few tokens more serves it all the same, but nobody should have to find that out.
+            warning=carry_over is not CarryOver.REFUSE,
         )
-    if claimed.architecture_id == base.architecture_id and claimed.quantization != base.quantization:
+
+
+def _other(base: BaseFacts, claimed: BaseFacts, carry_over: CarryOver) -> Iterator[Finding]:
+    bases = f"{claimed.base_id}; this base is {base.base_id}"
+    if carry_over is CarryOver.WARN:
+        yield Finding(Code.BASE_VARIANT, f"trained on {bases}, a variant of it", warning=True)
+    elif carry_over is CarryOver.REFUSE and _requantized(base, claimed):
         yield Finding(
             Code.QUANTIZATION_MISMATCH,
             f"trained on weights quantised as {claimed.quantization}, this base's are {base.quantization}",
         )
-    else:
-        yield Finding(
-            Code.BASE_MISMATCH, f"trained on {_short(facts)}, which is {claimed.base_id}; this base is {base.base_id}"
-        )
+    elif carry_over is CarryOver.REFUSE:
+        yield Finding(Code.BASE_MISMATCH, f"trained on {bases}")
+
+
+def _requantized(base: BaseFacts, claimed: BaseFacts) -> bool:
+    return claimed.architecture_id == base.architecture_id and claimed.quantization != base.quantization
 
 
 def _module(module: AdaptedModule, target: BaseModule | None, base: BaseFacts) -> Iterator[Finding]:

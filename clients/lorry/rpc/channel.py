@@ -1,17 +1,19 @@
 """How both ends of a connection are set up.
 
 Owns message sizes, keepalive, frame size and which calls gRPC itself tries again. Does not know
-addresses, credentials' origin, or what a call means beyond whether repeating it is harmless.
+addresses, where credentials come from, or what a call means beyond whether repeating it is harmless.
 """
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from typing import Final
+from typing import Final, Unpack
 
 import grpc
 import grpc.aio
+
+from lorry.errors import InvalidInput
+from lorry.rpc.credentials import Credentials, identified
 
 Options = list[tuple[str, str | int]]
 
@@ -33,11 +35,13 @@ _SLOWEST_RECONNECT_MS = 2_000
 _IDEMPOTENT: Final = {
     "lorry.v1.CatalogService": (
         "RegisterBaseModel GetBaseModel ListBaseModels CreateVersion GetVersion ListVersions YankVersion "
-        "GetAdapter ListAdapters ListAliases Resolve CheckCompatibility Watch"
+        "GetAdapter ListAdapters ListAliases GetLineage RenewLeases ListLeases Resolve CheckCompatibility Watch"
     ),
     "lorry.v1.BlobService": "FindMissing QueryUpload Read",
     "lorry.v1.InferenceService": "GetRoute ListRoutes",
     "lorry.v1.ResidencyService": "Load Pin ListResident WatchResidency GetCapabilities",
+    "lorry.v1.AdminService": "GetNamespace ListNamespaces ListAuditEntries",
+    "lorry.v1.AccessService": "ListPrincipals RevokePrincipal WhoAmI",
     "grpc.health.v1.Health": "Check",
 }
 # Three more tries within about 0.7 s: rides out a reconnect, and leaves longer outages to the caller.
@@ -98,12 +102,19 @@ def _shared_options() -> Options:
     ]
 
 
-def open_channel(target: str, *, root_certificates: Path | None = None) -> grpc.aio.Channel:
+def open_channel(target: str, **credentials: Unpack[Credentials]) -> grpc.aio.Channel:
     """A channel to `host:port`; with TLS where a file of root certificates (PEM) is given.
 
-    Connects at the first call. Raises OSError where the file cannot be read.
+    Connects at the first call. Raises OSError where a file cannot be read, InvalidInput where the
+    credentials do not go together.
     """
-    if root_certificates is None:
-        return grpc.aio.insecure_channel(target, options=channel_options())
-    credentials = grpc.ssl_channel_credentials(root_certificates.read_bytes())
-    return grpc.aio.secure_channel(target, credentials, options=channel_options())
+    roots, certificate = credentials.get("root_certificates"), credentials.get("certificate")
+    if certificate is not None and roots is None:
+        raise InvalidInput("certificate: expected root certificates beside it, since it is shown over TLS alone")
+    if roots is None:
+        channel = grpc.aio.insecure_channel(target, options=channel_options())
+    else:
+        chain, key = (path.read_bytes() for path in certificate) if certificate else (None, None)
+        tls = grpc.ssl_channel_credentials(roots.read_bytes(), key, chain)
+        channel = grpc.aio.secure_channel(target, tls, options=channel_options())
+    return identified(channel, credentials.get("token", ""))

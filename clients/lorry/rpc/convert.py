@@ -14,7 +14,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from lorry.errors import InvalidInput
 from lorry.format.base import BaseFacts, BaseModule, ModuleKind
-from lorry.format.compatibility import Finding
+from lorry.format.compatibility import CarryOver, Finding
 from lorry.format.facts import Variant
 from lorry.format.manifest import Manifest, ManifestFile, Recipe, RecipeSource
 from lorry.v1 import types_pb2 as pb
@@ -31,6 +31,14 @@ _KINDS: Final = {
     ModuleKind.CONV1D: pb.MODULE_KIND_CONV1D,
 }
 _KINDS_BACK: Final = {number: kind for kind, number in _KINDS.items()}
+_POLICIES: Final = {
+    CarryOver.ALLOW: pb.CARRY_OVER_ALLOW,
+    CarryOver.WARN: pb.CARRY_OVER_WARN,
+    CarryOver.REFUSE: pb.CARRY_OVER_REFUSE,
+}
+_POLICIES_BACK: Final = {number: policy for policy, number in _POLICIES.items()} | {
+    pb.CARRY_OVER_UNSPECIFIED: CarryOver.REFUSE
+}
 _NO_QUANTIZATION: Final = "none"
 
 
@@ -42,8 +50,11 @@ def timestamp_to_pb(moment: datetime) -> Timestamp:
 
 
 def timestamp_from_pb(stamp: Timestamp) -> datetime:
-    """A moment in UTC."""
-    return stamp.ToDatetime(tzinfo=UTC)
+    """A moment in UTC. Raises InvalidInput on one before the year 1 or behind the year 9999."""
+    try:
+        return stamp.ToDatetime(tzinfo=UTC)
+    except (ValueError, OverflowError) as error:
+        raise InvalidInput(f"time: expected a moment in the years 1 to 9999, got {stamp.seconds} s") from error
 
 
 def variant_to_pb(variant: str) -> pb.Variant.ValueType:
@@ -112,7 +123,25 @@ def manifest_from_pb(manifest: pb.Manifest) -> Manifest:
     )
 
 
-def base_to_pb(facts: BaseFacts, name: str, known_as: Iterable[str] = (), derived_from: str = "") -> pb.BaseModel:
+def carry_over_from_pb(policy: pb.CarryOver.ValueType) -> CarryOver:
+    """Unset means REFUSE. Raises InvalidInput on what this release does not know."""
+    if policy not in _POLICIES_BACK:
+        raise InvalidInput(f"carry_over: expected a policy among {', '.join(CarryOver)}, got number {policy}")
+    return _POLICIES_BACK[policy]
+
+
+def carry_over_to_pb(policy: CarryOver) -> pb.CarryOver.ValueType:
+    """Whether adapters of a family carry over."""
+    return _POLICIES[policy]
+
+
+def base_to_pb(
+    facts: BaseFacts,
+    name: str,
+    known_as: Iterable[str] = (),
+    derived_from: str = "",
+    carry_over: CarryOver = CarryOver.REFUSE,
+) -> pb.BaseModel:
     """A base model under its name, module table included, without a time."""
     return pb.BaseModel(
         base_id=facts.base_id,
@@ -122,6 +151,7 @@ def base_to_pb(facts: BaseFacts, name: str, known_as: Iterable[str] = (), derive
         vocab_size=facts.vocab_size,
         quantization=facts.quantization,
         derived_from=derived_from,
+        carry_over=_POLICIES[carry_over],
         architecture_id=facts.architecture_id,
         modules=[_module_to_pb(module) for module in facts.modules],
     )

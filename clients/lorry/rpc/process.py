@@ -18,6 +18,7 @@ from pydantic_settings import BaseSettings
 
 from lorry.errors import LorryError
 from lorry.rpc.serving import is_serving, write_port_file
+from lorry.rpc.tls import ServerTls
 
 # A server that needs longer to say that it is well is not.
 _HEALTH_SECONDS = 5.0
@@ -62,9 +63,9 @@ def announce(options: argparse.Namespace, address: str) -> None:
         write_port_file(options.port_file, address)
 
 
-def require_serving(name: str, address: str) -> None:
+def require_serving(name: str, address: str, tls: ServerTls | None) -> None:
     """Raise ConnectionError where the server on `address` does not say that it is well."""
-    if not is_serving(address, timeout=_HEALTH_SECONDS):
+    if not is_serving(address, timeout=_HEALTH_SECONDS, tls=tls):
         raise ConnectionError(f"the {name} on {address} is not serving")
 
 

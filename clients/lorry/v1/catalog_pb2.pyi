@@ -280,7 +280,9 @@ class CreateVersionRequest(_message.Message):
     """Description, used only where the adapter is new."""
     @_builtins.property
     def files(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.File]:
-        """Files of the bundle; their blobs must be stored already."""
+        """Files of the bundle; their blobs must be stored already. Unset together with all but `adapter`,
+        `expected_digest` and `signatures`: the signatures are added to that version as it is.
+        """
 
     @_builtins.property
     def parents(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -298,8 +300,9 @@ class CreateVersionRequest(_message.Message):
 
     @_builtins.property
     def signatures(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
-        """Signatures over the manifest: DSSE envelopes as JSON, each at most 1 MiB, at most 8. Those of an
-        existing version are added to it. Unset means none.
+        """Signatures over the manifest as a version of this adapter: DSSE envelopes as JSON, each at most
+        1 MiB, at most 8. Those of an existing version are added to it, in the place of one by the same
+        key; it keeps those of 16 keys, 4 MiB together. Unset means none.
         """
 
     def __init__(
@@ -411,11 +414,15 @@ class ListVersionsRequest(_message.Message):
     adapter: _builtins.str
     """`namespace/name` or `name`."""
     page_size: _builtins.int
-    """The most entries; unset or 0 means 100, above 1,000 means 1,000."""
+    """The most entries; unset or 0 means 100, above 1,000 means 1,000. A page of large manifests may
+    have less.
+    """
     page_token: _builtins.str
     """`next_page_token` of the page before; unset means the first page."""
     filter: _builtins.str
-    """As ListAdaptersRequest.filter, about each version; without `name` and `labels`. Unset means all."""
+    """As ListAdaptersRequest.filter, about each version; without `name` and `labels`, and `alias` is one
+    that points to it. Unset means all.
+    """
     def __init__(
         self,
         *,
@@ -554,7 +561,9 @@ class DeleteVersionResponse(_message.Message):
 
     @_builtins.property
     def orphaned_children(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Digests of children whose lineage now names a missing parent."""
+        """Digests of children whose lineage now names a missing parent, without those that the caller may
+        not read; the first 10,000.
+        """
 
     @_builtins.property
     def broken_leases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -639,7 +648,8 @@ class ListAdaptersRequest(_message.Message):
     the rest), `variant`, `base` (name or base_id), `fits` (name or base_id of a base that it is
     compatible with), `module` (last part of a target module's path, `q_proj`), `parent` (digest),
     `alias` and `labels.KEY` take = and !=; `rank`, `size` (bytes) and `created` (RFC 3339 date or
-    time) also take <, <=, > and >=. Facts are those of the newest version. Unset means all.
+    time; a date is its whole day in UTC) also take <, <=, > and >=. Facts are those of the newest
+    version, but `alias` is any of the adapter's. Unset means all.
     """
     page_size: _builtins.int
     """The most entries; unset or 0 means 100, above 1,000 means 1,000."""
@@ -782,11 +792,13 @@ class DeleteAdapterResponse(_message.Message):
     BROKEN_LEASES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def deleted_versions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Digests of the deleted versions."""
+        """Digests of the deleted versions; the first 10,000."""
 
     @_builtins.property
     def orphaned_children(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Digests of children whose lineage now names a missing parent."""
+        """Digests of children whose lineage now names a missing parent, without those that the caller may
+        not read; the first 10,000.
+        """
 
     @_builtins.property
     def broken_leases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -1066,7 +1078,7 @@ class GetLineageResponse(_message.Message):
     EDGES_FIELD_NUMBER: _builtins.int
     TRUNCATED_FIELD_NUMBER: _builtins.int
     truncated: _builtins.bool
-    """True where there is more than `depth` generations or 1,000 nodes."""
+    """True where there is more than `depth` generations, 1,000 nodes or 10,000 edges."""
     @_builtins.property
     def nodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___LineageNode]:
         """Versions, each once, by distance from the one that was asked for."""
@@ -1092,7 +1104,9 @@ Global___GetLineageResponse: _TypeAlias = GetLineageResponse  # noqa: Y015
 
 @_typing.final
 class LineageNode(_message.Message):
-    """A version in a lineage."""
+    """A version in a lineage. A parent that the caller may not read is a digest and no more; a child that
+    it may not read is left out; what is behind either is not followed.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1107,8 +1121,8 @@ class LineageNode(_message.Message):
     """base_id of its base; unset where `published_as` is empty."""
     @_builtins.property
     def published_as(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Where it is published and the caller may read it, `namespace/name@number`, ordered; none for a
-        version that was deleted, or that the caller may not read.
+        """Where it is published and the caller may read it, `namespace/name@number`, ordered, the first
+        20; none for a version that was deleted, or that the caller may not read.
         """
 
     @_builtins.property
@@ -1399,7 +1413,9 @@ class Lease(_message.Message):
     NUMBER_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     holder: _builtins.str
-    """Who uses it."""
+    """Who uses it: the name that the holder gave, with the name of its principal and a slash before it
+    where that may not administer everything.
+    """
     digest: _builtins.str
     """Digest of the version."""
     number: _builtins.int
@@ -1564,7 +1580,9 @@ Global___CheckCompatibilityResponse: _TypeAlias = CheckCompatibilityResponse  # 
 
 @_typing.final
 class WatchRequest(_message.Message):
-    """Asks for events."""
+    """Asks for events, of namespaces that the caller may read when the call begins; those of bases are
+    everybody's.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 

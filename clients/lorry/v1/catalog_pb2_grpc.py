@@ -198,7 +198,8 @@ class CatalogServiceServicer:
         derives the manifest from the bytes and writes one transaction. Idempotent: the same manifest
         under the same adapter answers the existing version. Errors: INVALID_REFERENCE, MISSING_BLOBS,
         INVALID_ADAPTER, UNSUPPORTED_ADAPTER, INCOMPATIBLE_ADAPTER, BASE_NOT_FOUND, PARENT_NOT_FOUND,
-        QUOTA_EXCEEDED, INVALID_SIGNATURE, SIGNATURE_REQUIRED.
+        QUOTA_EXCEEDED, INVALID_SIGNATURE, SIGNATURE_REQUIRED; with signatures alone VERSION_NOT_FOUND,
+        RESOURCE_EXHAUSTED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -291,7 +292,7 @@ class CatalogServiceServicer:
 
     def RollbackAlias(self, request, context):
         """Points an alias back to where it pointed before its last move: one step in its history, told as
-        a move of its own. Not idempotent: a second rollback goes back to where the first began; name
+        a move of its own. An alias that was made anew after a deletion has nothing before that. Not idempotent: a second rollback goes back to where the first began; name
         `expected_revision` to be safe. Errors: ALIAS_NOT_FOUND, NO_EARLIER_VERSION, VERSION_NOT_FOUND
         (it was deleted since), VERSION_YANKED, REVISION_CONFLICT.
         """
@@ -318,7 +319,7 @@ class CatalogServiceServicer:
     def RenewLeases(self, request, context):
         """Says which versions a holder uses now, in the place of all that it said before; each is kept
         from deletion until the lease runs out. Idempotent: workers repeat it as their heartbeat.
-        Errors: INVALID_DIGEST, INVALID_ARGUMENT.
+        Errors: INVALID_DIGEST, INVALID_REFERENCE, INVALID_ARGUMENT.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -348,7 +349,8 @@ class CatalogServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Watch(self, request, context):
-        """Streams what happens in the catalogue, in commit order, from a resume token on. Ends only with
+        """Streams what happens in the catalogue, in commit order, from a resume token on. The headers come
+        once the beginning is fixed: whoever has them misses nothing that happens later. Ends only with
         the caller's deadline or cancel. Errors: INVALID_RESUME_TOKEN, RESUME_TOKEN_EXPIRED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -52,7 +52,8 @@ class CatalogServiceStub:
     derives the manifest from the bytes and writes one transaction. Idempotent: the same manifest
     under the same adapter answers the existing version. Errors: INVALID_REFERENCE, MISSING_BLOBS,
     INVALID_ADAPTER, UNSUPPORTED_ADAPTER, INCOMPATIBLE_ADAPTER, BASE_NOT_FOUND, PARENT_NOT_FOUND,
-    QUOTA_EXCEEDED, INVALID_SIGNATURE, SIGNATURE_REQUIRED.
+    QUOTA_EXCEEDED, INVALID_SIGNATURE, SIGNATURE_REQUIRED; with signatures alone VERSION_NOT_FOUND,
+    RESOURCE_EXHAUSTED.
     """
     GetVersion: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.GetVersionRequest, _catalog_pb2.GetVersionResponse]
     """Reads one version, yanked or not. Errors: INVALID_REFERENCE, VERSION_NOT_FOUND."""
@@ -93,7 +94,7 @@ class CatalogServiceStub:
     """
     RollbackAlias: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.RollbackAliasRequest, _catalog_pb2.RollbackAliasResponse]
     """Points an alias back to where it pointed before its last move: one step in its history, told as
-    a move of its own. Not idempotent: a second rollback goes back to where the first began; name
+    a move of its own. An alias that was made anew after a deletion has nothing before that. Not idempotent: a second rollback goes back to where the first began; name
     `expected_revision` to be safe. Errors: ALIAS_NOT_FOUND, NO_EARLIER_VERSION, VERSION_NOT_FOUND
     (it was deleted since), VERSION_YANKED, REVISION_CONFLICT.
     """
@@ -108,7 +109,7 @@ class CatalogServiceStub:
     RenewLeases: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.RenewLeasesRequest, _catalog_pb2.RenewLeasesResponse]
     """Says which versions a holder uses now, in the place of all that it said before; each is kept
     from deletion until the lease runs out. Idempotent: workers repeat it as their heartbeat.
-    Errors: INVALID_DIGEST, INVALID_ARGUMENT.
+    Errors: INVALID_DIGEST, INVALID_REFERENCE, INVALID_ARGUMENT.
     """
     ListLeases: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.ListLeasesRequest, _catalog_pb2.ListLeasesResponse]
     """Lists who uses an adapter's versions now. Errors: ADAPTER_NOT_FOUND, INVALID_PAGE_TOKEN."""
@@ -121,7 +122,8 @@ class CatalogServiceStub:
     Errors: BASE_NOT_FOUND, INVALID_ADAPTER, UNSUPPORTED_ADAPTER, VERSION_NOT_FOUND.
     """
     Watch: _grpc.UnaryStreamMultiCallable[_catalog_pb2.WatchRequest, _catalog_pb2.WatchResponse]
-    """Streams what happens in the catalogue, in commit order, from a resume token on. Ends only with
+    """Streams what happens in the catalogue, in commit order, from a resume token on. The headers come
+    once the beginning is fixed: whoever has them misses nothing that happens later. Ends only with
     the caller's deadline or cancel. Errors: INVALID_RESUME_TOKEN, RESUME_TOKEN_EXPIRED.
     """
 
@@ -149,7 +151,8 @@ class CatalogServiceAsyncStub(CatalogServiceStub):
     derives the manifest from the bytes and writes one transaction. Idempotent: the same manifest
     under the same adapter answers the existing version. Errors: INVALID_REFERENCE, MISSING_BLOBS,
     INVALID_ADAPTER, UNSUPPORTED_ADAPTER, INCOMPATIBLE_ADAPTER, BASE_NOT_FOUND, PARENT_NOT_FOUND,
-    QUOTA_EXCEEDED, INVALID_SIGNATURE, SIGNATURE_REQUIRED.
+    QUOTA_EXCEEDED, INVALID_SIGNATURE, SIGNATURE_REQUIRED; with signatures alone VERSION_NOT_FOUND,
+    RESOURCE_EXHAUSTED.
     """
     GetVersion: _aio.UnaryUnaryMultiCallable[_catalog_pb2.GetVersionRequest, _catalog_pb2.GetVersionResponse]  # type: ignore[assignment]
     """Reads one version, yanked or not. Errors: INVALID_REFERENCE, VERSION_NOT_FOUND."""
@@ -190,7 +193,7 @@ class CatalogServiceAsyncStub(CatalogServiceStub):
     """
     RollbackAlias: _aio.UnaryUnaryMultiCallable[_catalog_pb2.RollbackAliasRequest, _catalog_pb2.RollbackAliasResponse]  # type: ignore[assignment]
     """Points an alias back to where it pointed before its last move: one step in its history, told as
-    a move of its own. Not idempotent: a second rollback goes back to where the first began; name
+    a move of its own. An alias that was made anew after a deletion has nothing before that. Not idempotent: a second rollback goes back to where the first began; name
     `expected_revision` to be safe. Errors: ALIAS_NOT_FOUND, NO_EARLIER_VERSION, VERSION_NOT_FOUND
     (it was deleted since), VERSION_YANKED, REVISION_CONFLICT.
     """
@@ -205,7 +208,7 @@ class CatalogServiceAsyncStub(CatalogServiceStub):
     RenewLeases: _aio.UnaryUnaryMultiCallable[_catalog_pb2.RenewLeasesRequest, _catalog_pb2.RenewLeasesResponse]  # type: ignore[assignment]
     """Says which versions a holder uses now, in the place of all that it said before; each is kept
     from deletion until the lease runs out. Idempotent: workers repeat it as their heartbeat.
-    Errors: INVALID_DIGEST, INVALID_ARGUMENT.
+    Errors: INVALID_DIGEST, INVALID_REFERENCE, INVALID_ARGUMENT.
     """
     ListLeases: _aio.UnaryUnaryMultiCallable[_catalog_pb2.ListLeasesRequest, _catalog_pb2.ListLeasesResponse]  # type: ignore[assignment]
     """Lists who uses an adapter's versions now. Errors: ADAPTER_NOT_FOUND, INVALID_PAGE_TOKEN."""
@@ -218,7 +221,8 @@ class CatalogServiceAsyncStub(CatalogServiceStub):
     Errors: BASE_NOT_FOUND, INVALID_ADAPTER, UNSUPPORTED_ADAPTER, VERSION_NOT_FOUND.
     """
     Watch: _aio.UnaryStreamMultiCallable[_catalog_pb2.WatchRequest, _catalog_pb2.WatchResponse]  # type: ignore[assignment]
-    """Streams what happens in the catalogue, in commit order, from a resume token on. Ends only with
+    """Streams what happens in the catalogue, in commit order, from a resume token on. The headers come
+    once the beginning is fixed: whoever has them misses nothing that happens later. Ends only with
     the caller's deadline or cancel. Errors: INVALID_RESUME_TOKEN, RESUME_TOKEN_EXPIRED.
     """
 
@@ -273,7 +277,8 @@ class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
         derives the manifest from the bytes and writes one transaction. Idempotent: the same manifest
         under the same adapter answers the existing version. Errors: INVALID_REFERENCE, MISSING_BLOBS,
         INVALID_ADAPTER, UNSUPPORTED_ADAPTER, INCOMPATIBLE_ADAPTER, BASE_NOT_FOUND, PARENT_NOT_FOUND,
-        QUOTA_EXCEEDED, INVALID_SIGNATURE, SIGNATURE_REQUIRED.
+        QUOTA_EXCEEDED, INVALID_SIGNATURE, SIGNATURE_REQUIRED; with signatures alone VERSION_NOT_FOUND,
+        RESOURCE_EXHAUSTED.
         """
 
     @_abc_1.abstractmethod
@@ -386,7 +391,7 @@ class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_catalog_pb2.RollbackAliasResponse, _abc.Awaitable[_catalog_pb2.RollbackAliasResponse]]:
         """Points an alias back to where it pointed before its last move: one step in its history, told as
-        a move of its own. Not idempotent: a second rollback goes back to where the first began; name
+        a move of its own. An alias that was made anew after a deletion has nothing before that. Not idempotent: a second rollback goes back to where the first began; name
         `expected_revision` to be safe. Errors: ALIAS_NOT_FOUND, NO_EARLIER_VERSION, VERSION_NOT_FOUND
         (it was deleted since), VERSION_YANKED, REVISION_CONFLICT.
         """
@@ -419,7 +424,7 @@ class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_catalog_pb2.RenewLeasesResponse, _abc.Awaitable[_catalog_pb2.RenewLeasesResponse]]:
         """Says which versions a holder uses now, in the place of all that it said before; each is kept
         from deletion until the lease runs out. Idempotent: workers repeat it as their heartbeat.
-        Errors: INVALID_DIGEST, INVALID_ARGUMENT.
+        Errors: INVALID_DIGEST, INVALID_REFERENCE, INVALID_ARGUMENT.
         """
 
     @_abc_1.abstractmethod
@@ -456,7 +461,8 @@ class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _catalog_pb2.WatchRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_catalog_pb2.WatchResponse], _abc.AsyncIterator[_catalog_pb2.WatchResponse]]:
-        """Streams what happens in the catalogue, in commit order, from a resume token on. Ends only with
+        """Streams what happens in the catalogue, in commit order, from a resume token on. The headers come
+        once the beginning is fixed: whoever has them misses nothing that happens later. Ends only with
         the caller's deadline or cancel. Errors: INVALID_RESUME_TOKEN, RESUME_TOKEN_EXPIRED.
         """
 

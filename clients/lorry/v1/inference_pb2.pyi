@@ -523,18 +523,20 @@ class Route(_message.Message):
     name: _builtins.str
     """Its name; `default` always exists and starts as the base model alone."""
     revision: _builtins.int
-    """Grows by one with every switch; what compare-and-swap compares."""
+    """Grows by one with every switch, and with every name that it follows; what compare-and-swap compares."""
     @_builtins.property
     def targets(self) -> _containers.RepeatedCompositeFieldContainer[Global___RouteTarget]:
         """Its branches."""
 
     @_builtins.property
     def adapters(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.ResolvedAdapter]:
-        """The adapters of all branches by digest, as resolved at the switch."""
+        """The adapters of all branches by digest, as resolved at the switch, or since then: a branch that was
+        written with a name or an alias follows it, once what it means next is resident.
+        """
 
     @_builtins.property
     def update_time(self) -> _timestamp_pb2.Timestamp:
-        """When it was switched last. Set by the worker."""
+        """When it was switched, or followed a name, last. Set by the worker."""
 
     def __init__(
         self,

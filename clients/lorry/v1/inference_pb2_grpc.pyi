@@ -39,7 +39,7 @@ class InferenceServiceStub:
     one gives everything back within one step. Errors: INVALID_ARGUMENT, INVALID_REFERENCE,
     ADAPTER_NOT_FOUND, VERSION_NOT_FOUND, ALIAS_NOT_FOUND, VERSION_YANKED, ROUTE_NOT_FOUND,
     INCOMPATIBLE_ADAPTER, UNSUPPORTED_ADAPTER, INVALID_SELECTION, PROMPT_TOO_LONG,
-    REQUEST_TOO_LARGE, QUEUE_FULL, CACHE_BUSY, REGISTRY_UNAVAILABLE, DRAINING.
+    REQUEST_TOO_LARGE, QUEUE_FULL, CACHE_BUSY, REGISTRY_UNAVAILABLE, DEVICE_UNAVAILABLE, DRAINING.
     """
     Switch: _grpc.UnaryUnaryMultiCallable[_inference_pb2.SwitchRequest, _inference_pb2.SwitchResponse]
     """Gives a route a new selection: makes every adapter of it resident, then swaps it in one stroke.
@@ -62,7 +62,7 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     one gives everything back within one step. Errors: INVALID_ARGUMENT, INVALID_REFERENCE,
     ADAPTER_NOT_FOUND, VERSION_NOT_FOUND, ALIAS_NOT_FOUND, VERSION_YANKED, ROUTE_NOT_FOUND,
     INCOMPATIBLE_ADAPTER, UNSUPPORTED_ADAPTER, INVALID_SELECTION, PROMPT_TOO_LONG,
-    REQUEST_TOO_LARGE, QUEUE_FULL, CACHE_BUSY, REGISTRY_UNAVAILABLE, DRAINING.
+    REQUEST_TOO_LARGE, QUEUE_FULL, CACHE_BUSY, REGISTRY_UNAVAILABLE, DEVICE_UNAVAILABLE, DRAINING.
     """
     Switch: _aio.UnaryUnaryMultiCallable[_inference_pb2.SwitchRequest, _inference_pb2.SwitchResponse]  # type: ignore[assignment]
     """Gives a route a new selection: makes every adapter of it resident, then swaps it in one stroke.
@@ -88,7 +88,7 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         one gives everything back within one step. Errors: INVALID_ARGUMENT, INVALID_REFERENCE,
         ADAPTER_NOT_FOUND, VERSION_NOT_FOUND, ALIAS_NOT_FOUND, VERSION_YANKED, ROUTE_NOT_FOUND,
         INCOMPATIBLE_ADAPTER, UNSUPPORTED_ADAPTER, INVALID_SELECTION, PROMPT_TOO_LONG,
-        REQUEST_TOO_LARGE, QUEUE_FULL, CACHE_BUSY, REGISTRY_UNAVAILABLE, DRAINING.
+        REQUEST_TOO_LARGE, QUEUE_FULL, CACHE_BUSY, REGISTRY_UNAVAILABLE, DEVICE_UNAVAILABLE, DRAINING.
         """
 
     @_abc_1.abstractmethod

@@ -79,7 +79,7 @@ class ResidencyServiceServicer:
     def Load(self, request, context):
         """Brings an adapter into the pool, so that a later request finds it there. Idempotent.
         Errors: those of Resolve, INCOMPATIBLE_ADAPTER, UNSUPPORTED_ADAPTER, INVALID_ADAPTER,
-        DIGEST_MISMATCH, CACHE_BUSY, REGISTRY_UNAVAILABLE.
+        DIGEST_MISMATCH, CACHE_BUSY, REGISTRY_UNAVAILABLE, DEVICE_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -36,7 +36,7 @@ class ResidencyServiceStub:
     Load: _grpc.UnaryUnaryMultiCallable[_residency_pb2.LoadRequest, _residency_pb2.LoadResponse]
     """Brings an adapter into the pool, so that a later request finds it there. Idempotent.
     Errors: those of Resolve, INCOMPATIBLE_ADAPTER, UNSUPPORTED_ADAPTER, INVALID_ADAPTER,
-    DIGEST_MISMATCH, CACHE_BUSY, REGISTRY_UNAVAILABLE.
+    DIGEST_MISMATCH, CACHE_BUSY, REGISTRY_UNAVAILABLE, DEVICE_UNAVAILABLE.
     """
     Unload: _grpc.UnaryUnaryMultiCallable[_residency_pb2.UnloadRequest, _residency_pb2.UnloadResponse]
     """Drops an adapter from the pool and from host memory. Requests that use it end first; a pinned
@@ -66,7 +66,7 @@ class ResidencyServiceAsyncStub(ResidencyServiceStub):
     Load: _aio.UnaryUnaryMultiCallable[_residency_pb2.LoadRequest, _residency_pb2.LoadResponse]  # type: ignore[assignment]
     """Brings an adapter into the pool, so that a later request finds it there. Idempotent.
     Errors: those of Resolve, INCOMPATIBLE_ADAPTER, UNSUPPORTED_ADAPTER, INVALID_ADAPTER,
-    DIGEST_MISMATCH, CACHE_BUSY, REGISTRY_UNAVAILABLE.
+    DIGEST_MISMATCH, CACHE_BUSY, REGISTRY_UNAVAILABLE, DEVICE_UNAVAILABLE.
     """
     Unload: _aio.UnaryUnaryMultiCallable[_residency_pb2.UnloadRequest, _residency_pb2.UnloadResponse]  # type: ignore[assignment]
     """Drops an adapter from the pool and from host memory. Requests that use it end first; a pinned
@@ -99,7 +99,7 @@ class ResidencyServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_residency_pb2.LoadResponse, _abc.Awaitable[_residency_pb2.LoadResponse]]:
         """Brings an adapter into the pool, so that a later request finds it there. Idempotent.
         Errors: those of Resolve, INCOMPATIBLE_ADAPTER, UNSUPPORTED_ADAPTER, INVALID_ADAPTER,
-        DIGEST_MISMATCH, CACHE_BUSY, REGISTRY_UNAVAILABLE.
+        DIGEST_MISMATCH, CACHE_BUSY, REGISTRY_UNAVAILABLE, DEVICE_UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod

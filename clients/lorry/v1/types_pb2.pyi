@@ -421,7 +421,9 @@ class Version(_message.Message):
 
     @_builtins.property
     def signatures(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
-        """Signatures over the manifest, in the order in which they came: DSSE envelopes as JSON."""
+        """Signatures over the manifest, in the order in which they came: DSSE envelopes as JSON. Unset in
+        a list.
+        """
 
     def __init__(
         self,

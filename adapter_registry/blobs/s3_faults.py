@@ -1,0 +1,46 @@
+"""What boto3 raises, as Lorry's errors.
+
+Owns which of S3's answers mean that a thing is not there, and which that the store cannot be used now.
+Error texts carry S3's code and the operation, never a header or a key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from botocore.exceptions import BotoCoreError, ClientError
+from botocore.parsers import ResponseParserError
+from urllib3.exceptions import HTTPError
+
+from lorry.errors import BlobNotFound, StorageUnavailable
+
+_MISSING = {"404", "NoSuchKey", "NoSuchBucket", "NoSuchUpload", "NotFound"}
+
+
+def code_of(error: ClientError) -> str:
+    """S3's word for what is wrong."""
+    return error.response.get("Error", {}).get("Code", "unknown")
+
+
+@contextmanager
+def nothing_there() -> Iterator[None]:
+    """Go on behind the block where S3 says that there is no such thing."""
+    try:
+        yield
+    except ClientError as error:
+        if code_of(error) not in _MISSING:
+            raise
+
+
+@contextmanager
+def storage() -> Iterator[None]:
+    """What boto3 raises inside is a missing object, or a store that cannot be used now."""
+    try:
+        yield
+    except ClientError as error:
+        if code_of(error) == "NoSuchKey" and error.operation_name == "GetObject":
+            raise BlobNotFound("S3 has no such object any more") from error
+        raise StorageUnavailable(f"S3 refused {error.operation_name}: {code_of(error)}") from error
+    except (BotoCoreError, ResponseParserError, HTTPError) as error:
+        raise StorageUnavailable(f"S3 cannot be used: {type(error).__name__}") from error

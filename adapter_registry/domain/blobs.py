@@ -1,0 +1,76 @@
+"""Whose bytes are whose: the ledger of blobs, kept beside the catalogue.
+
+Owns what a ledger promises and the words for what it lacks. A blob is there for a caller once its row
+is: live (not being swept, not damaged), and within the caller's reach. Within reach is what the
+namespace that the caller works in has claimed, and what a namespace that the caller may read has
+claimed or published. Whoever acts is `domain.acting.actor()`. Does not know the store of the bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from lorry.errors import BlobBeingSwept, MissingBlobs
+
+# Digests that a message lists.
+_LISTED = 20
+
+
+@dataclass(frozen=True, slots=True)
+class BlobRecord:
+    """A blob. size: bytes; blocks: sha256 of each MiB, side by side, None where not known yet; damaged: its
+    bytes were put aside and have to be sent again.
+    """
+
+    digest: str
+    size: int
+    blocks: bytes | None
+    damaged: bool = False
+
+
+class Ledger(Protocol):
+    """Rows of blobs and the claims on them. Every method is one transaction and may be called from any
+    thread; each raises StorageUnavailable where the database cannot be reached.
+    """
+
+    def present(self, digests: Sequence[str], namespace: str) -> set[str]:
+        """Those that are live and within reach of the namespace; their grace begins anew."""
+
+    def find(self, digests: Sequence[str], namespace: str = "") -> dict[str, BlobRecord]:
+        """Those that are live or damaged, and within reach, with what is known of them, by digest."""
+
+    def admit(self, digest: str, size: int, namespace: str) -> BlobRecord | None:
+        """Before the first byte: the blob where it is within reach, else None, and its bytes have to come.
+
+        Raises BlobBeingSwept, and QuotaExceeded where the claim would be too much.
+        """
+
+    def record(self, digest: str, size: int, blocks: bytes | None, namespace: str) -> None:
+        """Behind the last byte: the bytes are durable in the store, the namespace claims them.
+
+        blocks: of bytes that came now, None where the stored ones were not needed again. A damaged
+        blob is live again. Raises BlobBeingSwept, QuotaExceeded; then nothing is written.
+        """
+
+    def know_blocks(self, digest: str, blocks: bytes) -> None:
+        """Keep the blocks of a blob that had none."""
+
+    def note_damage(self, digest: str, began: datetime) -> None:
+        """The stored bytes were damaged and are out of sight: not live until they are sent again.
+
+        Nothing happens where they were since the moment `began`.
+        """
+
+
+def missing_blobs(digests: Sequence[str]) -> MissingBlobs:
+    """The error that lists them."""
+    more = f" and {len(digests) - _LISTED} more" if len(digests) > _LISTED else ""
+    return MissingBlobs(f"expected every file's blob to be stored, missing are {', '.join(digests[:_LISTED])}{more}")
+
+
+def being_swept(digest: str) -> BlobBeingSwept:
+    """The error for a blob whose bytes are on their way out."""
+    return BlobBeingSwept(f"blob {digest} is being deleted, since nothing named it: send it again in a moment")

@@ -1,0 +1,164 @@
+"""The interceptor that every call of the registry passes behind the one for errors.
+
+Owns that no handler begins before its caller is known and may do what the call asks, that everything
+the handler does is done in that caller's name, and that refusals are logged. Does not know what a
+call needs (`rules`) nor who is known (`service.access`).
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import re
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import aclosing, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from adapter_registry.domain.acting import Actor, Rights, act_as, actor
+from adapter_registry.rpc.calls import Context
+from adapter_registry.rpc.rules import OPEN_SERVICES, RULES, Rule, unruled
+from adapter_registry.service.access import Access, Shown
+from lorry.errors import LorryError, PermissionDenied, Unauthenticated
+from lorry.rpc.credentials import behalf_of, certificate_of, header, token_of
+
+_log = logging.getLogger(__name__)
+
+# A caller may name its request, as load balancers do. Longer or stranger names are replaced.
+_REQUEST_ID = "x-request-id"
+_FIT = re.compile(r"[A-Za-z0-9._:/-]{1,100}")
+_FRESH_BYTES = 8
+_NO_RIGHTS = Rights()
+
+
+class AccessGuard(grpc.aio.ServerInterceptor):
+    """Raises RuntimeError where an rpc of the registry has no rule."""
+
+    def __init__(self, access: Access) -> None:
+        missing = unruled(RULES)
+        if missing:
+            raise RuntimeError(f"no rule says who may call {', '.join(missing)}")
+        self._access = access
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """The handler of the call, guarded; None where there is no such method."""
+        handler = await continuation(handler_call_details)
+        _, service, name = handler_call_details.method.split("/")
+        if handler is None or service in OPEN_SERVICES:
+            return handler
+        gate = _Gate(self._access, RULES.get(handler_call_details.method), name)
+        return _guarded(handler, gate)
+
+
+@dataclass(frozen=True, slots=True)
+class _Gate:
+    """What calls of one method pass."""
+
+    access: Access
+    rule: Rule | None
+    method: str
+
+    async def admit(self, context: Context) -> None:
+        """Find out who calls; from here on it acts. Raises Unauthenticated, PermissionDenied."""
+        request_id = header(context, _REQUEST_ID)
+        if not _FIT.fullmatch(request_id):
+            request_id = secrets.token_hex(_FRESH_BYTES)
+        # Nobody acts until somebody is known: not the registry itself, which may do everything.
+        act_as(Actor("", _NO_RIGHTS, action=self.method, request_id=request_id))
+        token, certificate, behalf = token_of(context), certificate_of(context), behalf_of(context)
+        shown = Shown(token, certificate, *behalf)
+        act_as(await self.access.admit(shown, action=self.method, request_id=request_id))
+
+    def check(self, request: object) -> None:
+        """Raises PermissionDenied where the caller may not ask that."""
+        if self.rule is None:
+            raise PermissionDenied(f"expected a call that has a rule, got {self.method}")
+        for permission, namespace in self.rule(request):
+            actor().rights.require(permission, namespace)
+
+
+def _guarded(handler: grpc.RpcMethodHandler[Any, Any], gate: _Gate) -> grpc.RpcMethodHandler[Any, Any]:
+    kinds = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
+    kind = next(kind for kind in kinds if getattr(handler, kind) is not None)
+    enter = _entered_stream if handler.request_streaming else _entered
+    guarded: grpc.RpcMethodHandler[Any, Any] = getattr(grpc, f"{kind}_rpc_method_handler")(
+        _behind(gate, enter, getattr(handler, kind)), handler.request_deserializer, handler.response_serializer
+    )
+    return guarded
+
+
+def _behind(gate: _Gate, enter: Callable[..., Awaitable[Any]], behaviour: Callable[..., Any]) -> Callable[..., Any]:
+    if inspect.isasyncgenfunction(behaviour):
+
+        async def generate(request: Any, context: Context) -> AsyncIterator[object]:
+            with _refusals_logged(context):
+                asked = await enter(gate, request, context)
+                async with aclosing(behaviour(asked, context)) as responses:
+                    async for response in responses:
+                        yield response
+
+        return generate
+
+    async def answer(request: Any, context: Context) -> object:
+        with _refusals_logged(context):
+            return await behaviour(await enter(gate, request, context), context)
+
+    return answer
+
+
+async def _entered(gate: _Gate, request: object, context: Context) -> object:
+    await gate.admit(context)
+    gate.check(request)
+    return request
+
+
+async def _entered_stream(gate: _Gate, messages: AsyncIterator[object], context: Context) -> AsyncIterator[object]:
+    """The messages, once the first of them says what the call is about."""
+    await gate.admit(context)
+    first = [message async for message in _one(messages)]
+    for message in first:
+        gate.check(message)
+    return _chained(first, messages)
+
+
+async def _one(messages: AsyncIterator[object]) -> AsyncIterator[object]:
+    async for message in messages:
+        yield message
+        return
+
+
+async def _chained(first: list[object], rest: AsyncIterator[object]) -> AsyncIterator[object]:
+    for message in first:
+        yield message
+    async for message in rest:
+        yield message
+
+
+@contextmanager
+def _refusals_logged(context: Context) -> Iterator[None]:
+    try:
+        yield
+    except (Unauthenticated, PermissionDenied) as error:
+        _log_refusal(error, context)
+        raise
+
+
+def _log_refusal(error: LorryError, context: Context) -> None:
+    who = actor()
+    facts = {
+        "reason": error.reason,
+        "action": who.action,
+        "principal": who.principal,
+        "via": who.via,
+        "request_id": who.request_id,
+        "peer": context.peer(),
+    }
+    _log.warning("refused: %s", " ".join(f"{key}={value}" for key, value in facts.items() if value), extra=facts)

@@ -1,0 +1,106 @@
+"""The blob service: which blobs a caller has, bytes in, bytes out.
+
+Owns the order of an upload: the bytes durable in the store, then the row and the claim, then the
+acknowledgement; so what was acknowledged survives, and what has a row has its bytes. Does not know the
+wire, SQL, or what the bytes mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
+from functools import partial
+from typing import NamedTuple
+
+from adapter_registry.blobs.protocol import BLOCK_BYTES, BlobStore, Progress
+from adapter_registry.domain.blobs import Ledger, being_swept, missing_blobs
+from adapter_registry.service.pool import Pool
+from adapter_registry.service.stored_reading import Verified, open_verified
+from lorry.errors import BlobNotFound
+from lorry.overlap import ahead, behind
+
+
+class Piece(NamedTuple):
+    """Bytes of a blob and where they begin in it."""
+
+    offset: int
+    data: memoryview
+
+
+class StoredBlobs:
+    """The blobs of a registry. `queries` runs the ledger's calls, `transfers` the store's."""
+
+    def __init__(self, store: BlobStore, ledger: Ledger, *, queries: Pool, transfers: Pool) -> None:
+        self._store = store
+        self._ledger = ledger
+        self._queries = queries
+        self._transfers = transfers
+
+    async def missing(self, digests: Sequence[str], namespace: str) -> list[str]:
+        """Those that the namespace has to send before it may publish them, in order. Raises StorageUnavailable."""
+        known = await self._queries.run(self._ledger.present, digests, namespace)
+        gone = set(await self._transfers.run(self._store.missing, [digest for digest in digests if digest in known]))
+        return [digest for digest in digests if digest not in known or digest in gone]
+
+    async def require(self, digests: Sequence[str], namespace: str) -> Verified:
+        """What reads them all, for what is to be published in the namespace.
+
+        Raises MissingBlobs where it has to send one, StorageUnavailable.
+        """
+        if missing := await self.missing(digests, namespace):
+            raise missing_blobs(missing)
+        records = await self._queries.run(self._ledger.find, digests, namespace)
+        if gone := [digest for digest in digests if digest not in records]:
+            raise missing_blobs(gone)
+        return Verified(self._store, self._ledger, records)
+
+    async def progress(self, digest: str, namespace: str) -> Progress:
+        """How far the namespace's upload came. Raises StorageUnavailable."""
+        known = (await self._queries.run(self._ledger.find, [digest], namespace)).get(digest)
+        if known is not None and not known.damaged and not await self._transfers.run(self._store.missing, [digest]):
+            return Progress(known.size, complete=True)
+        return await self._transfers.run(self._store.progress, digest, namespace, hidden=True)
+
+    async def receive(self, digest: str, size: int, namespace: str, pieces: AsyncIterator[Piece]) -> tuple[int, bool]:
+        """Store a blob for the namespace; its size, and whether the bytes were not needed.
+
+        `pieces` end where the sender has said that there are no more, and raise where the stream
+        breaks: then what came is kept. Raises that, and what BlobService.Upload documents.
+        """
+        known = await self._queries.run(self._ledger.admit, digest, size, namespace)
+        if known is not None and not await self._transfers.run(self._store.missing, [digest]):
+            await self._keep(digest, known.size, None, namespace)
+            return known.size, True
+        # Hidden: whoever may not know of a blob brings all of it, whoever else has it.
+        async with self._transfers.opened(self._store.upload, digest, size, namespace, hidden=True) as upload:
+
+            async def write(piece: Piece) -> None:
+                await self._transfers.run(upload.write, piece.offset, piece.data)
+
+            await behind(write, pieces)
+            await self._transfers.run(upload.finish)
+            await self._keep(digest, size, upload.blocks, namespace)
+        return size, False
+
+    async def read(self, digest: str, offset: int, limit: int) -> AsyncGenerator[Piece, None]:
+        """A blob or a part of it, in order, in blocks that were verified; limit 0 means up to the end.
+
+        Raises BlobNotFound, OutOfRange, CorruptBlob, StorageUnavailable.
+        """
+        record = (await self._queries.run(self._ledger.find, [digest])).get(digest)
+        if record is None:
+            # The same words whether there is none, or none that the caller may know of.
+            raise BlobNotFound(f"no blob {digest}")
+        async with self._transfers.opened(open_verified, self._store, self._ledger, record) as blob:
+            blocks = blob.chunks(offset, limit, BLOCK_BYTES)
+            async with aclosing(ahead(partial(self._transfers.run, next, blocks, None))) as pieces:
+                async for data in pieces:
+                    yield Piece(offset, data)
+                    offset += len(data)
+
+    async def _keep(self, digest: str, size: int, blocks: bytes | None, namespace: str) -> None:
+        """Behind durable bytes: the row and the claim. Only then may the sender be answered."""
+        await self._queries.run(self._ledger.record, digest, size, blocks, namespace)
+        # Garbage collection may have taken bytes of no row between their coming and the row's.
+        if await self._transfers.run(self._store.missing, [digest]):
+            raise being_swept(digest)

@@ -1,0 +1,87 @@
+"""What a caller must be allowed to, by rpc: one table, complete.
+
+Owns the rules. Each is judged before the call begins, by what the request names and by what that has
+to do with at this moment; what a list may show is the servicer's part. Does not know who a caller is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol, TypeAlias
+
+from compute_worker.rpc.requests import DEFAULT_ROUTE
+from compute_worker.runtime.rights import Homes, Permission, Rights
+from lorry.format.reference import parse_adapter_name
+from lorry.v1 import inference_pb2, residency_pb2, types_pb2
+
+
+class Belongings(Protocol):
+    """Which namespaces decide about what."""
+
+    def homes(self, reference: str) -> Homes:
+        """About an adapter, whether or not there is one. Raises InvalidReference, InvalidName."""
+
+    def route_homes(self, name: str) -> Homes:
+        """About a route; none where it has no adapters, or is not there."""
+
+
+# Raises PermissionDenied, and InvalidReference or InvalidName where the request cannot be judged.
+Rule: TypeAlias = Callable[[Any, Rights, Belongings], None]
+
+
+def _anybody(_request: object, _rights: Rights, _: Belongings) -> None:
+    """Whoever is known."""
+
+
+def _generate(request: inference_pb2.GenerateRequest, rights: Rights, belongings: Belongings) -> None:
+    if request.WhichOneof("target") == "selection":
+        rights.require(Permission.READ, _of(request.selection.adapters, belongings))
+    else:
+        rights.require(Permission.READ, belongings.route_homes(request.route or DEFAULT_ROUTE))
+
+
+def _get_route(request: inference_pb2.GetRouteRequest, rights: Rights, belongings: Belongings) -> None:
+    rights.require(Permission.READ, belongings.route_homes(request.route or DEFAULT_ROUTE))
+
+
+def _switch(request: inference_pb2.SwitchRequest, rights: Rights, belongings: Belongings) -> None:
+    """In the namespaces of what the route gets and of what it has; where there are none, anywhere at all."""
+    adapters = [adapter for target in request.targets for adapter in target.selection.adapters]
+    rights.require_somewhere(Permission.PUSH)
+    rights.require(Permission.PUSH, _of(adapters, belongings))
+    rights.require(Permission.PUSH, belongings.route_homes(request.route or DEFAULT_ROUTE))
+
+
+def _adapter(permission: Permission) -> Rule:
+    def rule(request: Any, rights: Rights, belongings: Belongings) -> None:
+        rights.require(permission, belongings.homes(request.adapter))
+
+    return rule
+
+
+def _combine(request: residency_pb2.CombineRequest, rights: Rights, belongings: Belongings) -> None:
+    rights.require(Permission.READ, _of(request.sources, belongings))
+    if request.HasField("publish"):
+        namespace = parse_adapter_name(request.publish.adapter).namespace
+        rights.require(Permission.PUSH, (frozenset({namespace}),))
+
+
+def _of(adapters: Iterable[types_pb2.WeightedAdapter], belongings: Belongings) -> Homes:
+    return tuple(group for adapter in adapters for group in belongings.homes(adapter.adapter))
+
+
+RULES: dict[str, Rule] = {
+    "/lorry.v1.InferenceService/Generate": _generate,
+    "/lorry.v1.InferenceService/Switch": _switch,
+    "/lorry.v1.InferenceService/GetRoute": _get_route,
+    "/lorry.v1.InferenceService/ListRoutes": _anybody,
+    "/lorry.v1.ResidencyService/Load": _adapter(Permission.READ),
+    "/lorry.v1.ResidencyService/Unload": _adapter(Permission.PUSH),
+    "/lorry.v1.ResidencyService/Pin": _adapter(Permission.PUSH),
+    "/lorry.v1.ResidencyService/ListResident": _anybody,
+    "/lorry.v1.ResidencyService/WatchResidency": _anybody,
+    "/lorry.v1.ResidencyService/Combine": _combine,
+    "/lorry.v1.ResidencyService/GetCapabilities": _anybody,
+}
+# They say nothing of anybody's adapters.
+OPEN = ("/grpc.health.v1.Health/", "/grpc.reflection.")

@@ -1,0 +1,92 @@
+"""Who may reach what: namespaces of versions, of combinations, and what a combination gives away."""
+
+from pathlib import Path
+
+import pytest
+
+from compute_worker.runtime.api import Weighted
+from compute_worker.runtime.rights import ALL_RIGHTS, Permission, Rights, acting
+from lorry.errors import AdapterNotFound, PermissionDenied
+from tests.support.toy_registry import ToyRegistry
+from tests.support.toy_world import World, call, running
+
+READ, PUSH = Permission.READ, Permission.PUSH
+A, B = frozenset({"a"}), frozenset({"b"})
+
+
+@pytest.mark.parametrize(
+    ("scopes", "homes", "reached"),
+    [
+        ({"a": READ}, (A,), True),
+        ({"a": READ}, (B,), False),
+        ({"a": READ}, (A | B,), True),
+        ({"a": READ}, (A, B), False),
+        ({"a": PUSH, "b": READ}, (A, B), True),
+        ({"*": READ}, (A, B), True),
+        ({"*": READ}, (frozenset(),), True),
+        ({"a": READ}, (frozenset(),), False),
+        ({}, (), True),
+    ],
+)
+def test_one_home_of_each_must_be_open(
+    scopes: dict[str, int], homes: tuple[frozenset[str], ...], *, reached: bool
+) -> None:
+    assert Rights(scopes).reach(READ, homes) is reached
+
+
+def test_a_permission_includes_the_smaller_ones_and_no_greater() -> None:
+    rights = Rights({"a": PUSH})
+    rights.require(READ, (A,))
+    with pytest.raises(PermissionDenied, match="admin"):
+        rights.require(Permission.ADMIN, (A,))
+    rights.require_somewhere(PUSH)
+    with pytest.raises(PermissionDenied):
+        Rights({"a": READ}).require_somewhere(PUSH)
+
+
+async def test_a_combination_is_for_those_who_may_read_all_of_its_sources(world: World) -> None:
+    world.registry.add("a/one")
+    world.registry.add("b/two")
+    combined = await world.combine("a/one", "b/two")
+    assert world.runtime.homes(combined.adapter) == (A, B)
+    for scopes, homes in [({"a": READ}, (frozenset({"default"}),)), ({"a": READ, "b": READ}, (A, B))]:
+        with acting(Rights(scopes)):
+            assert world.runtime.homes(combined.adapter) == homes
+    with acting(Rights({"a": READ, "default": READ})), pytest.raises(AdapterNotFound):
+        await world.ask(call("hello", combined.adapter))
+    with acting(Rights({"a": READ, "b": READ})):
+        await world.ask(call("hello", combined.adapter))
+
+
+async def test_a_combination_of_a_combination_keeps_all_its_homes_over_a_restart(tmp_path: Path) -> None:
+    registry = ToyRegistry()
+    for name in ("a/one", "b/two", "c/three"):
+        registry.add(name)
+    async with running(tmp_path, registry=registry) as world:
+        first = await world.combine("a/one", "b/two")
+        second = await world.combine(first.adapter, "c/three")
+    async with running(tmp_path, registry=registry) as world:
+        assert world.runtime.homes(second.adapter) == (A, B, frozenset({"c"}))
+
+
+async def test_the_same_recipe_from_another_home_opens_the_result_to_those_of_that_home(world: World) -> None:
+    one, twin = world.registry.add("a/one", seed=1), world.registry.add("b/one", seed=1)
+    assert one.digest == twin.digest
+    first, again = await world.combine("a/one"), await world.combine("b/one")
+    assert (first.adapter, again.existed) == (again.adapter, True)
+    assert world.runtime.homes(again.adapter) == (A | B,)
+
+
+async def test_residents_and_routes_know_their_homes(world: World) -> None:
+    world.registry.add("a/one", seed=1)
+    world.registry.add("b/one", seed=1)
+    for name in ("a/one", "b/one"):
+        await world.runtime.load(name)
+    assert [state.homes for state in world.runtime.residents()] == [(A | B,)]
+    await world.runtime.switch("news", (Weighted("a/one"),), None)
+    assert world.runtime.route_homes("news") == (A,)
+    assert world.runtime.route_homes("none") == world.runtime.route_homes("default") == ()
+
+
+async def test_without_access_control_everybody_may_do_everything() -> None:
+    assert ALL_RIGHTS.reach(Permission.ADMIN, (A, B))

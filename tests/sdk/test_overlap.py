@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+
+import pytest
+
+from lorry.overlap import ahead, behind
+
+
+async def numbers(count: int, end: Exception | None = None) -> AsyncIterator[int]:
+    for number in range(count):
+        yield number
+    if end is not None:
+        raise end
+
+
+class Fetching:
+    def __init__(self, count: int) -> None:
+        self.begun = 0
+        self._count = count
+
+    async def __call__(self) -> int | None:
+        if self.begun == self._count:
+            return None
+        self.begun += 1
+        return self.begun - 1
+
+
+async def test_the_next_is_fetched_while_one_is_with_the_caller() -> None:
+    fetching = Fetching(3)
+    seen = []
+    async for item in ahead(fetching):
+        await asyncio.sleep(0)
+        seen.append((item, fetching.begun))
+    assert seen == [(0, 2), (1, 3), (2, 3)]
+
+
+async def test_a_fetch_that_runs_is_waited_for_when_the_caller_leaves() -> None:
+    running, may_end, ended = asyncio.Event(), asyncio.Event(), []
+
+    async def fetch() -> int:
+        if not running.is_set():
+            running.set()
+            return 0
+        await may_end.wait()
+        ended.append(1)
+        return 1
+
+    async with aclosing(ahead(fetch)) as items:
+        assert await anext(items) == 0
+        asyncio.get_running_loop().call_later(0, may_end.set)
+    assert ended == [1]
+
+
+async def test_work_is_done_in_order_one_behind() -> None:
+    done: list[int] = []
+
+    async def work(item: int) -> None:
+        await asyncio.sleep(0)
+        done.append(item)
+
+    await behind(work, numbers(5))
+    assert done == [0, 1, 2, 3, 4]
+
+
+async def test_where_the_items_break_the_work_on_those_before_is_done() -> None:
+    done: list[int] = []
+
+    async def work(item: int) -> None:
+        await asyncio.sleep(0.01)
+        done.append(item)
+
+    with pytest.raises(ConnectionError):
+        await behind(work, numbers(3, ConnectionError()))
+    assert done == [0, 1, 2]
+
+
+async def test_work_that_failed_is_told_rather_than_the_break_behind_it() -> None:
+    async def work(item: int) -> None:
+        if item == 2:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await behind(work, numbers(3, ConnectionError()))
+    with pytest.raises(ZeroDivisionError):
+        await behind(work, numbers(9))
+
+
+async def test_work_that_runs_is_waited_for_when_the_caller_is_cancelled() -> None:
+    began, done = asyncio.Event(), []
+
+    async def work(item: int) -> None:
+        began.set()
+        await asyncio.sleep(0.01)
+        done.append(item)
+
+    task = asyncio.create_task(behind(work, numbers(9)))
+    await began.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert done == [0]

@@ -7,9 +7,8 @@ process. Does not know torch, grpc, names of adapters, or why a row range was ch
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from enum import Enum, auto
 from pathlib import Path
 from typing import Protocol
@@ -219,8 +218,8 @@ class Change(Enum):
 class CatalogEvent:
     """Something that happened at the registry. `token` goes on behind it.
 
-    change: None for what is not about an adapter. adapter: `namespace/name`. digest: of the version. alias: of an
-    alias that moved or went. reason: why it was yanked.
+    change: None for what is not about an adapter. adapter: `namespace/name`. digest: of the version.
+    alias: of an alias that moved or went. reason: why it was yanked.
     """
 
     token: str
@@ -237,18 +236,6 @@ class Renewed:
 
     missing: tuple[str, ...] = ()
     yanked: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Granted:
-    """What a caller may do: 1 read, 2 push, 3 admin, by namespace (`*`: all); until `expires`, None: no end.
-
-    anonymous: the registry lets everybody do that, and has not looked at who it is.
-    """
-
-    scopes: Mapping[str, int]
-    expires: datetime | None = None
-    anonymous: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,19 +270,9 @@ class AdapterSource(Protocol):
     async def listen(self, token: str) -> AsyncGenerator[CatalogEvent, None]:
         """What happens at the registry, in order, from behind `token` on; without end.
 
-        An empty token means from now on. Returned once the registry listens: nothing that happens
-        later is missed. Raises ResumeTokenExpired, InvalidResumeToken.
+        An empty token means from now on, and this returns once nothing later can be missed.
+        Raises ResumeTokenExpired, InvalidResumeToken.
         """
 
     async def renew(self, holder: str, adapters: Sequence[str], seconds: float) -> Renewed:
         """Say what this worker uses (exact references), in the place of what it said before, for so long."""
-
-
-class Authority(Protocol):
-    """Who vouches for the worker's callers."""
-
-    async def granted(self, caller: str) -> Granted:
-        """What a caller may do; `caller` as lorry.rpc.credentials.caller_of spells it.
-
-        Raises Unauthenticated, PermissionDenied (this worker may not act for others), RegistryUnavailable.
-        """

@@ -11,7 +11,8 @@ from contextlib import aclosing, contextmanager
 from datetime import timedelta
 from pathlib import Path
 
-from compute_worker.contract import CatalogEvent, Change, Granted, Publication, PublishedAdapter, Renewed
+from compute_worker.contract import CatalogEvent, Change, Publication, PublishedAdapter, Renewed
+from compute_worker.runtime.callers import Granted
 from lorry.errors import BaseNotFound, DeadlineExceeded, DigestMismatch, RegistryUnavailable, Unavailable
 from lorry.format.manifest import ManifestFile
 from lorry.registry import RegistryClient

@@ -80,7 +80,7 @@ class _ServerListening:
         stopping = False
         while not stopping:
             try:
-                with typed_errors(), closing(_connected(self._engine)) as connection:
+                with typed_errors(), closing(own_connection(self._engine)) as connection:
                     stopping = self._hear(connection)
             except (StorageUnavailable, psycopg.Error) as error:
                 _log.warning("not listening for events, polling instead: %s", type(error.__cause__ or error).__name__)
@@ -107,8 +107,8 @@ class _ServerListening:
             return stop in [key for key, _ in selector.select(seconds)]
 
 
-def _connected(engine: Engine) -> psycopg.Connection:
-    """A connection with the engine's settings, out of its pool."""
+def own_connection(engine: Engine) -> psycopg.Connection:
+    """A connection with the engine's settings, out of its pool, each statement a transaction."""
     borrowed = engine.raw_connection()
     connection = borrowed.driver_connection
     borrowed.detach()

@@ -9,18 +9,26 @@ from __future__ import annotations
 
 import fcntl
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-from sqlalchemy import Connection, Engine, text
+import psycopg
+from sqlalchemy import Engine
 
 from adapter_registry.domain.garbage import Turn
 from adapter_registry.store.database import typed_errors
+from adapter_registry.store.notify import own_connection
 from lorry.errors import AlreadyRunning, StorageUnavailable
 
 # PostgreSQL's first key of all our turns (`turn` in ASCII); the second is the work's hash.
 _TURNS = int.from_bytes(b"turn", "big")
+_HOLDER = """
+    SELECT a.application_name FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
+    WHERE l.locktype = 'advisory' AND l.granted AND l.classid = %(turns)s AND l.objsubid = 2
+        AND l.objid::bigint = hashtext(%(work)s)::bigint & 4294967295
+"""
 # Longer than any stamp in a lock file.
 _STAMP_BYTES = 64
 
@@ -58,45 +66,43 @@ class _FileTurn:
 
 
 class _ConnectionTurn:
-    """An advisory lock of a connection that is out of the pool, and named so that operators see it."""
+    """An advisory lock of a connection of its own, which is named so that operators see who has it."""
 
     def __init__(self, engine: Engine, work: str) -> None:
         with typed_errors():
-            self._connection = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
-            self._connection.detach()
-        self._key = {"turns": _TURNS, "work": work, "name": f"lorry {work} since {_stamp()}"}
+            self._connection = own_connection(engine)
         try:
-            with typed_errors():
+            with _typed():
                 self._lock(work)
         except BaseException:
-            self.close()
+            self._connection.close()
             raise
 
     def _lock(self, work: str) -> None:
-        ask = text("SELECT pg_try_advisory_lock(:turns, hashtext(:work))")
-        if not self._connection.scalar(ask, self._key):
-            raise _running(work, _holder(self._connection, self._key))
-        self._connection.execute(text("SELECT set_config('application_name', :name, false)"), self._key)
+        execute, key = self._connection.execute, {"turns": _TURNS, "work": work}
+        if execute("SELECT pg_try_advisory_lock(%(turns)s, hashtext(%(work)s))", key).fetchone() != (True,):
+            holder = execute(_HOLDER, key).fetchone()
+            raise _running(work, holder[0].rpartition(" ")[2] if holder else "")
+        execute("SELECT set_config('application_name', %s, false)", (f"lorry {work} since {_stamp()}",))
 
     def confirm(self) -> None:
         """See Turn."""
-        with typed_errors():
-            self._connection.execute(text("SELECT 1"))
+        with _typed():
+            self._connection.execute("SELECT 1")
 
     def close(self) -> None:
         """Unlock, and close the connection, with which the lock would go too, if only a moment later."""
-        with suppress(StorageUnavailable), typed_errors(), self._connection:
-            self._connection.execute(text("SELECT pg_advisory_unlock_all()"))
+        with suppress(StorageUnavailable), _typed():
+            self._connection.execute("SELECT pg_advisory_unlock_all()")
+        self._connection.close()
 
 
-def _holder(connection: Connection, key: dict[str, object]) -> str:
-    held = text(
-        "SELECT a.application_name FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid "
-        "WHERE l.locktype = 'advisory' AND l.granted AND l.classid = :turns AND l.objsubid = 2 "
-        "AND l.objid::bigint = hashtext(:work)::bigint & 4294967295"
-    )
-    name: str = connection.scalar(held, key) or ""
-    return name.rpartition(" ")[2]
+@contextmanager
+def _typed() -> Iterator[None]:
+    try:
+        yield
+    except psycopg.Error as error:
+        raise StorageUnavailable(f"expected the database to keep a lock, got {type(error).__name__}") from error
 
 
 def _running(work: str, since: str) -> AlreadyRunning:

@@ -10,10 +10,11 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Protocol
 
-from compute_worker.contract import Authority, Granted
 from compute_worker.runtime.rights import Rights
 from compute_worker.runtime.waiting import SingleFlight
 from lorry.errors import LorryError, Unauthenticated, Unavailable
@@ -22,6 +23,28 @@ from lorry.errors import LorryError, Unauthenticated, Unavailable
 _FRESH_SECONDS = 30.0
 # Callers of a worker; an answer is some hundred bytes.
 _MAX_CALLERS = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """What a caller may do until `expires`: 1 read, 2 push, 3 admin, by namespace (`*`: all).
+
+    anonymous: everybody may, the registry has not looked at who it is.
+    """
+
+    scopes: Mapping[str, int]
+    expires: datetime | None = None
+    anonymous: bool = False
+
+
+class Authority(Protocol):
+    """Who vouches for the worker's callers."""
+
+    async def granted(self, caller: str) -> Granted:
+        """What a caller may do; `caller` as lorry.rpc.credentials.caller_of spells it.
+
+        Raises Unauthenticated, PermissionDenied (this worker may not act for others), RegistryUnavailable.
+        """
 
 
 @dataclass(frozen=True, slots=True)

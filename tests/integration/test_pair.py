@@ -117,7 +117,8 @@ async def test_a_registry_that_is_killed_in_mid_pull_and_comes_back(town: Town) 
     town.registry.kill()
     stalling = town.proxy.connections
     stall = Fault(Kind.STALL, Way.DOWN, BIG_BYTES // 4)
-    town.proxy.plan = lambda connection: stall if connection == stalling else None
+    # From here on, whichever: a worker that wants to hear its registry again tries while that is down, too.
+    town.proxy.plan = lambda connection: stall if connection >= stalling else None
     await town.start_registry()
     await until(town.reachable)
 
@@ -179,8 +180,14 @@ async def test_a_killed_worker_serves_again_from_its_disk_cache_once_it_has_look
 
     for name in ("big", "a4", "a6"):
         assert town.right(name, await answer(town.client, adapters=name))
-    held = {resident.names[0]: resident.tier async for resident in town.client.residents()}
-    assert held == dict.fromkeys(("big", "a4", "a6"), TIER_POOL)
+    (routed,) = (await town.client.route()).adapters
+
+    async def resident() -> bool:
+        held = {resident.names[0]: resident.tier async for resident in town.client.residents()}
+        return held == dict.fromkeys(("big", "a4", "a6", routed.adapter), TIER_POOL)
+
+    await until(resident)
+    assert town.right("directed", await answer(town.client, route="default"))
     # The damaged files came again, the big one did not.
     assert cut.stat().st_size + flipped.stat().st_size < town.proxy.passed[Way.DOWN] - before < BIG_BYTES // 4
     assert not list((town.cache / "tmp").iterdir())

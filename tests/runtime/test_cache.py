@@ -17,7 +17,6 @@ from lorry.errors import (
     InvalidAdapter,
     InvalidInput,
     InvalidSelection,
-    RegistryUnavailable,
     RequestTooLarge,
 )
 from lorry.format.digest import digest_of
@@ -249,38 +248,6 @@ async def test_an_adapter_of_another_base_is_refused_before_it_is_pulled(world: 
     with pytest.raises(IncompatibleAdapter, match="published for base"):
         await world.ask(call("hello", "foreign"))
     assert world.registry.fetched.total() == 0
-
-
-async def test_an_adapter_of_the_family_is_served_after_one_question(world: World) -> None:
-    parent = digest_of(b"another")
-    world.registry.carried.add((parent, world.engine.base.base_id))
-    for name in ("first", "second"):
-        published = world.registry.add(name, base_id=parent)
-        request = call("hello", name)
-        assert (await world.ask(request)).tokens == world.expected(request, (published, 1.0))
-    assert world.registry.asked.total() == 1
-
-
-async def test_an_adapter_of_the_family_waits_for_a_registry_that_can_be_asked(world: World) -> None:
-    parent = digest_of(b"another")
-    published = world.registry.add("child", base_id=parent)
-    exact = f"child@{published.digest}"
-    with pytest.raises(IncompatibleAdapter):
-        await world.ask(call("hello", exact))
-    world.registry.down = True
-    with pytest.raises(RegistryUnavailable):
-        await world.ask(call("hello", exact))
-    world.registry.down = False
-    world.registry.carried.add((parent, world.engine.base.base_id))
-    await world.ask(call("hello", exact))
-
-
-async def test_no_family_lets_another_shape_pass(world: World) -> None:
-    parent = digest_of(b"another")
-    world.registry.carried.add((parent, world.engine.base.base_id))
-    world.registry.add_bytes("misfit", *adapter_bytes({"model.layers.9.up_proj": (WIDTH, WIDTH, 2)}), base_id=parent)
-    with pytest.raises(IncompatibleAdapter, match="UNKNOWN_MODULE"):
-        await world.runtime.load("misfit")
 
 
 async def test_the_guard_refuses_what_the_registry_let_through(world: World) -> None:

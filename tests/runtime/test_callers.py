@@ -6,9 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from compute_worker.contract import Granted
 from compute_worker.runtime import callers as module
-from compute_worker.runtime.callers import Callers
+from compute_worker.runtime.callers import Callers, Granted
 from compute_worker.runtime.rights import Permission
 from lorry.errors import RegistryUnavailable, Unauthenticated
 

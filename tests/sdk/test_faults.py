@@ -14,7 +14,7 @@ import pytest
 import pytest_asyncio
 
 from lorry import LorryError, RegistryClient, blobs, retry
-from lorry.errors import DeadlineExceeded, DigestMismatch, Unavailable
+from lorry.errors import CorruptBlob, DeadlineExceeded, Unavailable
 from lorry.format.digest import digest_of
 from tests.support.proxy import Fault, Kind, Plan, Proxy, Way, always, first, tcp_proxy
 from tests.support.registry import registry_process
@@ -222,9 +222,12 @@ async def test_a_blob_that_is_damaged_at_its_source_is_reported_so(
     kept = stored_file(folder, source)
     kept.chmod(0o600)
     kept.write_bytes(source.data[:-1] + bytes([source.data[-1] ^ 1]))
-    with pytest.raises(DigestMismatch):
+    with pytest.raises(CorruptBlob):
         await client.download(source.digest, SIZE, tmp_path / "out" / "file")
     assert list((tmp_path / "out").iterdir()) == []
+    await client.upload(source.path, source.digest)
+    await client.download(source.digest, SIZE, tmp_path / "out" / "file")
+    assert (tmp_path / "out" / "file").read_bytes() == source.data
 
 
 @pytest.mark.usefixtures("impatient")

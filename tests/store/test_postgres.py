@@ -13,6 +13,7 @@ from lorry.errors import StorageUnavailable
 from tests.suites.catalog import CatalogSuite
 from tests.suites.catalog_values import publish, ref
 from tests.support.postgres import PostgresServer
+from tests.support.stocked import open_stocked
 
 pytestmark = pytest.mark.postgres
 
@@ -73,7 +74,7 @@ def test_names_sort_by_bytes_whatever_the_locale(postgres_server: PostgresServer
     names = ["a-b", "a.b", "a0b", "a_b", "aab"]
     with postgres_server.empty("LOCALE_PROVIDER icu ICU_LOCALE 'de-DE'") as url:
         upgrade(url)
-        catalog = open_catalog(url)
+        catalog = open_stocked(url)
         for name in reversed(names):
             publish(catalog, name)
         assert [a.name for a in catalog.list_adapters(None, (), Page()).items] == names

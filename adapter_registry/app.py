@@ -155,6 +155,7 @@ def _s3(settings: Settings) -> S3Settings:
         region=settings.s3_region,
         access_key_id=settings.s3_access_key_id,
         secret_access_key=settings.s3_secret(),
+        timeout=settings.s3_timeout_seconds,
     )
 
 

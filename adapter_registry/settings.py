@@ -13,14 +13,13 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from lorry.rpc.address import is_loopback
-from lorry.rpc.listening import TlsSettings
+from lorry.rpc.listening import ServerSettings, host_and_port
 
-_MAX_PORT = 65_535
 # Ten years: longer than any of it runs, short enough to be subtracted from today.
 _LONGEST_SECONDS = 3_650 * 86_400.0
 
 
-class Settings(TlsSettings):
+class Settings(ServerSettings):
     """All of it; see each field."""
 
     model_config = SettingsConfigDict(env_prefix="LORRY_REGISTRY_", extra="forbid", hide_input_in_errors=True)
@@ -45,6 +44,8 @@ class Settings(TlsSettings):
     s3_secret_access_key: SecretStr | None = None
     # A file that holds the secret instead.
     s3_secret_access_key_file: Path | None = None
+    # How long the S3 server may be silent; a copy within it is silent until it is done, 5 GiB of it for a minute.
+    s3_timeout_seconds: float = Field(default=60.0, gt=0)
     # A folder for copies of the blobs that are read, where they lie in S3. Unset: every read goes to S3.
     cache_dir: Path | None = None
     # The most bytes of them; 10 GiB are 200 adapters of 50 MB.
@@ -66,11 +67,7 @@ class Settings(TlsSettings):
     @field_validator("listen")
     @classmethod
     def _host_and_port(cls, value: str) -> str:
-        host, _, port = value.rpartition(":")
-        if not host or not (port.isascii() and port.isdigit() and int(port) <= _MAX_PORT):
-            msg = f"expected host:port, got {value!r}"
-            raise ValueError(msg)
-        return value
+        return host_and_port(value)
 
     @model_validator(mode="after")
     def _open_on_loopback_alone(self) -> Self:

@@ -16,12 +16,12 @@ from pydantic_settings import SettingsConfigDict
 
 from lorry.rpc.address import is_loopback
 from lorry.rpc.credentials import Credentials
-from lorry.rpc.listening import TlsSettings
+from lorry.rpc.listening import ServerSettings
 
 MIB = 1 << 20
 
 
-class Settings(TlsSettings):
+class Settings(ServerSettings):
     """All of it. Byte budgets are bytes; see each field."""
 
     model_config = SettingsConfigDict(env_prefix="LORRY_WORKER_", extra="forbid", hide_input_in_errors=True)

@@ -28,7 +28,7 @@ _Page = TypeVar("_Page")
 _DEFAULT_REGION = "us-east-1"
 _CONNECT_SECONDS = 5
 # A server-side copy answers when it is done: 5 GiB at 100 MB/s are 54 s.
-_READ_SECONDS = 60
+_SILENT_SECONDS = 60.0
 # The registry's threads for blobs, and the one of each upload that sends a part behind its back.
 _CONNECTIONS = 32
 _BUCKET_IS_THERE = {"BucketAlreadyOwnedByYou", "BucketAlreadyExists"}
@@ -39,13 +39,14 @@ class S3Settings:
     """Where the S3 server is and who we are to it.
 
     endpoint: URL, or None for AWS. Without an access key boto3 looks where it always does
-    (environment, profile, instance role).
+    (environment, profile, instance role). timeout: seconds in which an answer begins and goes on.
     """
 
     endpoint: str | None = None
     region: str = _DEFAULT_REGION
     access_key_id: str | None = None
     secret_access_key: str | None = field(default=None, repr=False)
+    timeout: float = _SILENT_SECONDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,7 +269,7 @@ def _connect(settings: S3Settings) -> S3Client:
         aws_secret_access_key=settings.secret_access_key,
         config=Config(
             connect_timeout=_CONNECT_SECONDS,
-            read_timeout=_READ_SECONDS,
+            read_timeout=settings.timeout,
             max_pool_connections=_CONNECTIONS,
             retries={"mode": "standard", "total_max_attempts": 3},
             request_checksum_calculation="when_supported",

@@ -1,18 +1,15 @@
 """The interceptor that every call of the registry passes behind the one for errors.
 
-Owns that no handler begins before its caller is known and may do what the call asks, that everything
-the handler does is done in that caller's name, and that refusals are logged. Does not know what a
-call needs (`rules`) nor who is known (`service.access`).
+Owns that no handler begins before its caller is known and may do what the call asks, and that everything
+the handler does is done in that caller's name. Does not know what a call needs (`rules`) nor who is
+known (`service.access`).
 """
 
 from __future__ import annotations
 
 import inspect
-import logging
-import re
-import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,15 +20,10 @@ from adapter_registry.domain.acting import Actor, Rights, act_as, actor
 from adapter_registry.rpc.calls import Context
 from adapter_registry.rpc.rules import OPEN_SERVICES, RULES, Rule, unruled
 from adapter_registry.service.access import Access, Shown
-from lorry.errors import LorryError, PermissionDenied, Unauthenticated
-from lorry.rpc.credentials import behalf_of, certificate_of, header, token_of
+from lorry.errors import PermissionDenied
+from lorry.rpc import requestid
+from lorry.rpc.credentials import behalf_of, certificate_of, token_of
 
-_log = logging.getLogger(__name__)
-
-# A caller may name its request, as load balancers do. Longer or stranger names are replaced.
-_REQUEST_ID = "x-request-id"
-_FIT = re.compile(r"[A-Za-z0-9._:/-]{1,100}")
-_FRESH_BYTES = 8
 _NO_RIGHTS = Rights()
 
 
@@ -68,14 +60,14 @@ class _Gate:
 
     async def admit(self, context: Context) -> None:
         """Find out who calls; from here on it acts. Raises Unauthenticated, PermissionDenied."""
-        request_id = header(context, _REQUEST_ID)
-        if not _FIT.fullmatch(request_id):
-            request_id = secrets.token_hex(_FRESH_BYTES)
+        call = requestid.current()
+        request_id = call.request_id if call else ""
         # Nobody acts until somebody is known: not the registry itself, which may do everything.
         act_as(Actor("", _NO_RIGHTS, action=self.method, request_id=request_id))
         token, certificate, behalf = token_of(context), certificate_of(context), behalf_of(context)
         shown = Shown(token, certificate, *behalf)
         act_as(await self.access.admit(shown, action=self.method, request_id=request_id))
+        requestid.known_as(actor().principal, actor().via)
 
     def check(self, request: object) -> None:
         """Raises PermissionDenied where the caller may not ask that."""
@@ -99,17 +91,15 @@ def _behind(gate: _Gate, enter: Callable[..., Awaitable[Any]], behaviour: Callab
     if inspect.isasyncgenfunction(behaviour):
 
         async def generate(request: Any, context: Context) -> AsyncIterator[object]:
-            with _refusals_logged(context):
-                asked = await enter(gate, request, context)
-                async with aclosing(behaviour(asked, context)) as responses:
-                    async for response in responses:
-                        yield response
+            asked = await enter(gate, request, context)
+            async with aclosing(behaviour(asked, context)) as responses:
+                async for response in responses:
+                    yield response
 
         return generate
 
     async def answer(request: Any, context: Context) -> object:
-        with _refusals_logged(context):
-            return await behaviour(await enter(gate, request, context), context)
+        return await behaviour(await enter(gate, request, context), context)
 
     return answer
 
@@ -140,25 +130,3 @@ async def _chained(first: list[object], rest: AsyncIterator[object]) -> AsyncIte
         yield message
     async for message in rest:
         yield message
-
-
-@contextmanager
-def _refusals_logged(context: Context) -> Iterator[None]:
-    try:
-        yield
-    except (Unauthenticated, PermissionDenied) as error:
-        _log_refusal(error, context)
-        raise
-
-
-def _log_refusal(error: LorryError, context: Context) -> None:
-    who = actor()
-    facts = {
-        "reason": error.reason,
-        "action": who.action,
-        "principal": who.principal,
-        "via": who.via,
-        "request_id": who.request_id,
-        "peer": context.peer(),
-    }
-    _log.warning("refused: %s", " ".join(f"{key}={value}" for key, value in facts.items() if value), extra=facts)

@@ -18,6 +18,7 @@ from adapter_registry.rpc.verdicts import VerdictCalls
 from adapter_registry.rpc.versions import VersionCalls
 from adapter_registry.service.compatibility import find_base, update_family
 from adapter_registry.service.rules import check_base
+from lorry.rpc import requestid
 from lorry.v1 import catalog_pb2 as pb
 from lorry.v1.catalog_pb2_grpc import CatalogServiceServicer
 
@@ -58,6 +59,6 @@ class CatalogServicer(VersionCalls, AdapterCalls, LineageCalls, LeaseCalls, Verd
         # Fixed before the headers go out: whoever has them misses nothing that happens later.
         token = request.resume_token or str(await self._queries.run(self._catalog.last_event))
         async with aclosing(self._registry.watcher.watch(token, namespace)) as events:
-            await context.send_initial_metadata(())
+            await context.send_initial_metadata(requestid.metadata())
             async for event in events:
                 yield event_answer(event)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from adapter_registry.domain.blobs import missing_blobs
 from adapter_registry.domain.catalog import Catalog
 from adapter_registry.domain.records import NewVersion, VersionRecord
 from adapter_registry.service.bundles import inspect
@@ -17,7 +18,7 @@ from adapter_registry.service.pool import Pool
 from adapter_registry.service.rules import MAX_PARENTS, check_description, check_labels, check_recipe
 from adapter_registry.service.signatures import check_signatures
 from adapter_registry.service.stored import StoredBlobs
-from lorry.errors import InvalidAdapter, InvalidInput, NotFound, ParentNotFound
+from lorry.errors import BlobNotFound, InvalidAdapter, InvalidInput, NotFound, ParentNotFound
 from lorry.format.bundle import check_names
 from lorry.format.compatibility import refuse
 from lorry.format.digest import check_digest
@@ -68,7 +69,11 @@ class Publisher:
         _check(submission)
         digests = [file.digest for file in submission.files]
         blobs = await self._blobs.require(digests, submission.adapter.namespace)
-        facts = await self._transfers.run(inspect, blobs, submission.files)
+        try:
+            facts = await self._transfers.run(inspect, blobs, submission.files)
+        except BlobNotFound as error:
+            # Swept since it was looked for: to be sent again, as if it had never come.
+            raise missing_blobs(await self._blobs.missing(digests, submission.adapter.namespace) or digests) from error
         return await self._queries.run(self._write, submission, facts)
 
     def _write(self, submission: Submission, facts: AdapterFacts) -> tuple[VersionRecord, bool]:

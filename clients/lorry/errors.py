@@ -39,6 +39,8 @@ class LorryError(Exception):
     retryable: ClassVar[bool] = False
     # Seconds to wait before the same call is worth another try; sent as RetryInfo where retryable.
     retry_after: float = 0.5
+    # The request that it ended, as the server's log names it; empty where no server has answered.
+    request_id: str = ""
 
     def __init_subclass__(cls) -> None:
         """The reason is the name of the class in upper snake case, unless the class says another."""

@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 from lorry.access import AccessCalls
 from lorry.admin import AdminCalls
 from lorry.blobs import BlobCalls, Progress, silent
-from lorry.errors import Conflict, IncompatibleAdapter
+from lorry.errors import Conflict, IncompatibleAdapter, MissingBlobs
 from lorry.format.bundle import WEIGHTS_NAME, Bundle, check_bundle, check_names
 from lorry.format.digest import digest_of_file
 from lorry.format.manifest import Manifest, ManifestFile, Recipe
@@ -73,9 +74,9 @@ class RegistryClient(SignatureCalls, BlobCalls, AdminCalls, AccessCalls):
         if judged := base or bundle.facts.base_name:
             _demand(await self.check_compatibility(outline(bundle), judged), judged)
         target = parse_adapter_name(adapter)
-        manifest = await self.manifest_to_be(bundle, base, parents, recipe) if key else None
-        await self._provide(bundle, target.namespace, progress)
-        return await self.create_version(
+        manifest = await self._manifest_to_be(bundle, base, parents, recipe) if key else None
+        create = partial(
+            self.create_version,
             adapter,
             bundle.files,
             base=base,
@@ -87,6 +88,12 @@ class RegistryClient(SignatureCalls, BlobCalls, AdminCalls, AccessCalls):
             expected_digest=manifest.digest if manifest else "",
             signatures=[signed(manifest, target, key)] if manifest and key else (),
         )
+        await self._provide(bundle, target.namespace, progress)
+        try:
+            return await create()
+        except MissingBlobs:  # garbage collection was quicker, where its grace is shorter than a push
+            await self._provide(bundle, target.namespace, progress)
+            return await create()
 
     async def _provide(self, bundle: Bundle, namespace: str, progress: Progress) -> None:
         """Upload what the namespace lacks of the bundle, each file once however often it is in there."""

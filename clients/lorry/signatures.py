@@ -52,7 +52,7 @@ class SignatureCalls(CatalogCalls):
             )
         return version, found
 
-    async def manifest_to_be(
+    async def _manifest_to_be(
         self, bundle: Bundle, base: str, parents: Sequence[str], recipe: Recipe | None
     ) -> Manifest:
         """What the registry is going to derive from these. Raises BaseNotFound, VersionNotFound."""

@@ -139,6 +139,18 @@ def _stream(
     return stream
 
 
+def _opened(
+    method: Callable[Concatenate[ClientT, P], Coroutine[Any, Any, AsyncIterator[T]]],
+) -> Callable[Concatenate[_Face[ClientT], P], Iterator[T]]:
+    """As `_stream`, for a method that answers once its stream has begun."""
+
+    @functools.wraps(method)
+    def stream(face: _Face[ClientT], /, *args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
+        return _drain(_wait(method(face._client, *args, **kwargs)))  # noqa: SLF001 - likewise
+
+    return stream
+
+
 class RegistryClient(_Face[registry.RegistryClient]):
     """lorry.RegistryClient without an event loop. Arguments as there."""
 
@@ -176,6 +188,7 @@ class RegistryClient(_Face[registry.RegistryClient]):
     check = _call(registry.RegistryClient.check)
     verdicts = _stream(registry.RegistryClient.verdicts)
     watch = _stream(registry.RegistryClient.watch)
+    listen = _opened(registry.RegistryClient.listen)
     namespace = _call(registry.RegistryClient.namespace)
     namespaces = _stream(registry.RegistryClient.namespaces)
     update_namespace = _call(registry.RegistryClient.update_namespace)

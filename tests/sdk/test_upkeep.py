@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lorry.errors import AlreadyRunning, InvalidInput
 from lorry.registry import RegistryClient
 from lorry.v1 import admin_pb2
+from lorry.v1.types_pb2 import Version
 from tests.support.adapters import BASE_NAME, base_for, write_adapter
 from tests.support.registry import running_registry, until
 
@@ -97,3 +99,23 @@ async def test_garbage_is_collected_by_the_clock(tmp_path: Path) -> None:
             return [entry.principal for entry in entries] == ["registry"] * 2
 
         await until(swept)
+
+
+class SweptMeanwhile(RegistryClient):
+    """Garbage is collected between the bytes and the name of its first version."""
+
+    swept = False
+
+    async def create_version(self, *args: Any, **kwargs: Any) -> Version:
+        if not self.swept:
+            self.swept = True
+            assert (await self.collect_garbage(grace=AT_ONCE)).swept_blobs > 0
+        return await super().create_version(*args, **kwargs)
+
+
+async def test_a_push_whose_bytes_were_swept_before_they_had_a_name_sends_them_again(tmp_path: Path) -> None:
+    async with running_registry(tmp_path / "registry") as target, SweptMeanwhile(target) as client:
+        await client.register_base_model(BASE_NAME, base_for())
+        version = await client.push(write_adapter(tmp_path / "a"), "cat", base=BASE_NAME)
+        assert (await client.resolve("cat")).digest == version.digest
+        await client.pull("cat", tmp_path / "pulled")

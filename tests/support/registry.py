@@ -17,7 +17,6 @@ from lorry.format.base import BaseFacts
 from lorry.format.digest import digest_of
 from lorry.rpc.calls import translated
 from lorry.rpc.channel import open_channel
-from lorry.rpc.chunks import CHUNK_BYTES
 from lorry.rpc.convert import base_to_pb
 from lorry.rpc.credentials import Credentials
 from lorry.v1 import blob_pb2, catalog_pb2, types_pb2
@@ -25,6 +24,7 @@ from lorry.v1.blob_pb2_grpc import BlobServiceStub
 from lorry.v1.catalog_pb2_grpc import CatalogServiceStub
 from tests.support.adapters import BASE_NAME, CONFIG, WEIGHTS, adapter_bytes, base_for
 from tests.support.process import ServerProcess, server_process
+from tests.support.uploads import FINISH, chunks, header
 
 # Calls of tests end, right or wrong.
 DEADLINE = 30.0
@@ -107,21 +107,3 @@ async def until(condition: Callable[[], Awaitable[bool]]) -> None:
     async with asyncio.timeout(DEADLINE):
         while not await condition():  # noqa: ASYNC110  # the state is another process's
             await asyncio.sleep(0.01)
-
-
-FINISH = blob_pb2.UploadRequest(finish=blob_pb2.UploadFinish())
-
-
-def header(digest: str, size: int) -> blob_pb2.UploadRequest:
-    """The first message of an upload."""
-    return blob_pb2.UploadRequest(header=blob_pb2.UploadHeader(digest=digest, size_bytes=size))
-
-
-def chunk(offset: int, data: bytes) -> blob_pb2.UploadRequest:
-    """A piece of an upload."""
-    return blob_pb2.UploadRequest(chunk=blob_pb2.UploadChunk(offset=offset, data=data))
-
-
-def chunks(data: bytes, start: int = 0, size: int = CHUNK_BYTES) -> list[blob_pb2.UploadRequest]:
-    """All pieces from `start` on."""
-    return [chunk(offset, data[offset : offset + size]) for offset in range(start, len(data), size)]

@@ -29,7 +29,8 @@ from lorry.rpc.channel import open_channel
 from lorry.v1 import blob_pb2, types_pb2
 from tests.support.adapters import BASE_NAME, base_for, write_adapter
 from tests.support.certificates import Authority
-from tests.support.registry import Client, chunk
+from tests.support.registry import Client
+from tests.support.uploads import chunk
 
 OPERATOR, OURS, THEIRS, EXPIRED, REVOKED = "operator", "ours", "theirs", "expired", "revoked"
 BROKEN = b"what came of an upload" * 100

@@ -16,6 +16,7 @@ from typing import Any, Final, TypeAlias, TypedDict
 import grpc.aio
 
 from lorry.errors import InvalidInput, Unauthenticated
+from lorry.rpc import requestid
 
 _Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
@@ -106,7 +107,8 @@ def _bearer(text: str, key: str) -> str:
 
 
 def identified(channel: grpc.aio.Channel, token: str) -> grpc.aio.Channel:
-    """The same channel; each of its calls shows the token, and whom it is made on behalf of.
+    """The same channel; each of its calls shows the token, whom it is made on behalf of, and the id of
+    the request that it helps to answer.
 
     Raises InvalidInput where the token cannot travel in a header.
     """
@@ -126,7 +128,7 @@ def _naming(make: Callable[..., Any], own: Iterable[tuple[str, str]]) -> Callabl
         def call(*args: object, metadata: Iterable[tuple[str, str]] | None = None, **kwargs: object) -> object:
             behalf = _behalf.get()
             acted = ((ON_BEHALF_OF, behalf),) if behalf else ()
-            return method(*args, metadata=(*(metadata or ()), *own, *acted), **kwargs)
+            return method(*args, metadata=(*(metadata or ()), *own, *acted, *requestid.metadata()), **kwargs)
 
         return call
 

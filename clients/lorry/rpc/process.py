@@ -7,23 +7,23 @@ shown. Does not know what a command does.
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, get_args
 
 from pydantic import ValidationError
-from pydantic_settings import BaseSettings
 
 from lorry.errors import LorryError
+from lorry.rpc import logs
+from lorry.rpc.listening import ServerSettings
 from lorry.rpc.serving import is_serving, write_port_file
 from lorry.rpc.tls import ServerTls
 
 # A server that needs longer to say that it is well is not.
 _HEALTH_SECONDS = 5.0
 
-SettingsT = TypeVar("SettingsT", bound=BaseSettings)
+SettingsT = TypeVar("SettingsT", bound=ServerSettings)
 
 
 def run(
@@ -34,9 +34,10 @@ def run(
 ) -> int:
     """Run a command; the exit code: 0 for success, 1 for failure, 2 for wrong usage or settings."""
     options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     try:
-        command(options, settings())
+        chosen = settings()
+        logs.set_up(getattr(options, "log_format", None) or chosen.log_format)
+        command(options, chosen)
     except ValidationError as error:
         prefix = settings.model_config.get("env_prefix", "")
         for problem in error.errors(include_input=False, include_context=False):
@@ -54,6 +55,9 @@ def add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser], abo
     serving = commands.add_parser("serve", help=about)
     serving.add_argument(
         "--port-file", type=Path, help="write host:port into this file once calls are answered (for port 0)"
+    )
+    serving.add_argument(
+        "--log-format", choices=get_args(logs.LogFormat), help="in place of the setting LOG_FORMAT; text is the default"
     )
 
 

@@ -19,7 +19,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from lorry.rpc.channel import channel_options, server_options
-from lorry.rpc.interceptor import ErrorInterceptor
+from lorry.rpc.interceptor import CallWatcher, ErrorInterceptor
 from lorry.rpc.tls import ServerTls
 
 
@@ -37,10 +37,14 @@ class Service:
 
 @dataclass(frozen=True, slots=True)
 class Door:
-    """What a call passes before it reaches a service: TLS where it is set, then the interceptors, in order."""
+    """What a call passes before it reaches a service: TLS where it is set, then the interceptors, in order.
+
+    watchers: who is told of every call and of its end.
+    """
 
     tls: ServerTls | None = None
     interceptors: Sequence[grpc.aio.ServerInterceptor] = field(default=())
+    watchers: Sequence[CallWatcher] = field(default=())
 
 
 # Unencrypted, and open to whoever can reach it.
@@ -72,7 +76,8 @@ async def serving(
     endless streams end; no new call is taken; calls in flight get `grace` seconds to end.
     Raises CannotListen, OSError and InvalidInput where the certificate's files are not what they should be.
     """
-    server = grpc.aio.server(interceptors=[ErrorInterceptor(), *door.interceptors], options=server_options())
+    outermost = ErrorInterceptor(door.watchers)
+    server = grpc.aio.server(interceptors=[outermost, *door.interceptors], options=server_options())
     names = [service.name for service in services]
     for service in services:
         service.add_to(server)

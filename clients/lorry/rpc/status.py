@@ -19,6 +19,7 @@ from google.rpc.status_pb2 import Status
 from grpc_status import rpc_status
 
 from lorry.errors import LorryError
+from lorry.rpc.requestid import REQUEST_ID
 
 DOMAIN: Final = "lorry"
 
@@ -59,14 +60,23 @@ def from_rpc_error(error: grpc.RpcError) -> LorryError:
     A reason that this release does not know becomes the class of its code; so does a status that
     does not come from a Lorry server (a refused connection, a proxy's answer).
     """
+    translated = _told(error) or _guessed(error)
+    translated.request_id = next((str(value) for key, value in error.initial_metadata() or () if key == REQUEST_ID), "")
+    return translated
+
+
+def _told(error: grpc.RpcError) -> LorryError | None:
     status = _details_of(error)
-    if status is not None:
-        info, retry = ErrorInfo(), RetryInfo()
-        for detail in status.details:
-            detail.Unpack(info)
-            detail.Unpack(retry)
-        if info.domain == DOMAIN:
-            return _rebuilt(status, info, retry)
+    if status is None:
+        return None
+    info, retry = ErrorInfo(), RetryInfo()
+    for detail in status.details:
+        detail.Unpack(info)
+        detail.Unpack(retry)
+    return _rebuilt(status, info, retry) if info.domain == DOMAIN else None
+
+
+def _guessed(error: grpc.RpcError) -> LorryError:
     code: grpc.StatusCode = error.code()
     kind, details = _class_of_code(code.name), error.details() or "no message"
     # Where the class cannot tell the code, the message does.

@@ -1,0 +1,82 @@
+// Vectors of floats, as wide as the machine's registers, and the two types that weights are stored in.
+//
+// Everything is computed in float32: a bfloat16 is widened when it is read. The width comes from the
+// compiler's target; -DLANES=16 on a narrower machine gives the same results from two registers each,
+// which is how the wide variant is tested where it cannot run.
+#pragma once
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#ifndef LANES
+#ifdef __AVX512F__
+#define LANES 16
+#else
+#define LANES 8
+#endif
+#endif
+
+// Stored anywhere: loads and stores through these types assume no alignment.
+typedef float Vec __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
+typedef uint32_t Bits __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
+typedef uint16_t Halves __attribute__((vector_size(LANES * 2), aligned(2), may_alias));
+
+struct bfloat16 {
+    uint16_t bits;
+};
+
+static inline Vec load(const float *p) { return *(const Vec *)p; }
+static inline Vec load(const bfloat16 *p) { return (Vec)(__builtin_convertvector(*(const Halves *)p, Bits) << 16); }
+static inline float scalar(float x) { return x; }
+static inline float scalar(bfloat16 x) {
+    uint32_t bits = (uint32_t)x.bits << 16;
+    float wide;
+    memcpy(&wide, &bits, 4);
+    return wide;
+}
+
+static inline void store(float *p, Vec x) { *(Vec *)p = x; }
+static inline void put(float *p, float x) { *p = x; }
+// Rounded to nearest, ties to even; a NaN stays one.
+static inline void put(bfloat16 *p, float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, 4);
+    p->bits = x != x ? 0x7fc0 : (uint16_t)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+
+static inline Vec all(float x) { return x - Vec{}; }
+
+static inline float sum(Vec x) {
+#if LANES == 16
+    typedef float Eight __attribute__((vector_size(32)));
+    Eight e = __builtin_shufflevector(x, x, 0, 1, 2, 3, 4, 5, 6, 7) +
+              __builtin_shufflevector(x, x, 8, 9, 10, 11, 12, 13, 14, 15);
+#else
+    Vec e = x;
+#endif
+    typedef float Four __attribute__((vector_size(16)));
+    Four f = __builtin_shufflevector(e, e, 0, 1, 2, 3) + __builtin_shufflevector(e, e, 4, 5, 6, 7);
+    f += __builtin_shufflevector(f, f, 2, 3, 0, 1);
+    return f[0] + f[1];
+}
+
+// e^x to 2 ulp: 2^n * p(f) with x = (n + f) ln 2, |f| <= 1/2, p the Taylor polynomial of 2^f to degree 7.
+// Below -87 it is 0 but for rounding, above 88 it is as for 88; NaN stays NaN.
+static inline Vec exponential(Vec x) {
+    x = x < -87.0f ? all(-87.0f) : x;
+    x = x > 88.0f ? all(88.0f) : x;
+    Vec magic = all(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer, kept in the low bits
+    Vec shifted = x * 1.44269504f + magic;
+    Vec n = shifted - magic;
+    Vec f = x - n * 0.693359375f;  // ln 2 in two parts, so that the difference is exact
+    f = f + n * 2.12194440e-4f;
+    Vec p = all(1.9841270e-4f);
+    p = p * f + 1.3888889e-3f;
+    p = p * f + 8.3333333e-3f;
+    p = p * f + 4.1666667e-2f;
+    p = p * f + 1.6666667e-1f;
+    p = p * f + 0.5f;
+    p = p * f + 1.0f;
+    p = p * f + 1.0f;
+    return (Vec)((Bits)p + ((Bits)shifted << 23));
+}

@@ -1,0 +1,97 @@
+// The two products that everything else is made of.
+//
+// `dots`: rows of a matrix times tokens, out(r, t) = row_r . token_t, both contiguous along the sum.
+// `mix`: a weighted sum of rows, y_t += sum_r z(r, t) * row_r. Neither knows what it is used for.
+#pragma once
+#include "lanes.h"
+
+// Accumulators of a tile: 4 rows by 3 tokens fill the 16 registers of AVX2, by 6 tokens the 32 of AVX-512.
+constexpr int ROWS = 4;
+constexpr int TOKENS = LANES == 16 ? 6 : 3;
+
+template <class W> struct Rows {
+    const W *at;
+    long stride;
+    const W *operator[](long row) const { return at + row * stride; }
+};
+
+// Where a result goes: value (r, t) lies at at[r * row + t * token].
+struct Place {
+    float *at;
+    long row, token;
+    float &operator()(long r, long t) const { return at[r * row + t * token]; }
+    Place from(long r, long t) const { return {at + r * row + t * token, row, token}; }
+};
+
+template <int R, int T, class W> static inline void tile(Rows<W> w, Rows<float> x, long k_end, Place out) {
+    Vec acc[R][T] = {};
+    long k = 0;
+    for (; k + LANES <= k_end; k += LANES) {
+        Vec token[T];
+#pragma GCC unroll 8
+        for (int t = 0; t < T; t++) token[t] = load(x[t] + k);
+#pragma GCC unroll 8
+        for (int r = 0; r < R; r++) {
+            Vec row = load(w[r] + k);
+#pragma GCC unroll 8
+            for (int t = 0; t < T; t++) acc[r][t] += row * token[t];
+        }
+    }
+    for (int r = 0; r < R; r++)
+        for (int t = 0; t < T; t++) {
+            float total = sum(acc[r][t]);
+            for (long i = k; i < k_end; i++) total += scalar(w[r][i]) * x[t][i];
+            out(r, t) = total;
+        }
+}
+
+// R rows by any number of tokens: as many full tiles as fit, then smaller ones.
+template <int R, int T, class W> static inline void strip(Rows<W> w, Rows<float> x, long tokens, long k_end, Place out) {
+    long t = 0;
+    for (; t + T <= tokens; t += T) tile<R, T>(w, {x[t], x.stride}, k_end, out.from(0, t));
+    if constexpr (T > 1)
+        if (t < tokens) strip<R, T - 1>(w, {x[t], x.stride}, tokens - t, k_end, out.from(0, t));
+}
+
+template <class W> static inline void dots(Rows<W> w, long rows, Rows<float> x, long tokens, long k_end, Place out) {
+    long r = 0;
+    for (; r + ROWS <= rows; r += ROWS) strip<ROWS, TOKENS>(Rows<W>{w[r], w.stride}, x, tokens, k_end, out.from(r, 0));
+    for (; r < rows; r++) strip<1, TOKENS>(Rows<W>{w[r], w.stride}, x, tokens, k_end, out.from(r, 0));
+}
+
+template <int R, class W> static inline void blend(Rows<W> w, Place z, float *const y, long ldy, long tokens, long columns) {
+    long c = 0;
+    for (; c + LANES <= columns; c += LANES) {
+        Vec row[R];
+#pragma GCC unroll 8
+        for (int r = 0; r < R; r++) row[r] = load(w[r] + c);
+        for (long t = 0; t < tokens; t++) {
+            float *at = y + t * ldy + c;
+            Vec value = load(at);
+#pragma GCC unroll 8
+            for (int r = 0; r < R; r++) value += row[r] * z(r, t);
+            store(at, value);
+        }
+    }
+    for (; c < columns; c++)
+        for (long t = 0; t < tokens; t++)
+            for (int r = 0; r < R; r++) y[t * ldy + c] += scalar(w[r][c]) * z(r, t);
+}
+
+template <class W>
+static inline void mix(Rows<W> w, long rows, Place z, float *y, long ldy, long tokens, long columns) {
+    long r = 0;
+    for (; r + ROWS <= rows; r += ROWS) blend<ROWS>(Rows<W>{w[r], w.stride}, z.from(r, 0), y, ldy, tokens, columns);
+    for (; r < rows; r++) blend<1>(Rows<W>{w[r], w.stride}, z.from(r, 0), y, ldy, tokens, columns);
+}
+
+// A thread's share of n things: [begin, end), in units of `unit`.
+struct Share {
+    long begin, end;
+    Share(long n, int thread, int threads, long unit = 1) {
+        long units = (n + unit - 1) / unit;
+        begin = units * thread / threads * unit;
+        end = units * (thread + 1) / threads * unit;
+        if (end > n) end = n;
+    }
+};

@@ -16,13 +16,15 @@ from lorry import WorkerClient, sync
 from tests.support.pair import agrees, answer
 from tests.support.peft_adapters import QUIET
 from tests.support.process import ServerProcess
-from tests.support.registry import DEADLINE, registry_process
+from tests.support.registry import registry_process
 from tests.support.worker import tiny_adapter, tiny_llama, worker_process
 
 pytestmark = QUIET
 
 ADAPTERS: dict[str, dict[str, Any]] = {"pirate": {}, "json": {"dora": True}, "wide": {"rank": 33}}
 PROMPT = "[user]hello[assistant]"
+# `base register` loads torch and transformers: some seconds, on a machine with all cores taken many.
+_COMMAND_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,9 @@ class Terminal:
         """What a command wrote to stdout; to stderr, where it is expected to fail."""
         where = ["--registry", self.registry.target, "--worker", self.worker.target]
         command = [str(Path(sys.executable).with_name("lorry")), *where, *arguments]
-        done = subprocess.run(command, input=given, capture_output=True, text=True, timeout=DEADLINE, check=False)
+        done = subprocess.run(
+            command, input=given, capture_output=True, text=True, timeout=_COMMAND_SECONDS, check=False
+        )
         assert done.returncode == code, done.stderr
         return done.stderr if code else done.stdout
 

@@ -16,10 +16,9 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from adapter_registry.store.migrate import upgrade
 from lorry.errors import FailedPrecondition, Internal
 from lorry.format.digest import digest_of
-from lorry.rpc.calls import translated
 from lorry.rpc.chunks import CHUNK_BYTES
 from lorry.rpc.serving import is_serving
-from lorry.v1 import blob_pb2, catalog_pb2
+from lorry.v1 import blob_pb2
 from tests.support.registry import DEADLINE, FINISH, Client, chunks, header, registry_process, running_registry, until
 
 DATA = hashlib.shake_256(b"upload").digest(4 * CHUNK_BYTES)
@@ -87,10 +86,9 @@ async def test_the_text_of_a_defect_stays_in_the_log(tmp_path: Path, caplog: pyt
     async with running_registry(tmp_path) as target, Client(target) as client:
         await client.register()
         with closing(sqlite3.connect(tmp_path / "catalog.db")) as database, database:
-            database.execute("UPDATE events SET kind = 'nobody foresaw this'")
-        call = client.catalog.Watch(catalog_pb2.WatchRequest(resume_token=FIRST), timeout=DEADLINE)
-        with pytest.raises(Internal) as caught, translated():
-            await call.read()
+            database.execute("UPDATE bases SET carry_over = 'nobody foresaw this'")
+        with pytest.raises(Internal) as caught:
+            await client.call("ListBaseModels")
     assert "nobody foresaw" not in caught.value.message
     assert "nobody foresaw" in caplog.text
     assert caught.value.metadata["incident"] in caplog.text

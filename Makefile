@@ -12,6 +12,7 @@ MODEL ?=
 # pytest-xdist workers: one a core, each with one torch thread, so that they do not fight.
 JOBS ?= 2
 PROTOS := $(wildcard protos/lorry/v1/*.proto)
+NATIVE := $(wildcard compute_worker/engine/native/*.cpp compute_worker/engine/native/*.h)
 BUF := node_modules/.bin/buf
 
 .PHONY: help
@@ -19,12 +20,17 @@ help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 .PHONY: setup
-setup: $(VENV)/.ready ## Make the virtual environment and install everything
+setup: $(VENV)/.ready $(VENV)/.native ## Make the virtual environment and install everything
 
 $(VENV)/.ready: pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing Lorry and its dependencies into $(VENV) ..."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+# The worker's C++ kernels, some seconds; without g++ a line says so and torch computes alone.
+$(VENV)/.native: scripts/build_native.py $(NATIVE) | $(VENV)/.ready
+	@$(BIN)/python -m scripts.build_native
 	@touch $@
 
 $(BUF): package.json
@@ -37,6 +43,31 @@ demo: setup ## Show the whole pair at work on a real model (MODEL= for another o
 .PHONY: test
 test: check ## Everything that proves the project
 	OMP_NUM_THREADS=1 GRPC_VERBOSITY=ERROR $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -q
+
+# How long the registry is killed, in seconds for each kind of storage, and how often at least.
+CHAOS_SECONDS ?= 300
+CHAOS_KILLS ?= 100
+# How many operations meet a fault of S3's.
+CHAOS_S3_OPERATIONS ?= 1000
+
+.PHONY: chaos
+chaos: setup ## Kill the registry under load, 100 times and more (CHAOS_SECONDS=, CHAOS_KILLS=, CHAOS_SEED=)
+	CHAOS_SECONDS=$(CHAOS_SECONDS) CHAOS_KILLS=$(CHAOS_KILLS) CHAOS_SEED=$(CHAOS_SEED) CHAOS_TRACED=100 \
+	  CHAOS_S3_OPERATIONS=$(CHAOS_S3_OPERATIONS) OMP_NUM_THREADS=1 GRPC_VERBOSITY=ERROR $(BIN)/python -m pytest -q -s tests/chaos
+
+.PHONY: chaos-s3
+chaos-s3: setup ## The part of it with an S3 server that misbehaves (CHAOS_S3_OPERATIONS=, CHAOS_SEED=)
+	CHAOS_S3_OPERATIONS=$(CHAOS_S3_OPERATIONS) CHAOS_SEED=$(CHAOS_SEED) \
+	  OMP_NUM_THREADS=1 GRPC_VERBOSITY=ERROR $(BIN)/python -m pytest -q -s tests/chaos/s3
+
+# How many sequences of calls the registry and its model get on files, and the seed that they come from.
+SEQUENCES ?= 2000
+SEED ?= 1
+
+.PHONY: stateful
+stateful: setup ## Compare the registry with a plain model, call by call (SEQUENCES=, SEED=)
+	LORRY_SEQUENCES=$(SEQUENCES) LORRY_SEED=$(SEED) OMP_NUM_THREADS=1 GRPC_VERBOSITY=ERROR \
+	  $(BIN)/python -m pytest -q -s tests/stateful
 
 .PHONY: check
 check: setup lint types layers check-protos check-migrations ## Lint, types, layers, protos, migrations
@@ -93,6 +124,19 @@ train-demo: setup ## Train the demo's adapters anew
 .PHONY: bench
 bench: setup ## Measure what the README claims; prints ratios (CASES=B,D for some rows)
 	$(BIN)/python -m benchmarks.serving $(if $(CASES),--cases $(CASES))
+
+.PHONY: profile
+profile: setup ## Show where a decode step's time goes, and compare the executors
+	$(BIN)/python -m benchmarks.profile
+
+.PHONY: conformance
+conformance: setup ## Ask a running registry for all that the contract says (TARGET=host:port; LORRY_TOKEN_FILE, LORRY_CA)
+	@test -n '$(TARGET)' || { echo "expected TARGET=host:port of a registry"; exit 2; }
+	LORRY_CONFORMANCE_TARGET='$(TARGET)' $(BIN)/python -m pytest -q tests/conformance
+
+.PHONY: bench-registry
+bench-registry: setup ## Measure the registry beside raw TCP and boto3; prints ratios (CASES=download,resolve)
+	$(BIN)/python -m benchmarks.registry $(if $(CASES),--cases $(CASES))
 
 .PHONY: up
 up: ## Start the pair with MinIO and PostgreSQL in containers

@@ -21,6 +21,7 @@ from adapter_registry.blobs.s3_bucket import S3Settings
 from adapter_registry.domain.acting import REGISTRY, acting
 from adapter_registry.domain.principals import NewPrincipal
 from adapter_registry.malloc import keep_memory
+from adapter_registry.metrics import State, registry_metrics
 from adapter_registry.rpc.access import AccessServicer
 from adapter_registry.rpc.access_guard import AccessGuard
 from adapter_registry.rpc.admin import AdminServicer
@@ -34,7 +35,7 @@ from adapter_registry.service.pool import Pool
 from adapter_registry.service.publish import Publisher
 from adapter_registry.service.registry import Registry
 from adapter_registry.service.stored import StoredBlobs
-from adapter_registry.service.upkeep import alongside, collect_regularly
+from adapter_registry.service.upkeep import alongside, collect_regularly, measure_regularly
 from adapter_registry.service.verdicts import Judging
 from adapter_registry.service.watching import Watcher
 from adapter_registry.settings import Settings
@@ -42,7 +43,10 @@ from adapter_registry.store.catalog import SqlCatalog, open_catalog
 from adapter_registry.store.migrate import current_is_head, upgrade
 from lorry.errors import FailedPrecondition
 from lorry.format.digest import digest_of
-from lorry.rpc.serving import Door, Service, serving, stop_signal
+from lorry.rpc.interceptor import CallWatcher
+from lorry.rpc.logs import AccessLog
+from lorry.rpc.metrics import CallMetrics, OnLoop, exposing
+from lorry.rpc.serving import Door, Listening, Service, serving, stop_signal
 from lorry.v1 import access_pb2_grpc, admin_pb2_grpc, catalog_pb2_grpc
 
 _log = logging.getLogger(__name__)
@@ -95,7 +99,10 @@ async def registry(settings: Settings) -> AsyncIterator[str]:
         try:
             access = Access(catalog, queries, required=settings.auth == "required")
             parts = _assemble(catalog, store, queries, transfers, draining, access, _keeping(settings))
+            calls, state = CallMetrics(), State()
+            watchers: list[CallWatcher] = [AccessLog(every=settings.access_log), calls]
             async with (
+                exposing(settings.metrics_listen, [calls, OnLoop(lambda: registry_metrics(parts, state))]),
                 parts.judging.running(),
                 parts.watcher.running(),
                 serving(
@@ -103,11 +110,14 @@ async def registry(settings: Settings) -> AsyncIterator[str]:
                     _services(parts),
                     draining=draining,
                     grace=settings.grace_seconds,
-                    door=Door(settings.tls, [AccessGuard(access)]),
+                    door=Door(settings.tls, [AccessGuard(access)], watchers),
                 ) as listening,
                 alongside(
                     collect_regularly(parts.collector, settings.gc_seconds),
-                    watch_health(_checks(catalog, store, health), settings.health_seconds, listening.set_health),
+                    watch_health(
+                        _checks(catalog, store, health), settings.health_seconds, partial(_tell, state, listening)
+                    ),
+                    *([measure_regularly(state.held, catalog.held, queries)] if settings.metrics_listen else []),
                 ),
             ):
                 yield listening.address
@@ -126,6 +136,11 @@ async def serve(settings: Settings, ready: Callable[[str], None]) -> None:
         ready(address)
         await stop_signal()
         _log.info("draining")
+
+
+async def _tell(state: State, listening: Listening, *, well: bool) -> None:
+    state.well = well
+    await listening.set_health(well=well)
 
 
 def _resources(settings: Settings) -> tuple[SqlCatalog, BlobStore]:

@@ -9,15 +9,15 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import report
 from benchmarks.cases import Case, cases
-from benchmarks.measuring import Quiet, Result, machine
-from benchmarks.world import QUICK, Scale, World, world
+from benchmarks.measuring import Result, machine
+from benchmarks.running import run, say
+from benchmarks.world import QUICK, Scale, world
 from compute_worker.engine.loading import has_bfloat16
 from demo.model import ensure_model
 from demo.pair import end_on_signals
@@ -78,27 +78,9 @@ async def measure(
     model: str, dtype: str, chosen: Sequence[Case], scale: Scale, repeats: int, state: Path
 ) -> list[Result]:
     """Start both sides, and run the cases."""
-    _say("starting registry, worker and PEFT ...")
+    say("starting registry, worker and PEFT ...")
     async with world(model, dtype, scale, state) as both:
         return [await run(case, both, repeats) for case in chosen]
-
-
-async def run(case: Case, both: World, repeats: int) -> Result:
-    """One case, ours and the peer's value in turns: what disturbs the machine for a while disturbs both."""
-    _say(f"{case.claim.name}: {case.claim.title} ...")
-    await case.prepare(both)
-    quiet, ours, peer = Quiet(), [], []
-    for turn in range(repeats):
-        with quiet.watched():
-            ours.append(await case.ours(both, turn))
-        with quiet.watched():
-            peer.append(await case.peer(both, turn))
-        _say(f"  ours {report.shown(ours[-1])}, {case.claim.peer} {report.shown(peer[-1])} {case.claim.unit}")
-    return Result(case.claim, ours, peer, quiet.share)
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from compute_worker.contract import Engine, Tokenizer
 from compute_worker.engine.build import EngineSettings, build_engine
 from compute_worker.merge.combiner import TorchCombiner
 from compute_worker.merge.methods import METHODS
+from compute_worker.metrics import worker_metrics
 from compute_worker.rpc.access import Access
 from compute_worker.rpc.inference import InferenceServicer
 from compute_worker.rpc.residency import Capabilities, ResidencyServicer
@@ -29,12 +30,14 @@ from compute_worker.settings import Settings
 from compute_worker.source import RegistrySource
 from lorry.errors import InvalidInput
 from lorry.registry import RegistryClient
+from lorry.rpc.interceptor import CallWatcher
+from lorry.rpc.logs import AccessLog
+from lorry.rpc.metrics import CallMetrics, OnLoop, exposing
 from lorry.rpc.serving import Door, Service, serving, stop_signal
 from lorry.v1 import inference_pb2_grpc, residency_pb2_grpc
 
 _log = logging.getLogger(__name__)
 
-EXECUTOR = "transformers"
 # The runtime ends what outlives the grace in its own words; they have so long to reach the callers.
 _LAST_WORD_SECONDS = 1.0
 
@@ -51,6 +54,7 @@ def engine_settings(settings: Settings) -> EngineSettings:
         kv_bytes=settings.kv_bytes,
         max_context=settings.max_context,
         threads=settings.threads,
+        executor=settings.executor,
     )
 
 
@@ -80,16 +84,19 @@ async def worker(settings: Settings, engine: Engine, tokenizer: Tokenizer) -> As
         runtime = Runtime(engine, tokenizer, source, TorchCombiner(), runtime_settings(settings))
         callers = Callers(source, settings.auth_grace_seconds)
         access = [Access(callers, runtime)] if settings.auth == "registry" else []
+        calls = CallMetrics()
+        watchers: list[CallWatcher] = [AccessLog(every=settings.access_log), calls]
         await runtime.start()
         try:
             async with (
+                exposing(settings.metrics_listen, [calls, OnLoop(lambda: worker_metrics(runtime.figures()))]),
                 _drained(runtime, draining, settings.grace_seconds),
                 serving(
                     settings.listen,
                     _services(runtime, engine, settings),
                     draining=draining,
                     grace=settings.grace_seconds + _LAST_WORD_SECONDS,
-                    door=Door(tls=settings.tls, interceptors=access),
+                    door=Door(settings.tls, access, watchers),
                 ) as listening,
             ):
                 yield listening.address
@@ -112,7 +119,7 @@ async def _drained(runtime: Runtime, draining: asyncio.Event, grace: float) -> A
 
 
 def _services(runtime: Runtime, engine: Engine, settings: Settings) -> list[Service]:
-    capabilities = Capabilities(settings.base_name, EXECUTOR, tuple(METHODS), MAX_ADAPTERS)
+    capabilities = Capabilities(settings.base_name, engine.executor, tuple(METHODS), MAX_ADAPTERS)
     inference = InferenceServicer(runtime)
     residency = ResidencyServicer(runtime, engine, capabilities)
     return [
@@ -140,7 +147,7 @@ async def serve(settings: Settings, ready: Callable[[str], None]) -> None:
     Raises UnsupportedModel, CannotListen.
     """
     engine, tokenizer = await _built(engine_settings(settings))
-    _log.info("base %s is loaded: %s", settings.base_name, engine.base.base_id)
+    _log.info("base %s is loaded: %s, executor %s", settings.base_name, engine.base.base_id, engine.executor)
     async with worker(settings, engine, tokenizer) as address:
         _log.info("serving on %s", address)
         ready(address)

@@ -123,6 +123,10 @@ class Engine(Protocol):
     def dtype(self) -> str:
         """Type of the weights, for example `bfloat16`."""
 
+    @property
+    def executor(self) -> str:
+        """What runs its forwards, for example `transformers` or `native-avx2`."""
+
     def read(self, weights: Path, facts: AdapterFacts) -> HostAdapter:
         """Parse a verified adapter_model.safetensors. Any thread; slow.
 

@@ -52,6 +52,8 @@ class Settings(ServerSettings):
     device: str = "cpu"
     # auto: bfloat16 where the device is fast at it, else float32.
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    # auto: native kernels where they reproduce the model; transformers: its own modules, always.
+    executor: Literal["auto", "transformers"] = "auto"
     cache_dir: Path = Path("var/worker")
     # 32 adapters of rank 16 on all linears of a 135M model take 312 MB in bfloat16.
     pool_bytes: int = Field(default=320 * MIB, gt=0)

@@ -100,7 +100,7 @@ class RegistrySource:
         for scope in principal.scopes:
             scopes[scope.namespace] = max(scope.permission, scopes.get(scope.namespace, 0))
         expires = timestamp_from_pb(principal.expire_time) if principal.HasField("expire_time") else None
-        return Granted(scopes, expires, principal.anonymous)
+        return Granted(scopes, expires, principal.anonymous, principal.name)
 
 
 @contextmanager

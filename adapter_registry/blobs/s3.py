@@ -27,11 +27,11 @@ from adapter_registry.blobs.intake import (
     span,
 )
 from adapter_registry.blobs.protocol import Progress, Stored, Upload
-from adapter_registry.blobs.s3_bucket import Begun, Bucket, Part, S3Settings
+from adapter_registry.blobs.s3_bucket import Begun, Bucket, Head, Part, S3Settings
 from adapter_registry.blobs.s3_parts import PART_BYTES, Staged
 from adapter_registry.blobs.s3_upload import PartsUpload, Target
-from adapter_registry.blobs.sums import is_sound
 from lorry.errors import BlobNotFound, StorageUnavailable
+from lorry.format.digest import Hasher
 
 # A look-up waits for the network: 1,000 of 2 ms each are 0.25 s with this many at once.
 _LOOKUPS = 8
@@ -151,14 +151,30 @@ class S3Store:
             del self._open[begun.upload]
 
     def quarantine(self, digest: str) -> bool:
-        """Move a damaged blob to `quarantine/`. Raises InvalidDigest, StorageUnavailable."""
+        """Move a damaged blob to `quarantine/`. Raises InvalidDigest, StorageUnavailable.
+
+        Damaged is what comes wrong twice in the same way: what the network damages comes wrong in another
+        way each time.
+        """
         key = _blob_key(digest)
-        etag, size = self._bucket.etag_of(key), self._bucket.size_of(key)
-        if etag is None or size is None or is_sound(digest, self._bucket.read(key, range(size), _READ_BYTES, etag)):
+        found = self._hashed(key)
+        if found is None or found[1] == digest:
             return False
-        self._bucket.copy(key, _QUARANTINE + hex_of(digest), etag)
+        if self._hashed(key) != found:
+            raise StorageUnavailable(f"blob {digest}: S3 sends other bytes each time")
+        self._bucket.copy(key, _QUARANTINE + hex_of(digest), found[0].etag)
         self._bucket.delete(key)
         return True
+
+    def _hashed(self, key: str) -> tuple[Head, str] | None:
+        """An object and the digest of its bytes; None where there is none."""
+        head = self._bucket.head(key)
+        if head is None:
+            return None
+        hasher = Hasher()
+        for piece in self._bucket.read(key, range(head.size), _READ_BYTES, head.etag):
+            hasher.update(piece)
+        return head, hasher.digest
 
     def quarantined(self) -> Iterator[str]:
         """Digests of the damaged blobs. Raises StorageUnavailable."""

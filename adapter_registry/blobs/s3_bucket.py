@@ -15,7 +15,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
-from adapter_registry.blobs.s3_faults import code_of, nothing_there, storage
+from adapter_registry.blobs.s3_faults import code_of, nothing_there, require_whole_head, storage
 from lorry.errors import StorageUnavailable
 
 if TYPE_CHECKING:
@@ -68,6 +68,14 @@ class Object:
 
 
 @dataclass(frozen=True, slots=True)
+class Head:
+    """What S3 says of one object. size: bytes; etag: names those bytes, and no others."""
+
+    size: int
+    etag: str
+
+
+@dataclass(frozen=True, slots=True)
 class Begun:
     """A multipart upload that was begun and neither completed nor aborted. since: by the server's clock."""
 
@@ -106,17 +114,17 @@ class Bucket:
             if code_of(error) not in _BUCKET_IS_THERE:
                 raise
 
-    def size_of(self, key: str) -> int | None:
-        """Length of an object in bytes; None where there is none."""
+    def head(self, key: str) -> Head | None:
+        """What S3 says of an object; None where there is none."""
         with storage(), nothing_there():
-            return self._client.head_object(Bucket=self._name, Key=self._prefix + key)["ContentLength"]
+            found = self._client.head_object(Bucket=self._name, Key=self._prefix + key)
+            return Head(found["ContentLength"], found["ETag"])
         return None
 
-    def etag_of(self, key: str) -> str | None:
-        """What names the bytes of an object; None where there is none."""
-        with storage(), nothing_there():
-            return self._client.head_object(Bucket=self._name, Key=self._prefix + key)["ETag"]
-        return None
+    def size_of(self, key: str) -> int | None:
+        """Length of an object in bytes; None where there is none."""
+        found = self.head(key)
+        return None if found is None else found.size
 
     def objects(self, prefix: str) -> Iterator[Object]:
         """The objects whose keys begin so, a page at a time; none where there is no bucket."""
@@ -261,7 +269,7 @@ def _next(pages: Iterator[_Page]) -> _Page | None:
 
 
 def _connect(settings: S3Settings) -> S3Client:
-    return boto3.session.Session().client(
+    client = boto3.session.Session().client(
         "s3",
         endpoint_url=settings.endpoint,
         region_name=settings.region,
@@ -278,3 +286,5 @@ def _connect(settings: S3Settings) -> S3Client:
             s3={"addressing_style": "path" if settings.endpoint else "auto"},
         ),
     )
+    client.meta.events.register("before-parse.s3", require_whole_head)
+    return client

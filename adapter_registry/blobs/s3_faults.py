@@ -1,15 +1,18 @@
 """What boto3 raises, as Lorry's errors.
 
-Owns which of S3's answers mean that a thing is not there, and which that the store cannot be used now.
-Error texts carry S3's code and the operation, never a header or a key.
+Owns which of S3's answers mean that a thing is not there, which that the store cannot be used now, and
+which are none at all. Error texts carry S3's code and the operation, never a header or a key.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http import HTTPStatus
+from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.model import OperationModel
 from botocore.parsers import ResponseParserError
 from urllib3.exceptions import HTTPError
 
@@ -42,5 +45,18 @@ def storage() -> Iterator[None]:
         if code_of(error) == "NoSuchKey" and error.operation_name == "GetObject":
             raise BlobNotFound("S3 has no such object any more") from error
         raise StorageUnavailable(f"S3 refused {error.operation_name}: {code_of(error)}") from error
-    except (BotoCoreError, ResponseParserError, HTTPError) as error:
+    # The last two: a number or a date that is none, and a field that an answer must have.
+    except (BotoCoreError, ResponseParserError, HTTPError, ValueError, KeyError) as error:
         raise StorageUnavailable(f"S3 cannot be used: {type(error).__name__}") from error
+
+
+def require_whole_head(response_dict: dict[str, Any], operation_model: OperationModel, **_: object) -> None:
+    """A handler of botocore's event before-parse. Raises ResponseParserError where the head was cut.
+
+    Python's http.client takes a head that ends anywhere for a whole one, and a body without a length for
+    an empty one: a listing would have no entries. S3 tells the length of all that it answers with a body.
+    """
+    lengths = {"content-length", "transfer-encoding"} & {name.lower() for name in response_dict["headers"]}
+    bodiless = operation_model.http["method"] == "HEAD" or response_dict["status_code"] != HTTPStatus.OK
+    if not lengths and not bodiless:
+        raise ResponseParserError("the answer was cut within its head")

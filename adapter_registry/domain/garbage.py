@@ -36,11 +36,12 @@ class BlobState:
 
 @dataclass(frozen=True, slots=True)
 class Ages:
-    """What is old, by kind: rows of before these moments are forgotten. audit: None keeps all of it."""
+    """What is old, by kind: rows of before these moments are forgotten. audit: None keeps all of it.
+    Leases need none: they say when they end.
+    """
 
     events: datetime
     audit: datetime | None
-    now: datetime
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,7 +37,7 @@ class BlobServicer:
         if len(request.digests) > MAX_DIGESTS:
             raise InvalidInput(f"digests: expected at most {MAX_DIGESTS}, got {len(request.digests)}")
         digests = [check_digest(digest) for digest in request.digests]
-        return pb.FindMissingResponse(missing=await self._blobs.missing(digests, _namespace(request.namespace)))
+        return pb.FindMissingResponse(missing=await self._blobs.find_missing(digests, _namespace(request.namespace)))
 
     async def QueryUpload(self, request: pb.QueryUploadRequest, context: Context) -> pb.QueryUploadResponse:
         """How far an upload came."""

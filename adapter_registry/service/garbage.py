@@ -43,6 +43,29 @@ class Retained(Upkeep, Protocol):
         """See domain.catalog.Catalog."""
 
 
+@dataclass(slots=True)
+class Collected:
+    """What the runs of this process came to, dry ones left out; `ended`: when the last of them was done."""
+
+    runs: int = 0
+    blobs: int = 0
+    size: int = 0
+    versions: int = 0
+    uploads: int = 0
+    rows: int = 0
+    ended: datetime | None = None
+
+    def add(self, done: Collection) -> None:
+        """One more run."""
+        self.runs += 1
+        self.blobs += done.swept_blobs
+        self.size += done.swept_bytes
+        self.versions += done.expired_count
+        self.uploads += done.swept_uploads
+        self.rows += done.forgotten_rows
+        self.ended = datetime.now(UTC)
+
+
 @dataclass(frozen=True, slots=True)
 class Keeping:
     """How long things are kept. unnamed: blobs and broken uploads since they were last of use; events;
@@ -67,6 +90,7 @@ class GarbageCollector:
         self._queries = queries
         self._transfers = transfers
         self._keeping = keeping
+        self.collected = Collected()
 
     async def collect(self, *, dry_run: bool = False, grace: timedelta | None = None) -> Collection:
         """Collect, or with `dry_run` say what would be. Raises AlreadyRunning, InvalidInput, StorageUnavailable."""
@@ -78,7 +102,10 @@ class GarbageCollector:
             sweep = self._would_sweep if dry_run else self._sweep
             done = await sweep(done, turn, now - grace, settled)
             uploads = await self._transfers.run(self._store.sweep_uploads, settled, dry_run=dry_run)
-            return replace(done, swept_uploads=uploads, forgotten_rows=await self._forget(now, dry_run=dry_run))
+            done = replace(done, swept_uploads=uploads, forgotten_rows=await self._forget(now, dry_run=dry_run))
+        if not dry_run:
+            self.collected.add(done)
+        return done
 
     async def _expire(self, *, dry_run: bool) -> Collection:
         """Retention. As many versions go as it lets go of at the beginning; their own parents go the next time.
@@ -149,7 +176,7 @@ class GarbageCollector:
 
     async def _forget(self, now: datetime, *, dry_run: bool) -> int:
         audit = self._keeping.audit
-        ages = Ages(events=now - self._keeping.events, audit=now - audit if audit else None, now=now)
+        ages = Ages(events=now - self._keeping.events, audit=now - audit if audit else None)
         if dry_run:
             return await self._queries.run(self._catalog.forgettable, ages)
         count = 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
@@ -27,6 +28,23 @@ class Piece(NamedTuple):
     data: memoryview
 
 
+@dataclass(slots=True)
+class Traffic:
+    """What passed since the process began. received, sent: bytes. asked, had: digests that FindMissing was
+    asked for, and those that need not be sent. uploads: that were acknowledged; spared: those whose bytes
+    were not needed, and how many bytes these are. uploading: those that run now.
+    """
+
+    received: int = 0
+    sent: int = 0
+    asked: int = 0
+    had: int = 0
+    uploads: int = 0
+    spared: int = 0
+    spared_bytes: int = 0
+    uploading: int = 0
+
+
 class StoredBlobs:
     """The blobs of a registry. `queries` runs the ledger's calls, `transfers` the store's."""
 
@@ -35,6 +53,14 @@ class StoredBlobs:
         self._ledger = ledger
         self._queries = queries
         self._transfers = transfers
+        self.traffic = Traffic()
+
+    async def find_missing(self, digests: Sequence[str], namespace: str) -> list[str]:
+        """As `missing`, for somebody who is about to send them."""
+        missing = await self.missing(digests, namespace)
+        self.traffic.asked += len(digests)
+        self.traffic.had += len(digests) - len(missing)
+        return missing
 
     async def missing(self, digests: Sequence[str], namespace: str) -> list[str]:
         """Those that the namespace has to send before it may publish them, in order. Raises StorageUnavailable."""
@@ -67,6 +93,17 @@ class StoredBlobs:
         `pieces` end where the sender has said that there are no more, and raise where the stream
         breaks: then what came is kept. Raises that, and what BlobService.Upload documents.
         """
+        self.traffic.uploading += 1
+        try:
+            size, existed = await self._receive(digest, size, namespace, pieces)
+        finally:
+            self.traffic.uploading -= 1
+        self.traffic.uploads += 1
+        self.traffic.spared += existed
+        self.traffic.spared_bytes += size * existed
+        return size, existed
+
+    async def _receive(self, digest: str, size: int, namespace: str, pieces: AsyncIterator[Piece]) -> tuple[int, bool]:
         known = await self._queries.run(self._ledger.admit, digest, size, namespace)
         if known is not None and not await self._transfers.run(self._store.missing, [digest]):
             await self._keep(digest, known.size, None, namespace)
@@ -75,6 +112,7 @@ class StoredBlobs:
         async with self._transfers.opened(self._store.upload, digest, size, namespace, hidden=True) as upload:
 
             async def write(piece: Piece) -> None:
+                self.traffic.received += len(piece.data)
                 await self._transfers.run(upload.write, piece.offset, piece.data)
 
             await behind(write, pieces)
@@ -97,6 +135,7 @@ class StoredBlobs:
                 async for data in pieces:
                     yield Piece(offset, data)
                     offset += len(data)
+                    self.traffic.sent += len(data)
 
     async def _keep(self, digest: str, size: int, blocks: bytes | None, namespace: str) -> None:
         """Behind durable bytes: the row and the claim. Only then may the sender be answered."""

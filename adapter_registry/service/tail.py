@@ -37,7 +37,7 @@ class Tail:
         self._draining = draining
         self._events: list[Event] = []
         self._start = self._end = -1
-        self._followers = 0
+        self.followers = 0  # how many want to know
         self._failure = ""
         self._look = asyncio.Event()
         self._news = asyncio.Event()
@@ -64,12 +64,12 @@ class Tail:
     @contextmanager
     def followed(self) -> Iterator[None]:
         """Somebody wants to know, for the time of the block."""
-        self._followers += 1
+        self.followers += 1
         self._look.set()
         try:
             yield
         finally:
-            self._followers -= 1
+            self.followers -= 1
 
     def covers(self, sequence: int) -> bool:
         """Whether all that comes behind this event is here, or will be."""
@@ -105,7 +105,7 @@ class Tail:
             raise
 
     def _patience(self, listening: Listening) -> float | None:
-        if not self._followers:
+        if not self.followers:
             return None
         return _CALM_SECONDS if listening.live and not self._failure else _POLL_SECONDS
 

@@ -47,6 +47,8 @@ class Judging:
         self._transfers = transfers
         self._draining = draining
         self._woken = asyncio.Event()
+        # Bases whose verdicts may not be complete.
+        self.queue = 0
 
     async def on(self, reference: Reference, base: str) -> tuple[Finding, ...]:
         """Everything that there is to say about a published version on the base of that name or id.
@@ -102,10 +104,13 @@ class Judging:
             if facts:
                 await self._queries.run(self._catalog.add_facts, facts)
             behind = lacking[-1].digest
-        for base_id in (await self._queries.run(self._catalog.families)).kin:
+        bases = list((await self._queries.run(self._catalog.families)).kin)
+        self.queue = len(bases)
+        for base_id in bases:
             at: int | None = 0
             while at is not None and not self._draining.is_set():
                 at = await self._queries.run(self._catalog.judge_versions, base_id, at, _BATCH)
+            self.queue -= 1
 
     async def _read(self, manifest: Manifest) -> AdapterFacts | None:
         """The facts of a version of an earlier release, None where its bytes do not give them any more."""

@@ -34,6 +34,11 @@ class Watcher:
         self._draining = draining
         self._tail = Tail(catalog, queries, draining)
 
+    @property
+    def watchers(self) -> int:
+        """How many watches run now."""
+        return self._tail.followers
+
     def running(self) -> AbstractAsyncContextManager[None]:
         """Watches get events for the time of the block."""
         return self._tail.running()

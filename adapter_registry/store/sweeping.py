@@ -19,6 +19,7 @@ from adapter_registry.store.audit import note_each
 from adapter_registry.store.database import Database
 from adapter_registry.store.events import outlived
 from adapter_registry.store.keeping import AuditRow, BlobRow, ClaimRow, LeaseRow, NamespaceRow, VersionBlobRow
+from adapter_registry.store.leases import now_of
 from adapter_registry.store.models import EventRow, Row
 from adapter_registry.store.sweeping_turn import take_turn
 
@@ -97,15 +98,15 @@ class Sweeping:
 
     def forgettable(self, ages: Ages) -> int:
         """See Upkeep."""
-        counts = [select(func.count()).select_from(table).where(old) for table, old in _old(ages)]
         with self._database.read() as session:
+            counts = [select(func.count()).select_from(table).where(old) for table, old in _old(session, ages)]
             return sum(session.scalar(count) or 0 for count in counts)
 
     def forget(self, ages: Ages, limit: int) -> int:
         """See Upkeep."""
         count = 0
         with self._database.write() as session:
-            for table, old in _old(ages):
+            for table, old in _old(session, ages):
                 keys = inspect(table).primary_key
                 some = [tuple(row) for row in session.execute(select(*keys).where(old).order_by(*keys).limit(limit))]
                 if some:
@@ -114,9 +115,9 @@ class Sweeping:
         return count
 
 
-def _old(ages: Ages) -> list[tuple[type[Row], ColumnElement[bool]]]:
+def _old(session: Session, ages: Ages) -> list[tuple[type[Row], ColumnElement[bool]]]:
     old: list[tuple[type[Row], ColumnElement[bool]]] = [
-        (LeaseRow, LeaseRow.expires <= ages.now),
+        (LeaseRow, LeaseRow.expires <= now_of(session)),
         (EventRow, outlived(ages.events)),
     ]
     return [*old, (AuditRow, AuditRow.time < ages.audit)] if ages.audit else old

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from compute_worker.contract import Engine, Tokenizer
+from compute_worker.engine import admission
 from compute_worker.engine.engine import Budgets, TransformersEngine
 from compute_worker.engine.loading import AUTO, load_base
 from compute_worker.engine.tokenizer import HfTokenizer
@@ -21,7 +22,7 @@ class EngineSettings:
     """model: a folder or hub id. device: torch's name. dtype: `float32`, `bfloat16`, `float16` or `auto`.
 
     Budgets in bytes; max_context in tokens, 0 for what the model was made for; threads of torch, 0
-    for torch's own choice.
+    for torch's own choice. executor: `auto`, or `transformers` for the general one.
     """
 
     model: str
@@ -31,6 +32,7 @@ class EngineSettings:
     kv_bytes: int = 512 << 20
     max_context: int = 0
     threads: int = 0
+    executor: str = admission.AUTO
 
 
 def build_engine(settings: EngineSettings) -> tuple[Engine, Tokenizer]:
@@ -40,4 +42,4 @@ def build_engine(settings: EngineSettings) -> tuple[Engine, Tokenizer]:
     model = load_base(settings.model, settings.device, settings.dtype)
     tokenizer = HfTokenizer.load(settings.model, model.config)
     budgets = Budgets(settings.pool_bytes, settings.kv_bytes, settings.max_context)
-    return TransformersEngine(model, budgets), tokenizer
+    return TransformersEngine(model, budgets, settings.executor), tokenizer

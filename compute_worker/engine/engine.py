@@ -10,19 +10,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from compute_worker.contract import Drawn, EngineLimits, HostAdapter, StepRow
 from compute_worker.engine import selfcheck
-from compute_worker.engine.attention import PagedStep, attending
-from compute_worker.engine.hooked import forward, wrap
+from compute_worker.engine.admission import AUTO, Served, admitted
+from compute_worker.engine.executor import Executor
+from compute_worker.engine.hooked import HookedExecutor, wrap
 from compute_worker.engine.host import LoadedAdapter, read_adapter
 from compute_worker.engine.kv import BLOCK_TOKENS, KvCache, block_bytes
 from compute_worker.engine.layout import lay_out
 from compute_worker.engine.pool import RankPool
-from compute_worker.engine.sampler import draw
+from compute_worker.engine.sampler import draw, is_plain
 from lorry.errors import Internal, InvalidInput
 from lorry.fingerprint import base_facts
 from lorry.format.base import BaseFacts
@@ -41,11 +41,12 @@ class Budgets:
 class TransformersEngine:
     """Engine over a model that `load_base` gave, which it takes over and changes.
 
+    executor: `auto` for the fastest that reproduces the model, `transformers` for the general one.
     Raises UnsupportedModel where the model's own forward cannot be reproduced, InvalidInput where a
     budget is too small.
     """
 
-    def __init__(self, model: PreTrainedModel, budgets: Budgets) -> None:
+    def __init__(self, model: PreTrainedModel, budgets: Budgets, executor: str = AUTO) -> None:
         self._model = model
         self._base = base_facts(model)
         expected = selfcheck.alone(model)
@@ -61,7 +62,11 @@ class TransformersEngine:
             self._limits.pool_rows,
             next((layer for layer in self._layers.values() if layer.base is head), None),
         )
+        self._executor: Executor = HookedExecutor(model, self._kv, self._pool)
         selfcheck.compare(model, self.logits, expected)
+        if executor == AUTO:
+            served = Served(model, self._layers, self._kv, self._pool, measured.rules, self._limits)
+            self._executor = admitted(served, self._executor)
 
     @property
     def base(self) -> BaseFacts:
@@ -83,6 +88,11 @@ class TransformersEngine:
         """Type of the weights, for example `bfloat16`."""
         return str(self._model.dtype).removeprefix("torch.")
 
+    @property
+    def executor(self) -> str:
+        """What runs its forwards: `transformers`, or `native-` and the kind of CPU."""
+        return self._executor.name
+
     def read(self, weights: Path, facts: AdapterFacts) -> LoadedAdapter:
         """See Engine."""
         return read_adapter(weights, facts, self._base, self._layers)
@@ -95,21 +105,21 @@ class TransformersEngine:
 
     def step(self, rows: Sequence[StepRow]) -> list[Drawn | None]:
         """See Engine."""
-        indices, logits = self.logits(rows)
-        drawing = [rows[index] for index in indices]
+        layout = lay_out(rows, BLOCK_TOKENS)
+        kept = [rows[index] for index in layout.kept_rows]
+        needed = [index for index, row in enumerate(kept) if not is_plain(row.sample)]
+        scores = self._executor.run(layout, needed)
+        chosen = dict(zip(needed, draw(scores.logits, [kept[index] for index in needed]), strict=True))
+        best = iter(scores.best)
         drawn: list[Drawn | None] = [None] * len(rows)
-        for index, token in zip(indices, draw(logits, drawing), strict=True):
-            drawn[index] = token
+        for index, row in enumerate(layout.kept_rows):
+            drawn[row] = chosen[index] if index in chosen else Drawn(next(best))
         return drawn
 
-    @torch.inference_mode()
     def logits(self, rows: Sequence[StepRow]) -> tuple[list[int], Tensor]:
         """Run one batch: the indices of the rows that draw, and their logits [indices, vocabulary]."""
         layout = lay_out(rows, BLOCK_TOKENS)
-        self._pool.plan(layout)
-        with attending(PagedStep(self._kv, layout, self._model.dtype, self._model.device)):
-            logits = forward(self._model, layout.ids, layout.positions, layout.kept)
-        return layout.kept_rows, logits
+        return layout.kept_rows, self._executor.run(layout, range(len(layout.kept))).logits
 
 
 def _limits(model: PreTrainedModel, budgets: Budgets, row_bytes: int, of_block: int) -> EngineLimits:

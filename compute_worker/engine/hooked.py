@@ -1,4 +1,4 @@
-"""A model with our attention and our linears in place of its own.
+"""The general executor: a model with our attention and our linears in place of its own.
 
 Owns the two changes made to a loaded model and the one way to call it. Does not know what the
 attention does or what the linears add.
@@ -12,8 +12,32 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from compute_worker.engine.attention import NAME
+from compute_worker.engine.attention import NAME, PagedStep, attending
+from compute_worker.engine.executor import Scores, others
+from compute_worker.engine.kv import KvCache
+from compute_worker.engine.layout import Layout
 from compute_worker.engine.linear import AdaptedLinear
+from compute_worker.engine.pool import RankPool
+
+
+class HookedExecutor:
+    """Executor over a hooked model: any architecture, type and device that passes the check at start."""
+
+    name = "transformers"
+
+    def __init__(self, model: PreTrainedModel, kv: KvCache, pool: RankPool) -> None:
+        self._model = model
+        self._kv = kv
+        self._pool = pool
+
+    @torch.inference_mode()
+    def run(self, layout: Layout, needed: Sequence[int]) -> Scores:
+        """See Executor."""
+        self._pool.plan(layout)
+        with attending(PagedStep(self._kv, layout, self._model.dtype, self._model.device)):
+            logits = forward(self._model, layout.ids, layout.positions, layout.kept)
+        plain = others(layout, needed)
+        return Scores(logits[list(needed)], logits[plain].argmax(-1).tolist() if plain else [])
 
 
 def hook_attention(model: PreTrainedModel) -> None:

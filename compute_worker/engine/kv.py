@@ -52,6 +52,10 @@ class KvCache:
             layer: reserve((slots, shape.heads, shape.value_size), dtype, device) for layer, shape in shapes.items()
         }
 
+    def memory(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of a layer where they lie: [slots, heads, size] of each."""
+        return self._keys[layer], self._values[layer]
+
     def scrub(self, slots: Tensor) -> None:
         """Zero slots in every layer: their last owner may have left infinities behind."""
         for tensor in (*self._keys.values(), *self._values.values()):

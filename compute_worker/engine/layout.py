@@ -59,6 +59,12 @@ class Layout:
     kept_rows: list[int]
     kept_runs: tuple[Run, ...]
 
+    def tables(self) -> Iterator[tuple[Sequence[int], int]]:
+        """The KV blocks of each row, and its tokens, in the order of the step."""
+        for part in self.parts:
+            for blocks in part.blocks:
+                yield blocks, (part.end - part.begin) // len(part.blocks)
+
 
 def lay_out(rows: Sequence[StepRow], block_tokens: int) -> Layout:
     """Lay rows end to end."""

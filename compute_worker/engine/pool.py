@@ -72,7 +72,7 @@ class _Gain:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Resident:
+class Resident:
     """An adapter in the pool. ranks: its rank in each layer, in the pool's order; 0 where it has none.
 
     extras: by layer, what does not fit the pool's form (A and B left out).
@@ -92,7 +92,7 @@ class RankPool:
         self._layers = tuple(layers.values())
         self._head = head
         self._rows = rows
-        self._residents: dict[int, _Resident] = {}
+        self._residents: dict[int, Resident] = {}
         self._lock = Lock()
         self._device = self._layers[0].weight.device
         self._costs = CPU_COSTS if self._device.type == "cpu" else GPU_COSTS
@@ -115,7 +115,7 @@ class RankPool:
         with self._lock:
             self._residents = {**self._residents, start: resident}
 
-    def _copy(self, adapter: LoadedAdapter, start: int, end: int) -> _Resident:
+    def _copy(self, adapter: LoadedAdapter, start: int, end: int) -> Resident:
         extras = {}
         for index, (name, layer) in enumerate(zip(self._names, self._layers, strict=True)):
             module = adapter.modules.get(name)
@@ -126,7 +126,7 @@ class RankPool:
             if module.bias is not None or module.magnitude is not None:
                 extras[index] = self._extra(module)
         ranks = tuple(adapter.modules[name].rank if name in adapter.modules else 0 for name in self._names)
-        return _Resident(start, end, ranks, extras)
+        return Resident(start, end, ranks, extras)
 
     def _extra(self, module: HostModule) -> tuple[Tensor | None, Magnitude | None]:
         bias, magnitude = module.bias, module.magnitude
@@ -135,10 +135,25 @@ class RankPool:
             magnitude = Magnitude(magnitude.gain.to(self._device), None if shift is None else shift.to(self._device))
         return None if bias is None else bias.to(self._device), magnitude
 
+    @property
+    def residents(self) -> Mapping[int, Resident]:
+        """Who lies in the pool, by first row. A value: whatever is installed later makes another one."""
+        with self._lock:
+            return self._residents
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The layers, in the order of `Resident.ranks`."""
+        return self._names
+
+    def clear(self) -> None:
+        """Nobody lies here any more."""
+        with self._lock:
+            self._residents = {}
+
     def plan(self, layout: Layout) -> None:
         """Tell every layer what to add in the coming step. Free where the step is like the last one."""
-        with self._lock:
-            residents = self._residents
+        residents = self.residents
         runs = tuple(run for run in layout.runs if run.adapters)
         kept = tuple(run for run in layout.kept_runs if run.adapters)
         if self._planned[0] == (runs, kept) and (not runs or self._planned[1] is residents):
@@ -148,10 +163,10 @@ class RankPool:
         self._planned = ((runs, kept), residents)
 
     def _terms(
-        self, runs: tuple[Run, ...], kept: tuple[Run, ...], residents: Mapping[int, _Resident]
+        self, runs: tuple[Run, ...], kept: tuple[Run, ...], residents: Mapping[int, Resident]
     ) -> Iterator[Sequence[Term]]:
         starts = sorted({adapter.start for run in runs for adapter in run.adapters})
-        active = [_lying_at(start, residents) for start in starts]
+        active = [lying_at(start, residents) for start in starts]
         if not active:
             yield from [()] * len(self._layers)
             return
@@ -164,19 +179,21 @@ class RankPool:
             width = layer.in_features + layer.out_features
             key = (layer is self._head, width, ranks)
             if key not in products:
-                cells = _cells(over, dict(zip(starts, ranks, strict=True)))
-                rectangles = cover(cells, width, self._costs)
+                filled = cells(over, dict(zip(starts, ranks, strict=True)))
+                rectangles = cover(filled, width, self._costs)
                 products[key] = tuple(_product(rectangle, self._device) for rectangle in rectangles)
-            yield products[key] + tuple(_extras(index, over, residents)) if index in beyond else products[key]
+            yield products[key] + tuple(extras(index, over, residents)) if index in beyond else products[key]
 
 
-def _lying_at(start: int, residents: Mapping[int, _Resident]) -> _Resident:
+def lying_at(start: int, residents: Mapping[int, Resident]) -> Resident:
+    """The adapter whose first row this is. Raises Internal where there is none."""
     if start not in residents:
         raise Internal(f"no adapter lies at pool row {start}")
     return residents[start]
 
 
-def _cells(runs: Sequence[Run], ranks: Mapping[int, int]) -> Iterator[Cell]:
+def cells(runs: Sequence[Run], ranks: Mapping[int, int]) -> Iterator[Cell]:
+    """The cells of M in a layer. ranks: of the adapter at each first row, 0 where it does not reach the layer."""
     for run in runs:
         for adapter in run.adapters:
             # Weight 0 is left out rather than multiplied: nothing of that adapter may show.
@@ -204,7 +221,8 @@ def _product(rectangle: Rectangle, device: torch.device) -> _Product:
     )
 
 
-def _extras(index: int, runs: Sequence[Run], residents: Mapping[int, _Resident]) -> Iterator[Term]:
+def extras(index: int, runs: Sequence[Run], residents: Mapping[int, Resident]) -> Iterator[Term]:
+    """What goes beyond products in layer `index`: biases and magnitudes of the adapters of `runs`."""
     for run in runs:
         for adapter in run.adapters:
             bias, magnitude = residents[adapter.start].extras.get(index, (None, None))

@@ -28,12 +28,13 @@ def draw(logits: Tensor, rows: Sequence[StepRow]) -> list[Drawn]:
     """
     best = logits.argmax(-1).tolist() if rows else []
     return [
-        Drawn(token) if _is_plain(row.sample) else _draw_one(scores.float(), row)
+        Drawn(token) if is_plain(row.sample) else _draw_one(scores.float(), row)
         for token, scores, row in zip(best, logits, rows, strict=True)
     ]
 
 
-def _is_plain(sampling: Sampling | None) -> bool:
+def is_plain(sampling: Sampling | None) -> bool:
+    """Whether the most probable token is all there is to draw."""
     return sampling is None or (
         sampling.temperature == 0 and sampling.repetition_penalty == 1 and sampling.logprobs is None
     )

@@ -37,17 +37,19 @@ Logits = Callable[[Sequence[StepRow]], tuple[list[int], Tensor]]
 class Measured:
     """What a forward of the model showed.
 
-    shapes: KV of each layer that attends. targets: names of the linears that saw every token (the
-    output head: every kept one); adapters can be added to these alone.
+    shapes: KV of each layer that attends. rules: how it weighs its keys. targets: names of the linears that
+    saw every token (the output head: every kept one); adapters can be added to these alone.
     """
 
     shapes: dict[int, LayerShape] = field(default_factory=dict)
+    rules: dict[int, Rule] = field(default_factory=dict)
     targets: list[str] = field(default_factory=list)
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, rule: Rule) -> Tensor:
         """See Attending; remembers the shapes. The output is good for its shape alone."""
         if layer in self.shapes:
             raise UnsupportedModel(f"expected a layer to attend once, layer {layer} does so again")
+        self.rules[layer] = rule
         self.shapes[layer] = LayerShape(key.shape[1], key.shape[3], value.shape[3])
         output = functional.scaled_dot_product_attention(
             query, key, value, is_causal=True, scale=rule.scaling, enable_gqa=True
@@ -111,12 +113,13 @@ def compare(model: PreTrainedModel, logits: Logits, expected: Sequence[Tensor]) 
         for index, got in zip(*logits(rows), strict=True):
             row = rows[index]
             want = expected[row.blocks[0] // 2][row.position + len(row.tokens) - 1]
-            _check_equal(model, got, want)
+            check_equal(model, got, want)
 
 
-def _check_equal(model: PreTrainedModel, got: Tensor, want: Tensor) -> None:
+def check_equal(model: PreTrainedModel, got: Tensor, want: Tensor) -> None:
+    """Raise UnsupportedModel where logits are further apart than the model's type explains."""
     error = float((got.float() - want.float()).norm() / want.float().norm())
-    tolerance = TOLERANCE[want.dtype]
+    tolerance = TOLERANCE[model.dtype]
     if not error <= tolerance:  # NaN is not
         raise UnsupportedModel(
             f"{model.config.model_type}: its logits in a mixed batch are off by {error:.1e} of their norm, "

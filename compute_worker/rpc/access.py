@@ -20,6 +20,7 @@ from compute_worker.rpc.rules import OPEN, RULES, Belongings, Rule
 from compute_worker.runtime.callers import Callers
 from compute_worker.runtime.rights import Rights, acting
 from lorry.errors import Internal
+from lorry.rpc import requestid
 from lorry.rpc.credentials import caller_of, on_behalf_of
 
 _Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
@@ -76,6 +77,7 @@ class Access(grpc.aio.ServerInterceptor):
     def _admitted(self, rule: Rule, request: object, caller: str, rights: Rights) -> Iterator[None]:
         # Nothing is awaited between the rule and the handler's first step, which reads the route or the
         # combination that the rule has judged: no switch can come between.
+        requestid.known_as(rights.holder)
         with acting(rights), on_behalf_of(caller):
             rule(request, rights, self._belongings)
             yield

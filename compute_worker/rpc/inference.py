@@ -13,8 +13,10 @@ from contextlib import aclosing
 from compute_worker.rpc import replies, requests
 from compute_worker.rpc.paging import page
 from compute_worker.rpc.requests import Context
+from compute_worker.runtime.api import Started
 from compute_worker.runtime.rights import Permission, rights
 from compute_worker.runtime.runtime import Runtime
+from lorry.rpc import requestid
 from lorry.v1 import inference_pb2, inference_pb2_grpc
 
 
@@ -32,6 +34,8 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         # aclosing: a client that goes away frees its KV and leases now, not when it is collected.
         async with aclosing(self._runtime.generate(call)) as events:
             async for event in events:
+                if isinstance(event, Started) and len(event.adapters) == 1:
+                    requestid.about(event.adapters[0].digest)
                 yield replies.generate_response(event)
 
     async def Switch(self, request: inference_pb2.SwitchRequest, context: Context) -> inference_pb2.SwitchResponse:

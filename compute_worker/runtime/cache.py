@@ -71,6 +71,7 @@ class AdapterCache:
             entries = [stack.enter_context(self._ledger.using(choice.version)) for choice in choices]
             for entry, choice in zip(entries, choices, strict=True):
                 entry.hits += entry.in_pool
+                self._ledger.tally.found[self._ledger.whereabouts(entry)] += 1
                 self._ledger.touch(entry, choice)
             async with until(deadline, _late):
                 await asyncio.gather(*(self._host.get(entry) for entry in entries if entry.start is None))

@@ -29,12 +29,13 @@ _MAX_CALLERS = 4096
 class Granted:
     """What a caller may do until `expires`: 1 read, 2 push, 3 admin, by namespace (`*`: all).
 
-    anonymous: everybody may, the registry has not looked at who it is.
+    anonymous: everybody may, the registry has not looked at who it is. principal: its name, for the log.
     """
 
     scopes: Mapping[str, int]
     expires: datetime | None = None
     anonymous: bool = False
+    principal: str = ""
 
 
 class Authority(Protocol):
@@ -79,7 +80,7 @@ class Callers:
         expires = answer.granted.expires
         if expires is not None and expires <= datetime.now(UTC):
             raise Unauthenticated("the caller's rights have ended")
-        return Rights(answer.granted.scopes)
+        return Rights(answer.granted.scopes, answer.granted.principal)
 
     async def close(self) -> None:
         """Ask no more."""

@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from compute_worker.runtime.api import Tier
+from compute_worker.runtime.tally import Tally
 from compute_worker.runtime.waiting import Signal, SingleFlight, until
 from lorry.errors import CacheBusy, DigestMismatch, RequestTooLarge, StorageUnavailable
 from lorry.format.digest import digest_of_file, is_digest
@@ -52,6 +54,7 @@ class DiskCache:
     def __init__(self, directory: Path, budget: int, executor: Executor, patience: float) -> None:
         self.budget = budget
         self.dropped: Callable[[str], None] = lambda _: None
+        self.tally = Tally()
         self._blobs = directory / "blobs"
         self._tmp = directory / "tmp"
         self._executor = executor
@@ -172,6 +175,7 @@ class DiskCache:
                 return
             if not slot.holds and digest not in keep:
                 self._drop(digest)
+                self.tally.evicted[Tier.DISK] += 1
                 short -= slot.size
 
     def _drop(self, digest: str) -> None:
@@ -207,7 +211,7 @@ class DiskCache:
             self._let_go(file.digest)
 
     async def _fetch(self, file: ManifestFile, path: Path, fetch: Fetch) -> tuple[int, int, int]:
-        temp = self._tmp / uuid.uuid4().hex
+        temp, since = self._tmp / uuid.uuid4().hex, time.monotonic()
         try:
             await fetch(file, temp)
             stamp = await self._thread(_verify, temp, file)
@@ -216,6 +220,7 @@ class DiskCache:
             temp.replace(path)
         finally:
             temp.unlink(missing_ok=True)
+        self.tally.loads[Tier.DISK].add(time.monotonic() - since)
         return stamp
 
     def _check_unchanged(self, digests: Iterable[str]) -> None:

@@ -24,6 +24,7 @@ from compute_worker.runtime.pool import Lease
 from compute_worker.runtime.routes import Route, Routes
 from compute_worker.runtime.scheduler import Admitted, Event, Job, Left
 from compute_worker.runtime.selection import Resolver
+from compute_worker.runtime.tally import Busiest
 from compute_worker.runtime.validation import check_call, fit
 from compute_worker.runtime.version import Choice
 from compute_worker.runtime.waiting import until
@@ -117,6 +118,7 @@ class Generations:
         self._line = line
         self._patience = patience
         self._numbers = count()
+        self.requests = Busiest()
 
     async def stream(self, call: GenerateCall) -> AsyncGenerator[Started | Delta | Finished, None]:
         """Started, then deltas, then Finished. Closing it frees everything within one step.
@@ -132,6 +134,8 @@ class Generations:
             max_new = fit(len(prompt), call.stop.max_new_tokens, self._engine.limits)
             choices = await self._choices(call, route)
             lease = await self._cache.acquire(choices, call.deadline)
+            for choice in choices:
+                self.requests.add(choice.version.digest)
         except BaseException:
             self._line.leave(number)
             raise

@@ -36,6 +36,7 @@ class Holdings:
         self._lock = FolderLock(folder)
         self.disk = DiskCache(folder, settings.disk_bytes, executor, wait)
         self.ledger = Ledger(engine.limits.row_bytes, self.disk.has)
+        self.disk.tally = self.ledger.tally
         self._known = Known(folder / "manifests", self.disk.has, settings.signatures)
         self.disk.dropped = self._file_dropped
         # What was combined under other rules may have sources that these refuse: it is not known, but made again.

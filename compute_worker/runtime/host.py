@@ -6,9 +6,11 @@ used goes first. Does not know pool rows or leases; a copy here is never in use 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 
 from compute_worker.contract import HostAdapter
+from compute_worker.runtime.api import Tier
 from compute_worker.runtime.loader import Loader
 from compute_worker.runtime.residency import Entry, Ledger
 from compute_worker.runtime.version import Version
@@ -42,7 +44,9 @@ class HostTier:
 
     async def _read(self, version: Version) -> HostAdapter:
         with self._ledger.using(version) as entry:
+            since = time.monotonic()
             facts, host = await self._loader.load(version, entry.facts)
+            self._ledger.tally.loads[Tier.HOST].add(time.monotonic() - since)
             entry.facts, entry.exclusive = facts, host.exclusive
             if self._make_room(host.nbytes):
                 entry.host = host
@@ -61,6 +65,7 @@ class HostTier:
                 break
             if entry not in staying:
                 entry.host = None
+                self._ledger.tally.evicted[Tier.HOST] += 1
                 self._ledger.settle(entry)
         return True
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 
 from compute_worker.contract import ActiveAdapter, Engine, HostAdapter
+from compute_worker.runtime.api import Tier
 from compute_worker.runtime.host import HostTier
 from compute_worker.runtime.residency import Entry, Ledger
 from compute_worker.runtime.rows import Occupied, place_all
@@ -142,6 +143,7 @@ class Pool:
         gone = {start for placement in placements for start in placement.evicted}
         for entry in [entry for entry in held if entry.start in gone]:
             entry.start = None
+            self._ledger.tally.evicted[Tier.POOL] += 1
             self._ledger.settle(entry)
         for entry, placement in zip(moving, placements, strict=True):
             if entry.start != placement.start:
@@ -154,8 +156,10 @@ class Pool:
         with self._ledger.using(version) as entry:
             try:
                 host = await self._host.get(entry)
+                since = time.monotonic()
                 await asyncio.get_running_loop().run_in_executor(self._executor, self._write, host, start)
                 entry.loads += 1
+                self._ledger.tally.loads[Tier.POOL].add(time.monotonic() - since)
             except BaseException:
                 entry.start = None
                 raise

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from compute_worker.contract import HostAdapter
 from compute_worker.runtime.api import ResidentState, Tier
 from compute_worker.runtime.rights import Homes
+from compute_worker.runtime.tally import Tally
 from compute_worker.runtime.version import Choice, Version
 from compute_worker.runtime.waiting import Signal
 from lorry.errors import Draining, Lagging, LorryError
@@ -86,6 +87,7 @@ class Ledger:
     def __init__(self, row_bytes: int, on_disk: Callable[[str], bool]) -> None:
         self.entries: dict[str, Entry] = {}
         self.changed = Signal()
+        self.tally = Tally()
         self._row_bytes = row_bytes
         self._on_disk = on_disk
         self._clock = 0
@@ -132,6 +134,14 @@ class Ledger:
         """Whether a tier below the pool has it, so that it can be installed without the registry."""
         files = (entry.version.config, entry.version.weights)
         return entry.host is not None or all(self._on_disk(file.digest) for file in files)
+
+    def whereabouts(self, entry: Entry) -> Tier:
+        """The fastest tier that has all of it, looked at by the guard or not."""
+        if entry.start is not None:
+            return Tier.POOL
+        if entry.host is not None:
+            return Tier.HOST
+        return Tier.DISK if self.backed(entry) else Tier.GONE
 
     def states(self) -> list[ResidentState]:
         """Everything that is held, most recently used first."""

@@ -34,9 +34,13 @@ class Permission(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Rights:
-    """The greatest permission by namespace, as a number of Permission; that of `*` holds everywhere."""
+    """The greatest permission by namespace, as a number of Permission; that of `*` holds everywhere.
+
+    holder: whose rights they are, for the log.
+    """
 
     scopes: Mapping[str, int] = field(default_factory=dict)
+    holder: str = ""
 
     def may(self, permission: Permission, namespace: str) -> bool:
         """Whether it is allowed there; namespace `*` asks for everywhere."""

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator
+from collections import Counter
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
+from dataclasses import dataclass
 
 from compute_worker.contract import AdapterSource, Combiner, Engine, Tokenizer
 from compute_worker.runtime.api import (
@@ -24,6 +26,7 @@ from compute_worker.runtime.api import (
     ResidentState,
     RouteState,
     Started,
+    Tier,
     Weighted,
 )
 from compute_worker.runtime.combine import Combining
@@ -33,6 +36,7 @@ from compute_worker.runtime.loop import EngineLoop
 from compute_worker.runtime.rights import Homes
 from compute_worker.runtime.scheduler import Scheduler
 from compute_worker.runtime.settings import RuntimeSettings
+from compute_worker.runtime.tally import Busiest, Steps, Tally
 from compute_worker.runtime.version import Choice
 from compute_worker.runtime.waiting import Gate
 from lorry.errors import InvalidInput
@@ -42,6 +46,18 @@ _LAST_STEP_SECONDS = 0.5
 # Hashing, parsing and installing take a core each while they run: some at once, so that a small
 # adapter overtakes a big one, but not so many that the engine starves.
 _LOADERS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """The runtime in numbers. running: requests in the batch. tiers: adapters by the fastest tier that has them."""
+
+    budgets: Sequence[BudgetUse]
+    running: int
+    tiers: Mapping[Tier, int]
+    steps: Steps
+    tally: Tally
+    requests: Busiest
 
 
 class Runtime:
@@ -189,6 +205,17 @@ class Runtime:
         """Make a new adapter out of others. Raises as `generate`, InvalidCombination, UnsupportedCombination."""
         with self._gate.inside():
             return await self._combining.combine(call)
+
+    def figures(self) -> Figures:
+        """What is going on, and what was counted since the start."""
+        return Figures(
+            budgets=self.budgets(),
+            running=self._scheduler.running,
+            tiers=Counter(state.tier for state in self.residents()),
+            steps=self._loop.steps,
+            tally=self._held.ledger.tally,
+            requests=self._generations.requests,
+        )
 
     def budgets(self) -> list[BudgetUse]:
         """Every budget and what is used of it."""

@@ -84,6 +84,11 @@ class Scheduler:
         self._running: list[Job] = []
 
     @property
+    def running(self) -> int:
+        """Requests in the batch."""
+        return len(self._running)
+
+    @property
     def busy(self) -> bool:
         """Whether anything waits or runs."""
         return bool(self._waiting or self._running)

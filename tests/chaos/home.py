@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
+import signal
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -24,7 +25,7 @@ from tests.support.upkeep import Place, file_place, parts_at, s3_place
 # Below the ports that the kernel hands out to callers, one of whom could meet itself there while the
 # registry is dead, and below those of the tests' S3 server.
 _PORTS = range(5_000, 10_000)
-_DEATH_SECONDS = 60.0
+_DEATH_SECONDS = 20.0
 _CALL_SECONDS = 30.0
 
 
@@ -49,6 +50,11 @@ class Home:
         chaos = {"LORRY_CHAOS_CRASH": str(self._armed), "LORRY_CHAOS_MUTANT": mutant}
         self._running = start(self._settings | chaos | settings, self._log)
 
+    def start_if_dead(self) -> None:
+        """Begin a life, where none goes on."""
+        if self._running is None or self._running.process.exitcode is not None:
+            self.start()
+
     def kill(self) -> None:
         """End it with SIGKILL, if it has not ended."""
         if self._running is not None:
@@ -59,11 +65,11 @@ class Home:
         """The process ends the next time it comes to this point."""
         self._armed.write_text(point)
 
-    async def died(self) -> bool:
-        """Wait for the end of the process; False where it does not come to one."""
+    async def died(self) -> None:
+        """Wait for the end of the process."""
         assert self._running is not None
         await asyncio.to_thread(self._running.process.join, _DEATH_SECONDS)
-        return self._running.process.exitcode is not None
+        assert self._running.process.exitcode == -signal.SIGKILL, "the registry did not die"
 
     def client(self) -> RegistryClient:
         return RegistryClient(self.target, timeout=_CALL_SECONDS)

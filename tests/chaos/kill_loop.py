@@ -33,7 +33,9 @@ MAX_RANK = 1_000
 BIG_RANK = 32_000
 BASE = base_for({MODULE: (WIDTH, WIDTH, 1)})
 # Bytes that no row knows, and parts of broken uploads: longer than a start, so that uploads are gone on with.
-SETTLING = {"LORRY_CHAOS_SETTLING": "2"}
+SETTLING = {"LORRY_CHAOS_SETTLING": "5"}
+# An uploader leaves so many versions standing, so that a check takes seconds however long the run.
+_STANDING = 20
 # A check reads everything, for which the killer waits.
 _CHECK_EVERY = 5
 # 64 MB are sent this many kills after the last that were acknowledged, so that small ones come through too.
@@ -92,7 +94,7 @@ class Loop:
         self._seed = seed
         self._seconds, self._kills = seconds, kills
         self._over = asyncio.Event()
-        self._acks = asyncio.Condition()
+        self._changed = asyncio.Condition()
         self.record = Record()
 
     async def run(self) -> Record:
@@ -104,9 +106,10 @@ class Loop:
             uploaders = [group.create_task(self._upload(number)) for number in range(3)]
             uploaders.append(group.create_task(self._upload_big()))
             await self._kill(client)
-            self._over.set()
-            await asyncio.gather(*uploaders)
             collecting.cancel()
+            self._over.set()
+            await self._tell()
+            await asyncio.gather(*uploaders)
         return self.record
 
     def _random(self, whose: str) -> random.Random:
@@ -120,23 +123,33 @@ class Loop:
             await asyncio.to_thread(self._home.kill)
             await asyncio.to_thread(self._home.start, **SETTLING)
             self.record.kills += 1
+            await self._tell()
             if self.record.kills % _CHECK_EVERY == 0:
                 await self.check(client)
                 sys.stdout.write(f"seed {self._seed}: {self.record.figures()}\n")
 
     async def _after_acks(self, count: int) -> None:
         wanted = len(self.record.acked) + count
-        async with self._acks:
-            await self._acks.wait_for(lambda: len(self.record.acked) >= wanted)
+        await self._until(lambda: len(self.record.acked) >= wanted)
+
+    async def _until(self, holds: Callable[[], bool]) -> None:
+        """Wait for something about the record."""
+        async with self._changed:
+            await self._changed.wait_for(holds)
+
+    async def _tell(self) -> None:
+        """The record changed."""
+        async with self._changed:
+            self._changed.notify_all()
 
     async def _upload(self, number: int) -> None:
-        """Small adapters, one of three deleted again; README files of no byte are the same blob in many."""
+        """Small adapters, some deleted again; README files of no byte are the same blob in many."""
         draw, name = self._random(f"uploader {number}"), f"team-{number}/adapter"
         async with self._home.client() as client:
             while not self._over.is_set():
                 readme = bytes(draw.choice([0, 0, 1, 5_000]))
                 await self._push(client, name, draw.randint(1, MAX_RANK), draw.getrandbits(32), readme)
-                if draw.random() < 1 / 3:
+                if draw.random() < 1 / 3 or len(self._standing(name)) > _STANDING:
                     await self._delete_oldest(client, name)
 
     async def _upload_big(self) -> None:
@@ -146,9 +159,8 @@ class Loop:
                 await self._push(client, name, BIG_RANK, draw.getrandbits(32), b"")
                 self.record.big += 1
                 await self._delete_oldest(client, name)
-                pause = self.record.kills + _BIG_EVERY
-                while self.record.kills < pause and not self._over.is_set():
-                    await asyncio.sleep(0.1)
+                next_at = self.record.kills + _BIG_EVERY
+                await self._until(lambda at=next_at: self.record.kills >= at or self._over.is_set())
 
     async def _push(self, client: RegistryClient, name: str, rank: int, seed: int, readme: bytes) -> None:
         folder = self._folder / name
@@ -158,12 +170,11 @@ class Loop:
         known = f"{name}@{version.digest}"
         self.record.acked[known] = {path.name: digest_of_file(path) for path in folder.iterdir() if path.is_file()}
         self.record.order[name].append(known)
-        async with self._acks:
-            self._acks.notify_all()
+        await self._tell()
 
     async def _delete_oldest(self, client: RegistryClient, name: str) -> None:
         """Of those that stand, but never the newest, which the alias names."""
-        standing = [known for known in self.record.order[name] if known not in self.record.leaving]
+        standing = self._standing(name)
         if len(standing) < 2:
             return
         oldest = standing[0]
@@ -171,10 +182,13 @@ class Loop:
         await until_done(lambda: _deleted(client, oldest))
         self.record.left.add(oldest)
 
+    def _standing(self, name: str) -> list[str]:
+        return [known for known in self.record.order[name] if known not in self.record.leaving]
+
     async def _collect(self, client: RegistryClient) -> None:
         draw = self._random("collector")
         while True:
-            await asyncio.sleep(draw.uniform(0.3, 1.5))
+            await asyncio.sleep(draw.uniform(0.5, 2))
             grace = timedelta(seconds=draw.choice([0, 0.5, 1]))
             try:
                 self.record.swept += (await client.collect_garbage(grace=grace)).swept_blobs

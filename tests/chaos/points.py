@@ -57,7 +57,8 @@ PUBLISH = {
     "publish.committed": Point(f"{_CATALOG}.create_version", behind=True),
 }
 ALIAS = {
-    "alias.in-transaction": Point("adapter_registry.store.aliases:point", behind=True),
+    # Passed by a publication under an alias too.
+    "alias.in-transaction": Point("adapter_registry.store.aliases:_move", behind=True),
     "alias.committed": Point(f"{_CATALOG}.set_alias", behind=True),
 }
 DELETE = {

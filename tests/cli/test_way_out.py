@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import socket
 import subprocess
@@ -39,6 +40,17 @@ def test_each_kind_of_error_has_its_exit_code(error: type[errors.LorryError], co
 
 def test_an_error_is_one_line_whatever_its_message_holds() -> None:
     assert error_line("REASON", "one\n  two\n\nthree") == "error: REASON: one; two; three"
+
+
+def test_an_error_names_its_request_where_that_is_asked_for(lorry: Lorry) -> None:
+    said = lorry("--verbose", "show", "nobody").err
+    assert re.search(r"^error: ADAPTER_NOT_FOUND: .* \(request [0-9a-f]{16}\)\n$", said), said
+    assert "(request" not in lorry("show", "nobody").err
+
+
+def test_a_defect_names_its_request_without_being_asked() -> None:
+    assert error_line("INTERNAL", "why", "id") == "error: INTERNAL: why (request id)"
+    assert error_line("INTERNAL", "why") == "error: INTERNAL: why"
 
 
 @pytest.mark.parametrize(

@@ -63,40 +63,38 @@ def base(**changes: Any) -> types_pb2.BaseModel:
     return message
 
 
-@pytest.mark.parametrize(
-    ("message", "error"),
-    [
-        (None, InvalidInput),
-        (base(name=""), InvalidName),
-        (base(name="a/b"), InvalidName),
-        (base(base_id="sha256:1"), InvalidDigest),
-        (base(architecture_id=""), InvalidDigest),
-        (base(derived_from="other"), InvalidDigest),
-        (base(model_type=""), InvalidInput),
-        (base(vocab_size=0), InvalidInput),
-        (base(vocab_size=-1), InvalidInput),
-        (base(known_as=["a\x00b"]), InvalidInput),
-        (base(known_as=["x"] * 65), InvalidInput),
-        (base(modules=[]), InvalidInput),
-        (base(modules=[types_pb2.Module(name="b", **LINEAR), types_pb2.Module(name="a", **LINEAR)]), InvalidInput),
-        (base(modules=[types_pb2.Module(name="a", **LINEAR)] * 2), InvalidInput),
-        (base(modules=[types_pb2.Module(name="a", **(LINEAR | {"kind": 9}))]), InvalidInput),
-        (base(modules=[types_pb2.Module(name="a", **(LINEAR | {"in_features": 0}))]), InvalidInput),
-    ],
-)
-async def test_a_base_that_cannot_be_right_is_refused(
-    operator: Guest, message: types_pb2.BaseModel | None, error: type[LorryError]
-) -> None:
-    with pytest.raises(error):
-        await operator.call("RegisterBaseModel", base_model=message)
+IMPOSSIBLE: list[tuple[types_pb2.BaseModel | None, type[LorryError]]] = [
+    (None, InvalidInput),
+    (base(name=""), InvalidName),
+    (base(name="a/b"), InvalidName),
+    (base(base_id="sha256:1"), InvalidDigest),
+    (base(architecture_id=""), InvalidDigest),
+    (base(derived_from="other"), InvalidDigest),
+    (base(model_type=""), InvalidInput),
+    (base(vocab_size=0), InvalidInput),
+    (base(vocab_size=-1), InvalidInput),
+    (base(known_as=["a\x00b"]), InvalidInput),
+    (base(known_as=["x"] * 65), InvalidInput),
+    (base(modules=[]), InvalidInput),
+    (base(modules=[types_pb2.Module(name="b", **LINEAR), types_pb2.Module(name="a", **LINEAR)]), InvalidInput),
+    (base(modules=[types_pb2.Module(name="a", **LINEAR)] * 2), InvalidInput),
+    (base(modules=[types_pb2.Module(name="a", **(LINEAR | {"kind": 9}))]), InvalidInput),
+    (base(modules=[types_pb2.Module(name="a", **(LINEAR | {"in_features": 0}))]), InvalidInput),
+]
+
+
+async def test_a_base_that_cannot_be_right_is_refused(operator: Guest, subtests: pytest.Subtests) -> None:
+    for message, error in IMPOSSIBLE:
+        with subtests.test(message=message), pytest.raises(error):
+            await operator.call("RegisterBaseModel", base_model=message)
     with pytest.raises(BaseNotFound):
         await operator.call("GetBaseModel", base_model=WRONG)
 
 
-@pytest.mark.parametrize("name", ["conformance-nothing", NOWHERE])
-async def test_an_unknown_base_is_not_found(guest: Guest, name: str) -> None:
-    with pytest.raises(BaseNotFound):
-        await guest.call("GetBaseModel", base_model=name)
+async def test_an_unknown_base_is_not_found(guest: Guest) -> None:
+    for name in ("conformance-nothing", NOWHERE):
+        with pytest.raises(BaseNotFound):
+            await guest.call("GetBaseModel", base_model=name)
 
 
 async def family(operator: Guest, **written: Any) -> types_pb2.BaseModel:

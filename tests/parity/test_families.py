@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from compute_worker.engine.admission import AUTO, GENERAL
 from compute_worker.engine.engine import TransformersEngine
 from tests.support.models import FAMILIES, TARGETS, WINDOW, tiny_model
 from tests.support.peft_adapters import QUIET, peft_logits, save_adapter
@@ -23,12 +24,12 @@ LENGTH = 3 * WINDOW + 5
 class Case:
     """An engine of a family with a LoRA and a DoRA, and what PEFT says to three requests."""
 
-    def __init__(self, family: str, root: Path) -> None:
+    def __init__(self, family: str, executor: str, root: Path) -> None:
         model = tiny_model(family)
         targets = [*TARGETS[family], "lm_head"]
         lora = save_adapter(model, root / "lora", seed=1, r=4, lora_alpha=6, target_modules=targets)
         dora = save_adapter(model, root / "dora", seed=2, r=2, lora_alpha=4, target_modules=targets, use_dora=True)
-        self.engine: TransformersEngine = engine_of(tiny_model(family))
+        self.engine: TransformersEngine = engine_of(tiny_model(family), executor=executor)
         self.requests = [
             Request(prompt(LENGTH, 1), 0),
             Request(prompt(LENGTH, 2), 1, (install(self.engine, lora, 3),)),
@@ -46,9 +47,13 @@ class Case:
             assert (got - self.expected[index][end - 1]).abs().max() < TOLERANCE, (index, end)
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+# Those that the fast executor takes are also run by the general one.
+CASES = [*((family, AUTO) for family in FAMILIES), *((family, GENERAL) for family in ("llama", "mistral", "qwen3"))]
+
+
+@pytest.fixture(scope="module", params=CASES, ids="-".join)
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
-    return Case(request.param, tmp_path_factory.mktemp(request.param))
+    return Case(*request.param, tmp_path_factory.mktemp(request.param[0]))
 
 
 def test_adapters_show(case: Case) -> None:

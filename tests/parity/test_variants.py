@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from compute_worker.contract import ActiveAdapter
+from compute_worker.engine.admission import EXECUTORS
 from compute_worker.engine.engine import TransformersEngine
 from tests.support.models import tiny_model
 from tests.support.peft_adapters import QUIET, peft_logits, save_adapter
@@ -44,9 +45,9 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     }
 
 
-@pytest.fixture(scope="module")
-def engine() -> TransformersEngine:
-    return engine_of(tiny_model("llama"))
+@pytest.fixture(scope="module", params=EXECUTORS)
+def engine(request: pytest.FixtureRequest) -> TransformersEngine:
+    return engine_of(tiny_model("llama"), executor=request.param)
 
 
 @pytest.fixture(scope="module")

@@ -226,8 +226,8 @@ async def test_what_was_refused_is_logged_and_not_in_the_table(world: World, cap
             await theirs.delete_adapter("ours/secret")
         assert [e.action async for e in operator.audit_entries(principal=THEIRS)] == []
     (record,) = [r for r in caplog.records if "refused" in r.message]
-    told = (record.reason, record.action, record.principal)
-    assert told == ("PERMISSION_DENIED", "DeleteAdapter", THEIRS)
+    told = (record.reason, record.method, record.principal)
+    assert told == ("PERMISSION_DENIED", "lorry.v1.CatalogService/DeleteAdapter", THEIRS)
     assert world.tokens[THEIRS] not in caplog.text
 
 

@@ -38,12 +38,14 @@ def test_every_setting_comes_from_the_environment(monkeypatch: pytest.MonkeyPatc
         "S3_REGION": "eu-west-1",
         "S3_ACCESS_KEY_ID": "id",
         "S3_SECRET_ACCESS_KEY_FILE": str(secret),
+        "S3_TIMEOUT_SECONDS": "30",
         "GRACE_SECONDS": "5",
     }.items():
         monkeypatch.setenv(f"LORRY_REGISTRY_{name}", value)
     settings = Settings()
     assert settings.database == "postgresql://u:p@db/lorry"
     assert (settings.blob_store, settings.s3_secret(), settings.grace_seconds) == ("s3://bucket/prefix", "s3cret", 5)
+    assert settings.s3_timeout_seconds == 30
 
 
 def test_a_budget_without_a_cache_is_refused(tmp_path: Path) -> None:

@@ -106,7 +106,7 @@ async def test_whoever_is_far_behind_gets_everything_once_and_in_order(
 async def test_a_hundred_watchers_share_one_look(catalog: CountingCatalog, watcher: Watcher) -> None:
     catalog.happen(1)
     reading = [asyncio.create_task(take(2, watcher, "1")) for _ in range(100)]
-    while watcher._tail._followers < 100:  # noqa: ASYNC110 - nothing tells when they are there
+    while watcher.watchers < 100:  # noqa: ASYNC110 - nothing tells when they are there
         await asyncio.sleep(0.01)
     before = catalog.reads
     catalog.happen(2)
@@ -149,7 +149,7 @@ async def test_going_on_behind_forgotten_events_is_refused(catalog: CountingCata
     catalog.happen(5)
     catalog.happen(5)
     later = datetime.now(UTC) + timedelta(days=1)
-    catalog.forget(Ages(now=later, events=later, audit=None), 100)
+    catalog.forget(Ages(events=later, audit=None), 100)
     async with a_watcher(catalog) as watcher:
         for behind in ("1", "8"):
             with pytest.raises(ResumeTokenExpired):
@@ -163,7 +163,7 @@ async def test_while_the_catalogue_does_not_answer_nobody_is_left_to_believe_tha
 ) -> None:
     catalog.happen(1)
     reading = asyncio.create_task(take(1, watcher, "1"))
-    while not watcher._tail._followers:  # noqa: ASYNC110 - nothing tells when it is there
+    while not watcher.watchers:  # noqa: ASYNC110 - nothing tells when it is there
         await asyncio.sleep(0.01)
     catalog.away.set()
     catalog.happen(1)
@@ -185,7 +185,7 @@ async def test_a_watch_ends_when_the_registry_drains(catalog: CountingCatalog) -
     draining = asyncio.Event()
     async with a_watcher(catalog, draining) as watcher:
         reading = asyncio.create_task(take(1, watcher))
-        while not watcher._tail._followers:  # noqa: ASYNC110 - nothing tells when it is there
+        while not watcher.watchers:  # noqa: ASYNC110 - nothing tells when it is there
             await asyncio.sleep(0.01)
         draining.set()
         with pytest.raises(Draining):

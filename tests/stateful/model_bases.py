@@ -23,9 +23,7 @@ class Bases(State):
         stored = self.bases.get(base.base_id)
         if stored is None:
             self._refuse_circle(base.base_id, base.derived_from)
-            stored = self.bases[base.base_id] = Base(
-                base.base_id, base.name, set(), base.derived_from, base.carry_over
-            )
+            stored = self.bases[base.base_id] = Base(base.base_id, base.name, set(), base.derived_from, base.carry_over)
             self.tell("base_registered", None, base.base_id)
         stored.known_as |= {base.name, *base.known_as} - {stored.name}
         return stored

@@ -61,7 +61,7 @@ class Blobs(State):
         left = kept[: len(kept) // self.granule * self.granule]
         self.uploads[namespace, digest] = b"" if whole else left
         if not whole:
-            raise UploadIncomplete("")
+            raise UploadIncomplete("", **({"committed_bytes": str(len(kept))} if finish else {}))
         if digest_of(kept) != digest:
             raise DigestMismatch("")
         self._store(namespace, digest, kept)

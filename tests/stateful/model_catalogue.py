@@ -9,12 +9,11 @@ from lorry.errors import (
     AliasNotFound,
     MissingBlobs,
     NoEarlierVersion,
-    ParentNotFound,
     NotFound,
+    ParentNotFound,
     QuotaExceeded,
     RevisionConflict,
     VersionInUse,
-    VersionNotFound,
     VersionYanked,
 )
 from lorry.format.reference import AdapterName, Reference
@@ -194,7 +193,7 @@ class Catalogue(Bases, Blobs):
         for reference in references:
             try:
                 adapter, version = self.locate(reference)
-            except (NotFound, VersionNotFound):
+            except NotFound:
                 missing.append(reference.digest or "")
                 continue
             held.add((adapter.key, version.number))

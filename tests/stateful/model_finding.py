@@ -80,7 +80,9 @@ class Finding(Catalogue):
                 return [
                     ((-version.number,), version_row(adapter, version))
                     for version in adapter.versions.values()
-                    if all(self._holds(t, adapter, version, set(adapter.names_of(version.number))) for t in listing.terms)
+                    if all(
+                        self._holds(t, adapter, version, set(adapter.names_of(version.number))) for t in listing.terms
+                    )
                 ]
             case "aliases":
                 return [((alias,), alias_row(adapter, alias, adapter.revision_of(alias))) for alias in adapter.aliases]
@@ -152,11 +154,15 @@ def base_row(base: Base) -> tuple[Any, ...]:
 
 def adapter_row(adapter: Adapter) -> tuple[Any, ...]:
     latest = adapter.latest()
-    newest = (0, "", 0, "") if latest is None else (
-        latest.number,
-        latest.digest,
-        latest.manifest.rank,
-        latest.manifest.base_id,
+    newest = (
+        (0, "", 0, "")
+        if latest is None
+        else (
+            latest.number,
+            latest.digest,
+            latest.manifest.rank,
+            latest.manifest.base_id,
+        )
     )
     aliases = {alias: adapter.versions[number].digest for alias, number in adapter.aliases.items()}
     told = (adapter.description, sorted(adapter.labels.items()), adapter.revision, adapter.keep_last)

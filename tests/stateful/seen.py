@@ -77,3 +77,31 @@ def collection(message: admin_pb2.CollectGarbageResponse) -> Row:
     assert (message.swept_uploads, message.forgotten_rows) == (0, 0), "nothing here is as old as that"
     expired = (list(message.expired_versions), message.expired_version_count)
     return (*expired, message.swept_blobs, message.swept_bytes, message.kept_blobs, message.kept_bytes)
+
+
+def entries(page: Any) -> list[Any]:
+    """What a page of any list lists."""
+    (field,) = (name for name in page.DESCRIPTOR.fields_by_name if name != "next_page_token")
+    return list(getattr(page, field))
+
+
+def row(message: Any) -> Row:
+    """Any entry of a list."""
+    tell = {
+        types_pb2.Adapter: adapter,
+        types_pb2.Version: version,
+        types_pb2.Alias: alias,
+        types_pb2.BaseModel: base,
+        catalog_pb2.Lease: lease,
+    }
+    return tell[type(message)](message)
+
+
+def page(message: Any) -> list[Row]:
+    """The rows of a page of any list."""
+    return [row(entry) for entry in entries(message)]
+
+
+def problem(message: admin_pb2.FsckFinding) -> str:
+    """What a check found, in one word."""
+    return admin_pb2.FsckProblem.Name(message.problem).removeprefix("FSCK_PROBLEM_")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import ExitStack, aclosing
+from contextlib import ExitStack, aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any, Protocol
 from uuid import uuid4
@@ -19,20 +19,23 @@ from adapter_registry.blobs.s3_bucket import S3Settings
 from adapter_registry.store.migrate import upgrade
 from lorry import sync
 from lorry.rpc.calls import translated
-from lorry.v1 import blob_pb2, catalog_pb2
+from lorry.v1 import catalog_pb2
+from lorry.v1.blob_pb2 import UploadRequest
+from tests.stateful.model import Model
 from tests.support.blocking import blocking
 from tests.support.postgres import PostgresServer
-from tests.support.registry import DEADLINE, FINISH, Client, chunk, running_registry
+from tests.support.registry import DEADLINE, Client, running_registry
 from tests.support.upkeep import Place, file_place, s3_place
+from tests.support.uploads import FINISH, chunk
 
 # Garbage has no grace, and is collected and health looked at only when we say so.
 _SETTINGS = {"keep_seconds": 0, "gc_seconds": 0, "health_seconds": 3_600}
 
 
 class Ground(Protocol):
-    """Where registries keep things. granule: what is kept of a cut upload comes in pieces of so many bytes."""
+    """Where registries keep things. model: what is in a fresh one."""
 
-    granule: int
+    model: Model
 
     def fresh(self, folder: Path) -> tuple[Place, dict[str, Any]]:
         """An empty place for a registry, and the settings that it needs."""
@@ -41,9 +44,8 @@ class Ground(Protocol):
 class FileGround:
     """SQLite and files."""
 
-    granule = 1
-
     def __init__(self, folder: Path) -> None:
+        self.model = Model()
         self._template = folder / "template"
         FileStore(self._template)
         upgrade(f"sqlite:///{self._template}/catalog.db")
@@ -52,14 +54,20 @@ class FileGround:
         shutil.copytree(self._template, folder)
         return file_place(folder, f"sqlite:///{folder}/catalog.db"), {}
 
+    def begin_with(self, folder: Path, model: Model) -> None:
+        """From now on a fresh registry is as the one in the folder, of which nothing may run."""
+        shutil.rmtree(self._template)
+        shutil.copytree(folder, self._template)
+        self.model = model
+
 
 class ServedGround:
     """PostgreSQL and S3."""
 
-    # S3 keeps nothing below a part, and everything here is smaller.
-    granule = 1 << 30
-
     def __init__(self, postgres: PostgresServer, s3: S3Settings) -> None:
+        self.model = Model()
+        # S3 keeps nothing of a cut upload below a part, and everything here is smaller.
+        self.model.granule = 1 << 30
         self._postgres, self._s3 = postgres, s3
         self._databases = ExitStack()
 
@@ -99,14 +107,18 @@ class World:
         self.client = self._running.enter_context(sync.RegistryClient(target, timeout=DEADLINE))
         self._raw = self._running.enter_context(blocking(_client(target)))
 
+    def stop(self) -> None:
+        """End it; what it keeps stays."""
+        self._running.close()
+
     def restart(self) -> None:
         """End it and start it again on what it left."""
-        self._running.close()
+        self.stop()
         self._start()
 
     def close(self) -> None:
         """End it; nothing of it stays."""
-        self._running.close()
+        self.stop()
         shutil.rmtree(self._folder)
 
     def call(self, method: str, **fields: Any) -> Any:
@@ -121,9 +133,9 @@ class World:
 
         return sync._wait(together())
 
-    def upload(self, header: blob_pb2.UploadHeader, offset: int, data: bytes, *, finish: bool) -> bool:
+    def upload(self, header: UploadRequest, offset: int, data: bytes, *, finish: bool) -> bool:
         """A stream of a header, a chunk where there is one, and perhaps a finish; whether the blob existed."""
-        messages = [blob_pb2.UploadRequest(header=header)]
+        messages = [header]
         messages += [chunk(offset, data)] if data else []
         messages += [FINISH] if finish else []
         return sync._wait(self._raw.send(messages)).existed
@@ -153,5 +165,7 @@ class World:
             call.cancel()
 
 
-class _client(Client):  # noqa: N801
-    """placeholder"""
+@asynccontextmanager
+async def _client(target: str) -> AsyncIterator[Client]:
+    async with Client(target) as client:
+        yield client

@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import text
 
 from adapter_registry.domain.garbage import Ages, StoredBlob
+from adapter_registry.domain.records import Page
 from adapter_registry.store.catalog import SqlCatalog
 from lorry.errors import AlreadyRunning, BlobBeingSwept, MissingBlobs
 from lorry.format.digest import digest_of
@@ -126,20 +127,23 @@ class UpkeepRules:
     def test_old_leases_events_and_entries_are_forgotten(self, catalog: SqlCatalog) -> None:
         for seed in (1, 2, 3):
             publish(catalog, "cat", seed)
-        later = Ages(events=now(), audit=None, now=now() + timedelta(hours=1))
-        catalog.renew_leases("worker", [ref(f"cat@{catalog.resolve(ref('cat')).digest}")], timedelta(seconds=30))
+        later = Ages(events=now(), audit=None)
+        cat = ref(f"cat@{catalog.resolve(ref('cat')).digest}")
+        catalog.renew_leases("gone", [cat], timedelta(seconds=-1))
+        catalog.renew_leases("worker", [cat], timedelta(seconds=30))
         assert catalog.forgettable(later) == 3
         assert (catalog.forget(later, 2), catalog.forget(later, 2), catalog.forget(later, 2)) == (3, 0, 0)
         assert [event.number for event in catalog.events(0, None, 10)] == [3]
+        assert [lease.holder for lease in catalog.list_leases(ref("cat").adapter, Page()).items] == ["worker"]
 
     def test_the_audit_log_is_kept_unless_an_age_is_named(self, catalog: SqlCatalog) -> None:
         publish(catalog, "cat", 1)
         catalog.set_alias(ref("cat@1"), "prod", None)
         long_ago = now() - timedelta(days=1)
-        entries = catalog.forgettable(Ages(events=long_ago, audit=now(), now=now()))
+        entries = catalog.forgettable(Ages(events=long_ago, audit=now()))
         assert entries > 0
-        assert catalog.forgettable(Ages(events=long_ago, audit=None, now=now())) == 0
-        assert catalog.forget(Ages(events=long_ago, audit=now(), now=now()), 100) == entries
+        assert catalog.forgettable(Ages(events=long_ago, audit=None)) == 0
+        assert catalog.forget(Ages(events=long_ago, audit=now()), 100) == entries
 
     def test_states_hold_what_rows_and_versions_name(self, catalog: SqlCatalog) -> None:
         publish(catalog, "cat", 1)

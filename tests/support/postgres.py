@@ -96,7 +96,13 @@ def _locked(path: Path, kind: int) -> Iterator[IO[str]]:
 @pytest.fixture(scope="session")
 def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
     base = tmp_path_factory.getbasetemp()
-    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    with shared_server(base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) as server:
+        yield server
+
+
+@contextmanager
+def shared_server(shared: Path) -> Iterator[PostgresServer]:
+    """The server that `shared` is the folder of, started where it does not run yet."""
     # Behind this lock the server is either up for good, since we are a user now, or gone.
     with _locked(shared / "postgres.users", fcntl.LOCK_SH):
         with _locked(shared / "postgres.start", fcntl.LOCK_EX):

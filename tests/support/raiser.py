@@ -11,7 +11,8 @@ import grpc
 import grpc.aio
 
 from lorry.rpc.channel import open_channel
-from lorry.rpc.serving import Service, serving
+from lorry.rpc.interceptor import CallWatcher
+from lorry.rpc.serving import Door, Service, serving
 
 KINDS = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
 Act = Callable[[], Awaitable[object]]
@@ -36,10 +37,11 @@ def _service(act: Act) -> Service:
 
 
 @asynccontextmanager
-async def raiser(act: Act) -> AsyncIterator[grpc.aio.Channel]:
+async def raiser(act: Act, *watchers: CallWatcher) -> AsyncIterator[grpc.aio.Channel]:
     """A channel to a server whose calls run `act`; streams send `first` before it and `second` behind it."""
+    door = Door(watchers=watchers)
     async with (
-        serving("127.0.0.1:0", [_service(act)], draining=asyncio.Event(), grace=0) as server,
+        serving("127.0.0.1:0", [_service(act)], draining=asyncio.Event(), grace=0, door=door) as server,
         open_channel(server.address) as channel,
     ):
         yield channel

@@ -60,26 +60,27 @@ class S3Proxy:
         try:
             request = await _request(reader, writer)
             plan = self.plans.get(request.bucket)
-            if plan is None or not plan.hits(request):
+            if plan is None or (spot := plan.hit(request)) is None:
                 answer = await self._asked(request)
             else:
-                answer = await self._with(plan.fault, request, reader)
+                answer = await self._with(plan.fault, spot, request, reader)
             writer.write(answer)
             await writer.drain()
             writer.close()
         except (OSError, IncompleteReadError):
             pass  # one of the two went away: so does the other
         finally:
-            writer.transport.abort() if not writer.is_closing() else None
+            if not writer.is_closing():
+                writer.transport.abort()
 
-    async def _with(self, fault: Fault, request: Request, reader: StreamReader) -> bytes:
+    async def _with(self, fault: Fault, spot: float, request: Request, reader: StreamReader) -> bytes:
         """What the client gets, which may be cut or nothing."""
         match fault.kind:
             case Kind.CUT_UP:
-                await self._send_some(request, int(fault.spot * len(request.body)))
+                await self._send_some(request, int(spot * len(request.body)))
                 return b""
             case Kind.WRONG_UP:
-                wrong = Request(request.method, request.target, request.headers, _flipped(request.body, fault.spot))
+                wrong = Request(request.method, request.target, request.headers, _flipped(request.body, spot))
                 return await self._asked(wrong)
             case Kind.TWICE:
                 await self._asked(request)
@@ -87,10 +88,10 @@ class S3Proxy:
                 await asyncio.sleep(_LATE_SECONDS)
             case Kind.CUT_DOWN:
                 answer = await self._asked(request)
-                return answer[: int(fault.spot * len(answer))]
+                return answer[: int(spot * len(answer))]
             case Kind.WRONG_DOWN:
                 head, gap, body = (await self._asked(request)).partition(b"\r\n\r\n")
-                return head + gap + _flipped(body, fault.spot)
+                return head + gap + _flipped(body, spot)
             case _:
                 return await self._refused(fault, request, reader)
         return await self._asked(request)

@@ -6,6 +6,7 @@ Knows S3's requests by their form; does not know how one is passed on, nor who s
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -75,13 +76,13 @@ class Request:
 
 @dataclass(frozen=True)
 class Fault:
-    """kind: what happens. behind: S3 does what was asked before its answer is lost. spot: where in the
-    bytes, from 0 to 1. Of the requests that can meet it, `skip` are spared and `count` are hit.
+    """kind: what happens. behind: S3 does what was asked before its answer is lost. seed: of where in the
+    bytes, for each hit anew. Of the requests that can meet it, `skip` are spared and `count` are hit.
     """
 
     kind: Kind
     behind: bool = False
-    spot: float = 0.5
+    seed: int = 0
     skip: int = 0
     count: int = 1
 
@@ -93,13 +94,17 @@ class Plan:
         self.fault = fault
         self.met: list[str] = []
         self._seen = 0
+        self._dice = random.Random(fault.seed)  # noqa: S311 - repeatable faults, no secret
 
-    def hits(self, request: Request) -> bool:
-        """Whether this request meets the fault; each is asked about once."""
+    def hit(self, request: Request) -> float | None:
+        """Where in the bytes of this request it meets the fault, from 0 to 1; None where it does not.
+
+        Each request is asked about once.
+        """
         if not request.can_meet(self.fault.kind):
-            return False
+            return None
         self._seen += 1
-        hit = self.fault.skip < self._seen <= self.fault.skip + self.fault.count
-        if hit:
-            self.met.append(request.operation)
-        return hit
+        if not self.fault.skip < self._seen <= self.fault.skip + self.fault.count:
+            return None
+        self.met.append(request.operation)
+        return self._dice.random()

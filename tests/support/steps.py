@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from compute_worker.contract import ActiveAdapter, Sampling, StepRow
+from compute_worker.engine.admission import AUTO
 from compute_worker.engine.engine import Budgets, TransformersEngine
 from compute_worker.engine.kv import BLOCK_TOKENS
 from tests.support.models import VOCABULARY
@@ -23,9 +24,11 @@ _BLOCKS = 4
 GREEDY = Sampling()
 
 
-def engine_of(model: PreTrainedModel, pool_bytes: int = 1 << 20, kv_bytes: int = 1 << 20) -> TransformersEngine:
+def engine_of(
+    model: PreTrainedModel, pool_bytes: int = 1 << 20, kv_bytes: int = 1 << 20, executor: str = AUTO
+) -> TransformersEngine:
     """An engine that takes the model over."""
-    return TransformersEngine(model, Budgets(pool_bytes, kv_bytes))
+    return TransformersEngine(model, Budgets(pool_bytes, kv_bytes), executor)
 
 
 def install(engine: TransformersEngine, adapter: Path, start: int, weight: float = 1.0) -> ActiveAdapter:

@@ -93,6 +93,7 @@ class ToyEngine:
 
     device = "toy"
     dtype = "hash"
+    executor = "toy"
 
     def __init__(
         self, limits: EngineLimits = LIMITS, *, step_seconds: float = 0.0, install_seconds: float = 0.0

@@ -29,7 +29,7 @@ from lorry.cli import (
     transfer,
 )
 from lorry.cli.context import REGISTRY, WORKER, Addresses
-from lorry.cli.exits import table
+from lorry.cli.exits import table, telling
 
 # \b: click's mark for a paragraph whose lines stay as they are.
 _EPILOG = f"""
@@ -62,7 +62,7 @@ def _file(variable: str, about: str) -> Any:
 
 
 @app.callback()
-def _configure(
+def _configure(  # noqa: PLR0913 - the global options
     ctx: typer.Context,
     *,
     registry: Annotated[
@@ -75,10 +75,14 @@ def _configure(
     ca: Annotated[Path | None, _file("LORRY_CA", "Use TLS, and trust servers that these sign (PEM).")] = None,
     cert: Annotated[Path | None, _file("LORRY_CERT", "The client certificate to show (PEM), beside --key.")] = None,
     key: Annotated[Path | None, _file("LORRY_KEY", "The key of --cert (PEM).")] = None,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Name the request in errors, for the server's log.")
+    ] = False,
     _version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and leave.")
     ] = False,
 ) -> None:
+    telling.verbose = verbose
     ctx.obj = Addresses(registry=registry, worker=worker, token_file=token_file, ca=ca, cert=cert, key=key)
 
 

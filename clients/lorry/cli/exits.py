@@ -5,6 +5,8 @@ Owns the table of exit codes and the one line on stderr. Does not know any comma
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from lorry import errors
 
 OTHER = 1
@@ -33,6 +35,19 @@ def table() -> str:
     return "\n".join(f"{code:>3}  {text}" for code, text in lines)
 
 
-def error_line(reason: str, message: str) -> str:
-    """One line, whatever the message holds."""
-    return f"error: {reason}: {'; '.join(line.strip() for line in message.splitlines() if line.strip())}"
+@dataclass(slots=True)
+class Telling:
+    """How much is told of an error. verbose: the request's id, too, for whoever reads the server's log."""
+
+    verbose: bool = False
+
+
+# One command runs in a process; its option is known only inside of it, where the error is long gone.
+telling = Telling()
+
+
+def error_line(reason: str, message: str, request_id: str = "") -> str:
+    """One line, whatever the message holds; with the request's id where that is asked for, or all there is."""
+    line = f"error: {reason}: {'; '.join(line.strip() for line in message.splitlines() if line.strip())}"
+    told = request_id and (telling.verbose or reason == errors.Internal.reason)
+    return f"{line} (request {request_id})" if told else line

@@ -19,7 +19,7 @@ def main() -> None:
     try:
         sys.exit(_run())
     except LorryError as error:
-        _leave(error_line(error.reason, error.message), exit_code(error))
+        _leave(error_line(error.reason, error.message, error.request_id), exit_code(error))
     except OSError as error:
         _leave(error_line("IO", str(error)), OTHER)
     except ModuleNotFoundError as error:

@@ -28,6 +28,9 @@ from lorry.rpc.status import to_grpc_status
 
 _log = logging.getLogger(__name__)
 
+# A caller whose deadline has passed leaves a little before the server's clock says so.
+_LATE_SECONDS = 0.1
+
 _Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 _Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
@@ -91,6 +94,8 @@ def _guard(
                             await _send_id(context)
                             first = False
                         yield response
+                if first:
+                    await _send_id(context)
 
         return generate
 
@@ -99,6 +104,8 @@ def _guard(
             parsed = parse(request) if parse else request
             response = await behaviour(parsed, context)
             call.digest = call.digest or _digest_in(response) or _digest_in(parsed)
+            # Not with the headers: sent apart from the answer, they are one more write of every call.
+            context.set_trailing_metadata(requestid.metadata())
             return response
 
     return answer
@@ -111,7 +118,6 @@ async def _answered(context: _Context, method: str, watchers: Sequence[CallWatch
         watcher.began(call)
     try:
         yield call
-        await _send_id(context)
         call.code = "OK"
     except LorryError as error:
         await _fail(context, call, error)
@@ -133,7 +139,7 @@ async def _answered(context: _Context, method: str, watchers: Sequence[CallWatch
         await _fail(context, call, _hidden(call))
     finally:
         call.seconds = perf_counter() - since
-        if call.code == Cancelled.code and (context.time_remaining() or 1) <= 0:
+        if call.code == Cancelled.code and _late(context):
             call.code = DeadlineExceeded.code
         for watcher in watchers:
             watcher.ended(call)
@@ -159,6 +165,11 @@ async def _send_id(context: _Context) -> None:
     """Send the headers, unless they were sent or nobody is there to take them."""
     with suppress(grpc.aio.BaseError):
         await context.send_initial_metadata(requestid.metadata())
+
+
+def _late(context: _Context) -> bool:
+    remaining = context.time_remaining()
+    return remaining is not None and remaining < _LATE_SECONDS
 
 
 def _given(context: _Context) -> str:

@@ -16,6 +16,7 @@ LogFormat: TypeAlias = Literal["text", "json"]
 _FORM = "%(asctime)s %(levelname)s %(name)s %(message)s"
 # What a line of text ends with, where it is known; a line of JSON has all fields anyway.
 _SHOWN = ("request_id", "method", "principal", "via", "digest", "peer")
+_OF_CALL = ("request_id", "method", "principal", "via", "digest", "reason")
 _REFUSED = frozenset({"UNAUTHENTICATED", "PERMISSION_DENIED"})
 # Asked every few seconds by whoever watches a server, and about nothing but the server.
 _ROUTINE = "grpc."
@@ -50,7 +51,7 @@ class AccessLog:
             "code": call.code,
             "ms": round(call.seconds * 1_000, 3),
             "peer": call.peer,
-            **{name: getattr(call, name) for name in ("reason", "via", "digest") if getattr(call, name)},
+            **{name: value for name in _OF_CALL if (value := getattr(call, name))},
         }
         _log.log(
             logging.WARNING if refused else level,
@@ -74,7 +75,7 @@ class _Within(logging.Filter):
 
 
 class _Text(logging.Formatter):
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's own name
+    def formatMessage(self, record: logging.LogRecord) -> str:
         shown = [f" {name}={vars(record)[name]}" for name in _SHOWN if name in vars(record)]
         return super().formatMessage(record) + "".join(shown)
 

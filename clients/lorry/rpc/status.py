@@ -12,6 +12,7 @@ from functools import cache
 from typing import Final
 
 import grpc
+import grpc.aio
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.duration_pb2 import Duration
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
@@ -61,7 +62,9 @@ def from_rpc_error(error: grpc.RpcError) -> LorryError:
     does not come from a Lorry server (a refused connection, a proxy's answer).
     """
     translated = _told(error) or _guessed(error)
-    translated.request_id = next((str(value) for key, value in error.initial_metadata() or () if key == REQUEST_ID), "")
+    # Of a call that was answered; what a channel says on its own has none.
+    headers = error.initial_metadata() or () if isinstance(error, grpc.Call | grpc.aio.AioRpcError) else ()
+    translated.request_id = next((str(value) for key, value in headers if key == REQUEST_ID), "")
     return translated
 
 

@@ -23,7 +23,17 @@ struct Place {
     Place from(long r, long t) const { return {at + r * row + t * token, row, token}; }
 };
 
-template <int R, int T, class W> static inline void tile(Rows<W> w, Rows<float> x, long k_end, Place out) {
+// Memory that is read next, asked for bit by bit while the processor multiplies what it has.
+struct Ahead {
+    const char *at = nullptr;
+    long bytes = 0;
+    void part(long from, long to, long of) const {
+        for (long i = bytes * from / of & ~63L; i < bytes * to / of; i += 64) __builtin_prefetch(at + i);
+    }
+};
+
+template <int R, int T, class W>
+[[gnu::noinline]] void tile(Rows<W> w, Rows<float> x, long k_end, Place out) {
     Vec acc[R][T] = {};
     long k = 0;
     for (; k + LANES <= k_end; k += LANES) {
@@ -45,21 +55,27 @@ template <int R, int T, class W> static inline void tile(Rows<W> w, Rows<float> 
         }
 }
 
-// R rows by any number of tokens: as many full tiles as fit, then smaller ones.
-template <int R, int T, class W> static inline void strip(Rows<W> w, Rows<float> x, long tokens, long k_end, Place out) {
-    long t = 0;
-    for (; t + T <= tokens; t += T) tile<R, T>(w, {x[t], x.stride}, k_end, out.from(0, t));
+// R rows by tokens [t, tokens): as many full tiles as fit, then smaller ones.
+template <int R, int T, class W>
+static inline void strip(Rows<W> w, Rows<float> x, long t, long tokens, long k_end, Place out, Ahead ahead) {
+    for (; t + T <= tokens; t += T) {
+        ahead.part(t, t + T, tokens);
+        tile<R, T>(w, {x[t], x.stride}, k_end, out.from(0, t));
+    }
     if constexpr (T > 1)
-        if (t < tokens) strip<R, T - 1>(w, {x[t], x.stride}, tokens - t, k_end, out.from(0, t));
+        if (t < tokens) strip<R, T - 1>(w, x, t, tokens, k_end, out, ahead);
 }
 
-template <class W> static inline void dots(Rows<W> w, long rows, Rows<float> x, long tokens, long k_end, Place out) {
+template <class W>
+static inline void dots(Rows<W> w, long rows, Rows<float> x, long tokens, long k_end, Place out, Ahead ahead = {}) {
     long r = 0;
-    for (; r + ROWS <= rows; r += ROWS) strip<ROWS, TOKENS>(Rows<W>{w[r], w.stride}, x, tokens, k_end, out.from(r, 0));
-    for (; r < rows; r++) strip<1, TOKENS>(Rows<W>{w[r], w.stride}, x, tokens, k_end, out.from(r, 0));
+    for (; r + ROWS <= rows; r += ROWS)
+        strip<ROWS, TOKENS>(Rows<W>{w[r], w.stride}, x, 0, tokens, k_end, out.from(r, 0), ahead);
+    for (; r < rows; r++) strip<1, TOKENS>(Rows<W>{w[r], w.stride}, x, 0, tokens, k_end, out.from(r, 0), ahead);
 }
 
-template <int R, class W> static inline void blend(Rows<W> w, Place z, float *const y, long ldy, long tokens, long columns) {
+template <int R, class W>
+[[gnu::noinline]] void blend(Rows<W> w, Place z, float *const y, long ldy, long tokens, long columns) {
     long c = 0;
     for (; c + LANES <= columns; c += LANES) {
         Vec row[R];

@@ -12,15 +12,16 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
-from adapter_registry.blobs.s3_parts import PART_BYTES
 from lorry.errors import NotFound
 from lorry.format.digest import digest_of
 from lorry.registry import RegistryClient
 from tests.support.adapters import BASE_NAME, CONFIG, WEIGHTS, adapter_bytes, base_for
 
+# The least that S3 takes: what matters here is the number of parts, not their size.
+PART_BYTES = 5 << 20
 MODULE = "model.layers.0.self_attn.q_proj"
 # One part of weights and a header.
 LARGE = {MODULE: (2048, 2048, PART_BYTES // (4 * 4096))}
@@ -48,6 +49,12 @@ class Books:
     wrong: list[str] = field(default_factory=list)
 
 
+@cache
+def large_adapter() -> tuple[bytes, bytes]:
+    """The two files."""
+    return adapter_bytes(LARGE)
+
+
 class Lane:
     """A client, its folder, its books and its dice."""
 
@@ -57,7 +64,6 @@ class Lane:
         self.dice = random.Random(seed)  # noqa: S311 - repeatable faults, no secret
         self._folder = folder
         self._count = 0
-        self._large = adapter_bytes(LARGE)
 
     async def begin(self) -> None:
         """A base, and an adapter that stays."""
@@ -71,7 +77,7 @@ class Lane:
 
     def push_large(self) -> Work:
         """Publish an adapter whose weights are two parts."""
-        config, weights = self._large
+        config, weights = large_adapter()
         # Bytes of its own, which are the last numbers: small and finite.
         last = b"".join(bytes([0, 0, byte, 0x3C]) for byte in self.dice.randbytes(8))
         return partial(self._push, f"adapter{self._next()}", (config, weights[: -len(last)] + last))
@@ -95,8 +101,8 @@ class Lane:
         return partial(self._upload, self.dice.randbytes(self.dice.choice([0, 1, 1000, 200_000])))
 
     def resume(self) -> Work:
-        """Send a blob of three parts whose upload was stopped in the second one."""
-        return partial(self._upload, self.dice.randbytes(2 * PART_BYTES + 5), _STOP_AT)
+        """Send a blob of two parts whose upload was stopped in the second one."""
+        return partial(self._upload, self.dice.randbytes(_STOP_AT + (1 << 20)), _STOP_AT)
 
     async def _upload(self, data: bytes, stop: int | None = None) -> None:
         path, digest = self._folder / f"blob{self._next()}", digest_of(data)
@@ -122,7 +128,9 @@ class Lane:
         folder = self._folder / f"pull{self._next()}"
         try:
             await self.client.pull(f"{name}@1", folder)
-            wrong = {f for f, digest in self.books.files[name].items() if digest_of((folder / f).read_bytes()) != digest}
+            wrong = {
+                f for f, digest in self.books.files[name].items() if digest_of((folder / f).read_bytes()) != digest
+            }
             self.books.wrong += [f"pulled {name}: {file}" for file in wrong]
         finally:
             shutil.rmtree(folder, ignore_errors=True)

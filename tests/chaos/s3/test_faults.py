@@ -20,23 +20,31 @@ import boto3
 import pytest
 
 from adapter_registry import app
+from adapter_registry.blobs import s3, s3_parts
 from adapter_registry.blobs.s3_bucket import S3Settings
 from lorry import retry
 from lorry.registry import RegistryClient
-from tests.chaos.s3.lane import Books, Lane
+from tests.chaos.s3.lane import PART_BYTES, Books, Lane
 from tests.chaos.s3.run import Tally, run_lane
 from tests.support.postgres import PostgresServer
 from tests.support.registry import running_registry
 from tests.support.s3_proxy import S3Proxy, s3_proxy
 
-pytestmark = [pytest.mark.s3, pytest.mark.postgres]
+pytestmark = [
+    pytest.mark.s3,
+    pytest.mark.postgres,
+    # A head that is cut within its date; botocore takes the rest for one, and nobody looks at it.
+    pytest.mark.filterwarnings("ignore::dateutil.parser.UnknownTimezoneWarning"),
+    # botocore does not close what it could not parse; the garbage collector does.
+    pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"),
+]
 
-OPERATIONS = int(os.environ.get("CHAOS_S3_OPERATIONS", "150"))
-SEED = int(os.environ.get("CHAOS_SEED", "1"))
+OPERATIONS = int(os.environ.get("CHAOS_S3_OPERATIONS") or 100)
+SEED = int(os.environ.get("CHAOS_SEED") or 1)
 # Each with a registry, a database and a bucket of its own. They wait for one another's faults, not for a core.
-LANES = 10
-# Of silence; a sound answer of this S3 server takes a few milliseconds.
-S3_SECONDS = 1.0
+LANES = 6
+# Of silence. A sound answer takes milliseconds, and a second or two where the machine has too much to do.
+S3_SECONDS = 3.0
 
 
 @dataclass(frozen=True)
@@ -49,15 +57,15 @@ class Site:
     s3: S3Settings
 
     @asynccontextmanager
-    async def registry(self, endpoint: str | None, timeout: float) -> AsyncIterator[RegistryClient]:
-        """A registry on it that reaches S3 at the endpoint, and a client."""
+    async def registry(self, endpoint: str | None, seconds: float) -> AsyncIterator[RegistryClient]:
+        """A client of a registry on it that reaches S3 at the endpoint, and waits for so long."""
         settings: dict[str, Any] = {
             "database_url": self.database,
             "blobs": f"s3://{self.bucket}/registry",
             "s3_endpoint": endpoint,
             "s3_access_key_id": self.s3.access_key_id,
             "s3_secret_access_key": self.s3.secret_access_key,
-            "s3_timeout_seconds": timeout,
+            "s3_timeout_seconds": seconds,
             # Its questions would meet faults that are meant for others.
             "health_seconds": 86_400,
             "gc_seconds": 0,
@@ -67,30 +75,38 @@ class Site:
 
 
 @pytest.fixture
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many uploads of several parts in little time."""
+    for module in (s3, s3_parts):
+        monkeypatch.setattr(module, "PART_BYTES", PART_BYTES)
+
+
+@pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Clients give up soon, and collections take what is young, too."""
-    monkeypatch.setattr(retry, "MAX_FAILURES", 3)
+    monkeypatch.setattr(retry, "MAX_FAILURES", 2)
     keeping = app._keeping
     monkeypatch.setattr(app, "_keeping", lambda settings: replace(keeping(settings), settling=timedelta()))
 
 
-@pytest.mark.usefixtures("impatient")
-async def test_s3_that_misbehaves_loses_nothing_and_spoils_nothing(
+@pytest.mark.usefixtures("impatient", "small_parts")
+async def test_an_s3_server_that_misbehaves_loses_and_spoils_nothing(
     tmp_path: Path, postgres_server: PostgresServer, s3_settings: S3Settings, s3_bucket: str
 ) -> None:
     tally = Tally()
     async with AsyncExitStack() as stack:
         proxy = stack.enter_context(s3_proxy(s3_settings.endpoint))
+        databases = [stack.enter_context(postgres_server.migrated()) for _ in range(LANES)]
         sites = [
-            Site(tmp_path / f"{lane}", f"{s3_bucket}-{lane}", stack.enter_context(postgres_server.migrated()), s3_settings)
-            for lane in range(LANES)
+            Site(tmp_path / f"{lane}", f"{s3_bucket}-{lane}", database, s3_settings)
+            for lane, database in enumerate(databases)
         ]
         books = await asyncio.gather(*(trouble(site, proxy, number, tally) for number, site in enumerate(sites)))
-        print(f"seed {SEED}\n{tally}")
+        print(f"seed {SEED}\n{tally}")  # noqa: T201 - the figures are what the long form is for
         wrong = await asyncio.gather(*(aftermath(site, each) for site, each in zip(sites, books, strict=True)))
-    assert (tally.untyped, tally.stuck, [line for each in wrong for line in each]) == ([], [], [])
+    assert [*tally.untyped, *tally.stuck, *(line for each in wrong for line in each)] == []
     assert tally.operations >= OPERATIONS
-    assert all(row.requests for row in tally.rows.values())
+    assert [kind for kind, row in tally.rows.items() if not row.requests] == []
 
 
 async def trouble(site: Site, proxy: S3Proxy, number: int, tally: Tally) -> Books:
@@ -98,7 +114,7 @@ async def trouble(site: Site, proxy: S3Proxy, number: int, tally: Tally) -> Book
     async with site.registry(proxy.endpoint, S3_SECONDS) as client:
         lane = Lane(client, site.folder, SEED * LANES + number)
         await lane.begin()
-        await run_lane(lane, proxy, site.bucket, -(-OPERATIONS // LANES), tally)
+        await run_lane(lane, proxy, site.bucket, OPERATIONS, tally)
         return lane.books
 
 
@@ -106,7 +122,11 @@ async def aftermath(site: Site, books: Books) -> list[str]:
     """What is wrong, looked at without the proxy: before and behind a collection of all that is not named."""
     bucket = Bucket(site)
     async with site.registry(site.s3.endpoint, 60.0) as client:
-        visible = {adapter.name: await client.version(f"{adapter.name}@1") async for adapter in client.adapters()}
+        visible = {
+            adapter.name: version
+            async for adapter in client.adapters()
+            async for version in client.versions(adapter.name)
+        }
         named = {file.digest for version in visible.values() for file in version.manifest.files}
         wrong = [*books.wrong, *bucket.wrong_hashes()]
         wrong += [f"lost: {name}" for name in books.sure - visible.keys()]

@@ -1,0 +1,130 @@
+"""Which executor serves: the fast one, where it is there and reproduces the general one.
+
+Owns the choice and the rehearsal before it: prompts in chunks and decode rows of mixed lengths, under
+no adapter, a LoRA, a DoRA and a weighted pair with biases. Does not know how executors work.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedModel
+
+from compute_worker.contract import ActiveAdapter, EngineLimits, Sampling, StepRow
+from compute_worker.engine.attention import Rule
+from compute_worker.engine.executor import Executor
+from compute_worker.engine.fast import FastExecutor
+from compute_worker.engine.host import HostModule, LoadedAdapter, Magnitude
+from compute_worker.engine.kv import BLOCK_TOKENS, KvCache
+from compute_worker.engine.layout import lay_out
+from compute_worker.engine.linear import AdaptedLinear
+from compute_worker.engine.loading import has_bfloat16
+from compute_worker.engine.native import NativeKernels, library
+from compute_worker.engine.pool import RankPool
+from compute_worker.engine.recognise import recognise
+from compute_worker.engine.selfcheck import check_equal
+from lorry.errors import UnsupportedModel
+
+_log = logging.getLogger(__name__)
+
+# Values of the setting.
+AUTO, GENERAL = "auto", "transformers"
+EXECUTORS = (AUTO, GENERAL)
+# Of the rehearsal's adapters; at most 6 pool rows.
+_RANKS = {"lora": 3, "dora": 1, "biased": 2}
+# First pool row of each.
+_STARTS = {"lora": 0, "dora": 3, "biased": 4}
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A hooked model with all that its executors share."""
+
+    model: PreTrainedModel
+    layers: Mapping[str, AdaptedLinear]
+    kv: KvCache
+    pool: RankPool
+    rules: Mapping[int, Rule]
+    limits: EngineLimits
+
+
+def admitted(served: Served, general: Executor) -> Executor:
+    """The fast executor where it can serve this model here, else `general`; the log says which and why."""
+    model = served.model
+    try:
+        kernels = _kernels(model)
+        fast = FastExecutor(recognise(model, served.layers, served.kv, served.rules), kernels, served.pool)
+        _rehearse(served, fast, general)
+    except UnsupportedModel as reason:
+        _log.info("executor %s: %s", general.name, reason)
+        return general
+    _log.info("executor %s", fast.name)
+    return fast
+
+
+def _kernels(model: PreTrainedModel) -> NativeKernels:
+    path = library()
+    if path is None or model.device.type != "cpu" or model.dtype not in {torch.float32, torch.bfloat16}:
+        raise UnsupportedModel(f"no native kernels for {model.dtype} on this {model.device.type}")
+    return NativeKernels(path, matrix_units=has_bfloat16())
+
+
+def _rehearse(served: Served, fast: Executor, general: Executor) -> None:
+    for name, rank in _RANKS.items():
+        if _STARTS[name] + rank <= served.limits.pool_rows:
+            served.pool.install(_adapter(served.layers, name, rank), _STARTS[name])
+    try:
+        for rows in _steps(served):
+            layout = lay_out(rows, BLOCK_TOKENS)
+            everything = range(len(layout.kept))
+            expected = general.run(layout, everything).logits
+            for got, want in zip(fast.run(layout, everything).logits, expected, strict=True):
+                check_equal(served.model, got, want)
+    finally:
+        served.pool.clear()
+
+
+def _steps(served: Served) -> Iterator[list[StepRow]]:
+    """Chunks that end within and at the end of a block, then decode rows beside the rest of a prompt."""
+    lengths = (BLOCK_TOKENS, 3, 5, BLOCK_TOKENS + 2)
+    requests = list(zip(_uses(served.limits.pool_rows), lengths, strict=False))[: served.limits.kv_blocks // 2]
+    for part in range(2):
+        rows = []
+        for seat, (adapters, length) in enumerate(requests):
+            tokens = [(7919 * index + seat) % served.model.config.vocab_size for index in range(length + 1 + seat % 2)]
+            begin, end = (length, len(tokens)) if part else (0, length)
+            blocks = (2 * seat, 2 * seat + 1)
+            rows.append(StepRow(tokens[begin:end], begin, blocks, adapters, Sampling(), tokens[:end], 0))
+        yield rows
+
+
+def _uses(pool_rows: int) -> Iterator[tuple[ActiveAdapter, ...]]:
+    active = {
+        name: ActiveAdapter(_STARTS[name], rank, 1.0)
+        for name, rank in _RANKS.items()
+        if _STARTS[name] + rank <= pool_rows
+    }
+    yield ()
+    if "biased" in active:
+        yield ActiveAdapter(0, _RANKS["lora"], 0.75), ActiveAdapter(_STARTS["biased"], _RANKS["biased"], -0.5)
+    if "dora" in active:
+        yield (active["dora"],)
+    if "lora" in active:
+        yield (active["lora"],)
+
+
+def _adapter(layers: Mapping[str, AdaptedLinear], name: str, rank: int) -> LoadedAdapter:
+    """Random, and large enough to show beside a base whose inputs are about 1."""
+    noise = torch.Generator().manual_seed(rank)
+    modules = {}
+    for path, layer in layers.items():
+        dtype, out = layer.weight.dtype, layer.out_features
+        a = torch.randn(rank, layer.in_features, generator=noise) * layer.in_features**-0.5
+        b = torch.randn(rank, out, generator=noise) / 4
+        bias = torch.randn(out, generator=noise) / 8 if name == "biased" else None
+        gain = Magnitude(1 + torch.randn(out, generator=noise) / 8, None) if name == "dora" else None
+        modules[path] = HostModule(a.to(dtype), b.to(dtype), bias, gain)
+    return LoadedAdapter(modules)

@@ -1,0 +1,44 @@
+"""What runs a step's forward: the Protocol of the executors.
+
+Owns the shape of their answer. The hooked one runs transformers' own modules and serves every
+architecture; the fast one runs kernels over the parts of the models that it recognises.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from compute_worker.engine.layout import Layout
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """What a step gave to draw from.
+
+    logits: [needed, vocabulary] of the kept tokens that were asked for. best: the most probable token
+    behind each of the others, in order.
+    """
+
+    logits: Tensor
+    best: Sequence[int]
+
+
+class Executor(Protocol):
+    """Runs one batch after the other over one model, its pool and its KV cache."""
+
+    @property
+    def name(self) -> str:
+        """Which one it is, for the log and GetCapabilities."""
+
+    def run(self, layout: Layout, needed: Sequence[int]) -> Scores:
+        """Run one batch. needed: indices into `layout.kept` whose logits are wanted, ascending."""
+
+
+def others(layout: Layout, needed: Sequence[int]) -> list[int]:
+    """The kept tokens of which only the best is wanted."""
+    wanted = set(needed)
+    return [index for index in range(len(layout.kept)) if index not in wanted]

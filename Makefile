@@ -52,12 +52,12 @@ CHAOS_S3_OPERATIONS ?= 1000
 
 .PHONY: chaos
 chaos: setup ## Kill the registry under load, 100 times and more (CHAOS_SECONDS=, CHAOS_KILLS=, CHAOS_SEED=)
-	CHAOS_SECONDS=$(CHAOS_SECONDS) CHAOS_KILLS=$(CHAOS_KILLS) CHAOS_SEED=$(CHAOS_SEED) CHAOS_TRACED=100 \
+	LORRY_LONG=1 CHAOS_SECONDS=$(CHAOS_SECONDS) CHAOS_KILLS=$(CHAOS_KILLS) CHAOS_SEED=$(CHAOS_SEED) CHAOS_TRACED=100 \
 	  CHAOS_S3_OPERATIONS=$(CHAOS_S3_OPERATIONS) OMP_NUM_THREADS=1 GRPC_VERBOSITY=ERROR $(BIN)/python -m pytest -q -s tests/chaos
 
 .PHONY: chaos-s3
 chaos-s3: setup ## The part of it with an S3 server that misbehaves (CHAOS_S3_OPERATIONS=, CHAOS_SEED=)
-	CHAOS_S3_OPERATIONS=$(CHAOS_S3_OPERATIONS) CHAOS_SEED=$(CHAOS_SEED) \
+	LORRY_LONG=1 CHAOS_S3_OPERATIONS=$(CHAOS_S3_OPERATIONS) CHAOS_SEED=$(CHAOS_SEED) \
 	  OMP_NUM_THREADS=1 GRPC_VERBOSITY=ERROR $(BIN)/python -m pytest -q -s tests/chaos/s3
 
 # How many sequences of calls the registry and its model get on files, and the seed that they come from.
@@ -66,7 +66,7 @@ SEED ?= 1
 
 .PHONY: stateful
 stateful: setup ## Compare the registry with a plain model, call by call (SEQUENCES=, SEED=)
-	LORRY_SEQUENCES=$(SEQUENCES) LORRY_SEED=$(SEED) OMP_NUM_THREADS=1 GRPC_VERBOSITY=ERROR \
+	LORRY_LONG=1 LORRY_SEQUENCES=$(SEQUENCES) LORRY_SEED=$(SEED) OMP_NUM_THREADS=1 GRPC_VERBOSITY=ERROR \
 	  $(BIN)/python -m pytest -q -s tests/stateful
 
 .PHONY: check
@@ -132,7 +132,7 @@ profile: setup ## Show where a decode step's time goes, and compare the executor
 .PHONY: conformance
 conformance: setup ## Ask a running registry for all that the contract says (TARGET=host:port; LORRY_TOKEN_FILE, LORRY_CA)
 	@test -n '$(TARGET)' || { echo "expected TARGET=host:port of a registry"; exit 2; }
-	LORRY_CONFORMANCE_TARGET='$(TARGET)' $(BIN)/python -m pytest -q tests/conformance
+	LORRY_LONG=1 LORRY_CONFORMANCE_TARGET='$(TARGET)' $(BIN)/python -m pytest -q tests/conformance
 
 .PHONY: bench-registry
 bench-registry: setup ## Measure the registry beside raw TCP and boto3; prints ratios (CASES=download,resolve)

@@ -22,7 +22,8 @@ EVERYWHERE = UPLOAD | PUBLISH
 # By kind of storage, so that each is made once.
 STEPS_OF_A_PUSH = [
     *(("embedded", point) for point in FILE_UPLOAD | EVERYWHERE),
-    *(pytest.param("served", point, marks=SERVED) for point in S3_UPLOAD | EVERYWHERE),
+    *(pytest.param("served", point, marks=SERVED) for point in S3_UPLOAD),
+    *(pytest.param("served", point, marks=[*SERVED, pytest.mark.long]) for point in EVERYWHERE),
 ]
 # Points that only a blob of several parts passes.
 LARGE = {"upload.parts-sent", "upload.completed", "upload.copied"}

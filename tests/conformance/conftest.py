@@ -23,7 +23,7 @@ TARGET = os.environ.get("LORRY_CONFORMANCE_TARGET", "")
 WHERE = [
     pytest.param("sqlite+files"),
     pytest.param("postgres+s3", marks=[pytest.mark.postgres, pytest.mark.s3]),
-    pytest.param("access control"),
+    pytest.param("access control", marks=pytest.mark.long),  # tests/registry/test_access_matrix.py asks more
 ]
 EVERYWHERE = "*"
 

@@ -319,7 +319,7 @@ class CollectGarbageResponse(_message.Message):
     swept_uploads: _builtins.int
     """Broken uploads swept."""
     forgotten_rows: _builtins.int
-    """Expired leases, old events and revoked principals' secrets forgotten."""
+    """Rows of expired leases, old events and, where an age is set, old audit entries forgotten."""
     @_builtins.property
     def expired_versions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Versions that retention deleted, `namespace/name@number`; the first 1,000."""

@@ -522,7 +522,7 @@ class Adapter(_message.Message):
     version_count: _builtins.int
     """How many versions exist, yanked ones too."""
     revision: _builtins.int
-    """Grows by one with every change of description or labels; for a safe update."""
+    """Grows by one with every change of description, labels or retention; for a safe update."""
     latest_digest: _builtins.str
     """Digest of the version numbered `latest_number`; unset where there is none."""
     variant: Global___Variant.ValueType

@@ -74,31 +74,41 @@ static inline void dots(Rows<W> w, long rows, Rows<float> x, long tokens, long k
     for (; r < rows; r++) strip<1, TOKENS>(Rows<W>{w[r], w.stride}, x, 0, tokens, k_end, out.from(r, 0), ahead);
 }
 
-template <int R, class W>
-[[gnu::noinline]] void blend(Rows<W> w, Place z, float *const y, long ldy, long tokens, long columns) {
-    long c = 0;
-    for (; c + LANES <= columns; c += LANES) {
-        Vec row[R];
+// T tokens by C vectors of columns from c on: all of them stay in registers while the rows pass by.
+template <int T, int C, class W> [[gnu::noinline]] void blend(Rows<W> w, long rows, Place z, float *y, long ldy, long c) {
+    Vec acc[T][C];
+    for (int t = 0; t < T; t++)
+        for (int i = 0; i < C; i++) acc[t][i] = load(y + t * ldy + c + i * LANES);
+    for (long r = 0; r < rows; r++) {
+        float weight[T];
+        for (int t = 0; t < T; t++) weight[t] = z(r, t);
 #pragma GCC unroll 8
-        for (int r = 0; r < R; r++) row[r] = load(w[r] + c);
-        for (long t = 0; t < tokens; t++) {
-            float *at = y + t * ldy + c;
-            Vec value = load(at);
+        for (int i = 0; i < C; i++) {
+            Vec row = load(w[r] + c + i * LANES);
 #pragma GCC unroll 8
-            for (int r = 0; r < R; r++) value += row[r] * z(r, t);
-            store(at, value);
+            for (int t = 0; t < T; t++) acc[t][i] += row * weight[t];
         }
     }
-    for (; c < columns; c++)
-        for (long t = 0; t < tokens; t++)
-            for (int r = 0; r < R; r++) y[t * ldy + c] += scalar(w[r][c]) * z(r, t);
+    for (int t = 0; t < T; t++)
+        for (int i = 0; i < C; i++) store(y + t * ldy + c + i * LANES, acc[t][i]);
 }
 
+// Tokens in pairs by 4 vectors of columns, a last one by 8: eight sums at a time hide what an addition takes.
 template <class W>
 static inline void mix(Rows<W> w, long rows, Place z, float *y, long ldy, long tokens, long columns) {
-    long r = 0;
-    for (; r + ROWS <= rows; r += ROWS) blend<ROWS>(Rows<W>{w[r], w.stride}, z.from(r, 0), y, ldy, tokens, columns);
-    for (; r < rows; r++) blend<1>(Rows<W>{w[r], w.stride}, z.from(r, 0), y, ldy, tokens, columns);
+    long pairs = tokens / 2 * 2, c = 0;
+    for (; c + 4 * LANES <= columns; c += 4 * LANES)
+        for (long t = 0; t < pairs; t += 2) blend<2, 4>(w, rows, z.from(0, t), y + t * ldy, ldy, c);
+    for (long rest = c; rest + LANES <= columns; rest += LANES)
+        for (long t = 0; t < pairs; t += 2) blend<2, 1>(w, rows, z.from(0, t), y + t * ldy, ldy, rest);
+    if (pairs < tokens) {
+        for (c = 0; c + 8 * LANES <= columns; c += 8 * LANES)
+            blend<1, 8>(w, rows, z.from(0, pairs), y + pairs * ldy, ldy, c);
+        for (; c + LANES <= columns; c += LANES) blend<1, 1>(w, rows, z.from(0, pairs), y + pairs * ldy, ldy, c);
+    }
+    for (c = columns / LANES * LANES; c < columns; c++)
+        for (long t = 0; t < tokens; t++)
+            for (long r = 0; r < rows; r++) y[t * ldy + c] += scalar(w[r][c]) * z(r, t);
 }
 
 // A thread's share of n things: [begin, end), in units of `unit`.

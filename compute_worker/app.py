@@ -38,8 +38,9 @@ from lorry.v1 import inference_pb2_grpc, residency_pb2_grpc
 
 _log = logging.getLogger(__name__)
 
-# The runtime ends what outlives the grace in its own words; they have so long to reach the callers.
-_LAST_WORD_SECONDS = 1.0
+# The runtime ends what outlives the grace in its own words; they have so long to reach the callers: the 2.5 s
+# that the runtime takes at most, and as much again for the wire.
+_LAST_WORD_SECONDS = 5.0
 
 
 def engine_settings(settings: Settings) -> EngineSettings:

@@ -43,6 +43,8 @@ from lorry.errors import InvalidInput
 
 # How long a drained worker waits for the step that runs: longer than a step, shorter than its server waits.
 _LAST_STEP_SECONDS = 0.5
+# How long its callers have to read what is left for them.
+_LAST_WORDS_SECONDS = 2.0
 # Hashing, parsing and installing take a core each while they run: some at once, so that a small
 # adapter overtakes a big one, but not so many that the engine starves.
 _LOADERS = 4
@@ -116,6 +118,10 @@ class Runtime:
         with suppress(TimeoutError):
             async with asyncio.timeout(_LAST_STEP_SECONDS):
                 await self._loop.close()
+        # What ran has its end in its queue now. One that is cancelled while it sends could not tell it any more.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LAST_WORDS_SECONDS):
+                await self._gate.drain()
         self._gate.cut()
         self._held.ledger.close()
 

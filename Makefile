@@ -44,6 +44,10 @@ demo: setup ## Show the whole pair at work on a real model (MODEL= for another o
 test: check ## Everything that proves the project
 	OMP_NUM_THREADS=1 GRPC_VERBOSITY=ERROR $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -q
 
+.PHONY: test-long
+test-long: setup ## The tests with everything that `make test` leaves to the long forms
+	LORRY_LONG=1 OMP_NUM_THREADS=1 GRPC_VERBOSITY=ERROR $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -q
+
 # How long the registry is killed, in seconds for each kind of storage, and how often at least.
 CHAOS_SECONDS ?= 300
 CHAOS_KILLS ?= 100

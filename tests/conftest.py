@@ -6,6 +6,9 @@ import os
 
 import pytest
 
+# Rules that several folders inherit: rewritten wherever they are imported first.
+pytest.register_assert_rewrite("tests.suites")
+
 pytest_plugins = ["tests.support.postgres", "tests.support.s3", "tests.support.upkeep"]
 
 

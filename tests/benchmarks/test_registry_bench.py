@@ -36,6 +36,7 @@ async def test_the_stock_is_what_a_registry_would_have_written(tmp_path: Path) -
         assert len((await client.delete_adapter(LONG)).deleted_versions) == 100
 
 
+@pytest.mark.long
 async def test_every_kind_of_case_gives_values_of_both_sides(tmp_path: Path) -> None:
     known = registry.cases()
     async with world(TINY, tmp_path) as around:

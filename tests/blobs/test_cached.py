@@ -37,6 +37,7 @@ def cached_place(inner: Place, folder: Path) -> Place:
 
 
 @pytest.mark.s3
+@pytest.mark.long  # on files each rule runs always; a bucket is its slower twin
 class TestCachedS3(ReadingRules, UpkeepRules, BoundedMemorySuite):
     """Uploads pass by the cache: their rules run on the S3 store, and behind the cache on files below."""
 

@@ -85,10 +85,11 @@ async def test_reflection_lists_the_services(client: Client) -> None:
 async def test_the_text_of_a_defect_stays_in_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async with running_registry(tmp_path) as target, Client(target) as client:
         await client.register()
+        await client.publish("cat")
         with closing(sqlite3.connect(tmp_path / "catalog.db")) as database, database:
-            database.execute("UPDATE bases SET carry_over = 'nobody foresaw this'")
+            database.execute("UPDATE versions SET created = 'nobody foresaw this'")
         with pytest.raises(Internal) as caught:
-            await client.call("ListBaseModels")
+            await client.call("GetVersion", adapter="cat")
     assert "nobody foresaw" not in caught.value.message
     assert "nobody foresaw" in caplog.text
     assert caught.value.metadata["incident"] in caplog.text

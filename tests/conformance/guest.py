@@ -19,7 +19,7 @@ from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
 
 from lorry import RegistryClient
-from lorry.errors import AdapterNotFound
+from lorry.errors import AdapterNotFound, Internal
 from lorry.format.digest import digest_of
 from lorry.rpc.calls import translated
 from lorry.rpc.channel import open_channel
@@ -84,8 +84,15 @@ class Guest:
         return self._method("Upload")(timeout=DEADLINE)
 
     async def send(self, messages: Sequence[Message]) -> blob_pb2.UploadResponse:
-        """An upload of exactly these messages."""
+        """An upload of exactly these messages, as it was answered."""
+        while True:
+            try:
+                return await self._send_once(messages)
+            except Internal as error:  # a write to a call that had ended; gRPC lost the answer
+                if not error.message.endswith("Internal error from Core"):
+                    raise
 
+    async def _send_once(self, messages: Sequence[Message]) -> blob_pb2.UploadResponse:
         async def each() -> AsyncIterator[Message]:
             for message in messages:
                 yield message

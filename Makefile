@@ -125,9 +125,55 @@ run-worker: setup ## Run a worker on 127.0.0.1:7472 (MODEL= for another model)
 train-demo: setup ## Train the demo's adapters anew
 	$(BIN)/python -m demo.train
 
+# Of the benchmarks: some rows only; the type of our weights; the peer's.
+CASES ?=
+SERVING = $(BIN)/python -m benchmarks.serving $(if $(DTYPE),--dtype $(DTYPE)) $(if $(PEER_DTYPE),--peer-dtype $(PEER_DTYPE))
+
 .PHONY: bench
-bench: setup ## Measure what the README claims; prints ratios (CASES=B,D for some rows)
-	$(BIN)/python -m benchmarks.serving $(if $(CASES),--cases $(CASES))
+bench: setup ## Measure what the README claims beside PEFT; prints ratios (CASES=B,D, DTYPE=, PEER_DTYPE=)
+	$(SERVING) $(if $(CASES),--cases $(CASES))
+
+.PHONY: bench-vllm
+bench-vllm: setup .bench/vllm/.ready ## The same beside vLLM for CPUs, with LoRA and without; in its own environment
+	$(SERVING) --peers vllm-bare,vllm $(if $(CASES),--cases $(CASES))
+
+.bench/vllm/.ready: benchmarks/peers_vllm.py | $(VENV)/.ready
+	$(BIN)/python -m benchmarks.peers_vllm .bench/vllm
+	@touch $@
+
+.PHONY: bench-llama
+bench-llama: setup .bench/llama/.ready ## Cases A and B beside llama.cpp's server; in its own environment
+	$(SERVING) --peers llama $(if $(CASES),--cases $(CASES))
+
+.bench/llama/.ready: benchmarks/peers_llama.py | $(VENV)/.ready
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
+	$(BIN)/python -m benchmarks.peers_llama .bench/llama
+	@touch $@
+
+.PHONY: bench-sweeps
+bench-sweeps: setup ## Our rate over numbers of adapters, ranks and kinds of selection (ONLY=ranks)
+	$(BIN)/python -m benchmarks.sweeps $(if $(ONLY),--only $(ONLY))
+
+.PHONY: bench-latency
+bench-latency: setup ## First token and time between tokens under Poisson arrivals at 50, 80 and 95 % of capacity
+	$(BIN)/python -m benchmarks.latency
+
+.PHONY: bench-goals
+bench-goals: setup ## Each goal beside what was measured last, as a table
+	@$(BIN)/python -m benchmarks.goals
+
+.PHONY: bench-plots
+bench-plots: setup ## Draw docs/plots/*.svg from the results
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
+	$(BIN)/python -m benchmarks.plots
+
+.PHONY: bench-startup
+bench-startup: setup ## Start a worker once, and show where the time until its first token goes
+	$(BIN)/python -m benchmarks.startup
+
+.PHONY: bench-memory
+bench-memory: setup ## Fill a worker part by part; prints bytes as computed beside what the process has
+	$(BIN)/python -m benchmarks.memory
 
 .PHONY: profile
 profile: setup ## Show where a decode step's time goes, and compare the executors
@@ -137,6 +183,14 @@ profile: setup ## Show where a decode step's time goes, and compare the executor
 conformance: setup ## Ask a running registry for all that the contract says (TARGET=host:port; LORRY_TOKEN_FILE, LORRY_CA)
 	@test -n '$(TARGET)' || { echo "expected TARGET=host:port of a registry"; exit 2; }
 	LORRY_LONG=1 LORRY_CONFORMANCE_TARGET='$(TARGET)' $(BIN)/python -m pytest -q tests/conformance
+
+.PHONY: bench-combine
+bench-combine: setup ## Combinations beside PEFT's add_weighted_adapter: time and memory; prints ratios
+	$(BIN)/python -m benchmarks.combining
+
+.PHONY: bench-masks
+bench-masks: setup ## What answers of a form (JSON Schema, regex, grammar) cost a step at batch 32
+	$(BIN)/python -m benchmarks.masks
 
 .PHONY: bench-registry
 bench-registry: setup ## Measure the registry beside raw TCP and boto3; prints ratios (CASES=download,resolve)
@@ -152,5 +206,5 @@ down: ## Stop the containers
 
 .PHONY: clean
 clean: ## Remove what was built here (not the model cache)
-	rm -rf $(VENV) node_modules var build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .bench node_modules var build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -20,7 +20,6 @@ from adapter_registry.blobs.protocol import BlobStore
 from adapter_registry.blobs.s3_bucket import S3Settings
 from adapter_registry.domain.acting import REGISTRY, acting
 from adapter_registry.domain.principals import NewPrincipal
-from adapter_registry.malloc import keep_memory
 from adapter_registry.metrics import State, registry_metrics
 from adapter_registry.rpc.access import AccessServicer
 from adapter_registry.rpc.access_guard import AccessGuard
@@ -45,6 +44,7 @@ from lorry.errors import FailedPrecondition
 from lorry.format.digest import digest_of
 from lorry.rpc.interceptor import CallWatcher
 from lorry.rpc.logs import AccessLog
+from lorry.rpc.malloc import keep_memory
 from lorry.rpc.metrics import CallMetrics, OnLoop, exposing
 from lorry.rpc.serving import Door, Listening, Service, serving, stop_signal
 from lorry.v1 import access_pb2_grpc, admin_pb2_grpc, catalog_pb2_grpc
@@ -53,7 +53,7 @@ _log = logging.getLogger(__name__)
 
 # One connection for each thread. More than 8 do not make SQLite or PostgreSQL faster on small machines.
 _QUERY_THREADS = 8
-# Blob I/O waits for disks and S3 more than it computes; below the S3 store's 32 connections.
+# Blob I/O waits for disks and S3 more than it computes; below the S3 store's 64 connections.
 _TRANSFER_THREADS = 16
 # Nobody has it: a question that costs a store as little as any.
 _NO_BLOB = digest_of(b"no blob has this content")

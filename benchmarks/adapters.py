@@ -29,13 +29,14 @@ class Adapters:
         if not self._shapes:
             raise ValueError(f"expected a base with linears named {', '.join(LINEARS)}, got {sorted(shapes)[:5]}")
 
-    def folder(self, seed: int, rank: int = RANK) -> Path:
-        """The folder of one adapter."""
-        folder = self._root / f"{seed}-{rank}"
+    def folder(self, seed: int, rank: int = RANK, *, dora: bool = False) -> Path:
+        """The folder of one adapter. dora: with magnitudes, all of them 1."""
+        folder = self._root / f"{seed}-{rank}{'-dora' if dora else ''}"
         if not folder.exists():
             folder.mkdir(parents=True)
-            save_file(self._tensors(seed, rank), folder / "adapter_model.safetensors", metadata={"format": "pt"})
-            (folder / "adapter_config.json").write_text(json.dumps(_config(rank), indent=2))
+            tensors = self._tensors(seed, rank) | (self._magnitudes() if dora else {})
+            save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+            (folder / "adapter_config.json").write_text(json.dumps(_config(rank, dora=dora), indent=2))
         return folder
 
     def rank_of_bytes(self, size: int) -> int:
@@ -51,8 +52,14 @@ class Adapters:
                 tensors[f"base_model.model.{name}.lora_{part}.weight"] = drawn.to(torch.bfloat16)
         return tensors
 
+    def _magnitudes(self) -> dict[str, torch.Tensor]:
+        return {
+            f"base_model.model.{name}.lora_magnitude_vector": torch.ones(out, dtype=torch.bfloat16)
+            for name, (_, out) in self._shapes.items()
+        }
 
-def _config(rank: int) -> dict[str, object]:
+
+def _config(rank: int, *, dora: bool) -> dict[str, object]:
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -61,4 +68,5 @@ def _config(rank: int) -> dict[str, object]:
         "r": rank,
         "lora_alpha": rank,
         "target_modules": list(LINEARS),
+        "use_dora": dora,
     }

@@ -25,7 +25,8 @@ _NOT_BUSY = {"idle", "iowait", "guest", "guest_nice"}
 class Claim:
     """What a case measures. name: as on the command line and in the file's name.
 
-    higher: whether the larger value is the better one. peer: who is measured beside us.
+    higher: whether the larger value is the better one. peer: who is measured beside us. ours: what is to be
+    known about our side, such as its type of weights.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Claim:
     unit: str
     peer: str
     higher: bool
+    ours: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,17 @@ def own_seconds() -> float:
     """CPU seconds that this process and its descendants have used so far."""
     me = psutil.Process()
     return sum(_seconds(process) for process in (me, *me.children(recursive=True)))
+
+
+def tree_bytes(pid: int) -> int:
+    """Resident memory of a process and its descendants, shared pages counted in each."""
+    process = psutil.Process(pid)
+    return sum(one.memory_info().rss for one in (process, *process.children(recursive=True)))
+
+
+def process_seconds(pid: int) -> float:
+    """CPU seconds that a process has used so far."""
+    return _seconds(psutil.Process(pid))
 
 
 def _seconds(process: psutil.Process) -> float:

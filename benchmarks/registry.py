@@ -18,6 +18,7 @@ from benchmarks.registry_bytes import Download, Memory, Read, Upload
 from benchmarks.registry_rows import Deletion, Resolve, lists
 from benchmarks.registry_world import PLACES, QUICK, Scale, World, world
 from benchmarks.running import Measurable, run
+from lorry.rpc.malloc import keep_memory
 
 RESULTS = Path(__file__).resolve().parent / "results" / "registry"
 
@@ -34,14 +35,13 @@ def cases() -> dict[str, Measurable[World]]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print."""
     options = parser().parse_args(arguments)
+    keep_memory()  # as the command `lorry` does
     known = cases()
     chosen = [known[name] for name in options.cases or known]
     scale, repeats, into = (QUICK, 1, RESULTS / "quick") if options.quick else (Scale(), 3, RESULTS)
     with tempfile.TemporaryDirectory(prefix="lorry-benchmarks-") as state:
-        results = asyncio.run(measure(chosen, scale, options.repeats or repeats, Path(state)))
+        results = asyncio.run(measure(chosen, scale, options.repeats or repeats, Path(state), into))
     print(report.table(results))
-    for result in results:
-        report.write(into, report.document(result, scale.settings(), machine()))
     print(f"written to {into}")
 
 
@@ -63,10 +63,16 @@ def names(text: str) -> list[str]:
     return chosen
 
 
-async def measure(chosen: Sequence[Measurable[World]], scale: Scale, repeats: int, state: Path) -> list[Result]:
-    """Run the cases."""
+async def measure(
+    chosen: Sequence[Measurable[World]], scale: Scale, repeats: int, state: Path, into: Path
+) -> list[Result]:
+    """Run the cases. Each is written down once it is done, so that a run that is cut has what came before."""
+    results = []
     async with world(scale, state) as around:
-        return [await run(case, around, repeats) for case in chosen]
+        for case in chosen:
+            results.append(await run(case, around, repeats))
+            report.write(into, report.document(results[-1], scale.settings(), machine()))
+    return results
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ def _row(result: Result) -> tuple[str, ...]:
     return (
         claim.name,
         claim.title,
-        f"{shown(median(result.ours))} {claim.unit}",
+        f"{shown(median(result.ours))} {claim.unit}" + (f" ({claim.ours})" if claim.ours else ""),
         f"{shown(median(result.peer))} {claim.unit} ({claim.peer})",
         f"{shown(result.ratio)}x",
         str(len(result.ours)),
@@ -59,6 +59,7 @@ def document(result: Result, settings: Mapping[str, int | str], machine: Mapping
         "higher_is_better": result.claim.higher,
         "ours": median(result.ours),
         "peer": median(result.peer),
+        "ours_name": result.claim.ours,
         "peer_name": result.claim.peer,
         "ratio": result.ratio,
         "repeats": len(result.ours),

@@ -1,7 +1,7 @@
-"""`make bench`: what the README claims, measured against PEFT on this machine.
+"""`make bench`, `bench-vllm`, `bench-llama`: what the README claims, measured beside a peer on this machine.
 
 Owns the order: cases one after the other, ours and the peer's in turns, medians at the end. Does
-not know what a case does. `python -m benchmarks.serving --cases B,D,E --repeats 5`.
+not know what a case does. `python -m benchmarks.serving --peers peft --cases B,D,E --repeats 5`.
 """
 
 from __future__ import annotations
@@ -14,43 +14,63 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import report
-from benchmarks.cases import Case, cases
-from benchmarks.measuring import Result, machine
-from benchmarks.running import run, say
-from benchmarks.world import QUICK, Scale, world
+from benchmarks.answering import CLOCKS
+from benchmarks.cases import cases
+from benchmarks.measuring import machine
+from benchmarks.peer import KINDS
+from benchmarks.running import Measurable, run, say
+from benchmarks.world import QUICK, THREADS, Scale, Sides, World, world
 from compute_worker.engine.loading import has_bfloat16
 from demo.model import ensure_model
 from demo.pair import end_on_signals
 
-_DTYPES = ("bfloat16", "float32")
+_DTYPES = ("bfloat16", "float16", "float32")
 RESULTS = Path(__file__).resolve().parent / "results"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure and print."""
+    """Measure and print. A case is written as soon as it is measured."""
     options = parser().parse_args(arguments)
     end_on_signals()
-    known = cases()
-    chosen = [known[name] for name in options.cases or known]
-    scale, repeats, into = (QUICK, 1, RESULTS / "quick") if options.quick else (Scale(), 3, RESULTS)
-    repeats = options.repeats or repeats
+    scale, repeats = (QUICK, 1) if options.quick else (Scale(), 3)
     model = os.environ.get("MODEL") or str(ensure_model())
-    with tempfile.TemporaryDirectory(prefix="lorry-benchmarks-") as state:
-        results = asyncio.run(measure(model, options.dtype, chosen, scale, repeats, Path(state)))
-    print(report.table(results))
-    for result in results:
-        report.write(into, report.document(result, scale.settings(options.dtype), machine()))
-    print(f"written to {into}")
+    for sides, chosen in runs(options):
+        into = folder(options, sides)
+        with tempfile.TemporaryDirectory(prefix="lorry-benchmarks-") as state:
+            asyncio.run(measure(model, sides, chosen, scale, options.repeats or repeats, Path(state), into))
+        print(f"written to {into}")
 
 
 def parser() -> argparse.ArgumentParser:
     """What the command line takes."""
     made = argparse.ArgumentParser(prog="python -m benchmarks.serving", description=__doc__)
-    made.add_argument("--cases", type=names, default=[], help=f"some of {','.join(cases())}; all by default")
+    made.add_argument("--peers", type=_peers, default=["peft"], help=f"measured beside us, of {','.join(KINDS)}")
+    made.add_argument("--cases", type=_names, default=[], help="of those that the peers take part in; all by default")
     made.add_argument("--repeats", type=_positive, help="of each case, for the median; 3, or 1 with --quick")
-    made.add_argument("--dtype", choices=_DTYPES, default=fast_dtype(), help="of both sides; %(default)s here")
+    made.add_argument("--dtype", choices=_DTYPES[::2], help="of our weights; what this CPU is fast at by default")
+    made.add_argument("--peer-dtype", choices=_DTYPES, help="of the peer's; what it is fast at here by default")
+    made.add_argument(
+        "--threads", type=_positive, default=THREADS, help="of both sides; with 1 a busy machine disturbs less"
+    )
+    made.add_argument("--clock", choices=list(CLOCKS), default="wall", help="cpu: by CPU time of either side's process")
     made.add_argument("--quick", action="store_true", help="once and small: whether it works, not how fast")
     return made
+
+
+def runs(options: argparse.Namespace) -> list[tuple[Sides, list[Measurable[World]]]]:
+    """Each peer with the cases that it takes part in. Ends the process where none does in a case that is asked for."""
+    every = [(sides, cases(sides)) for sides in (_sides(options, name) for name in options.peers)]
+    known = {name for _, of_peer in every for name in of_peer}
+    if unknown := set(options.cases) - known:
+        parser().error(f"--cases: expected some of {','.join(sorted(known))}, got {','.join(sorted(unknown))}")
+    chosen = [(sides, [of_peer[n] for n in options.cases or of_peer if n in of_peer]) for sides, of_peer in every]
+    return [(sides, of_peer) for sides, of_peer in chosen if of_peer]
+
+
+def _sides(options: argparse.Namespace, name: str) -> Sides:
+    kind = KINDS[name]
+    theirs = options.peer_dtype or ("bfloat16" if has_bfloat16() else kind.dtype)
+    return Sides(options.dtype or fast_dtype(), kind, theirs, options.threads, options.clock)
 
 
 def fast_dtype() -> str:
@@ -58,13 +78,22 @@ def fast_dtype() -> str:
     return "bfloat16" if has_bfloat16() else "float32"
 
 
-def names(text: str) -> list[str]:
-    """Cases of a list with commas. Raises ArgumentTypeError where there is no such case."""
-    chosen = [name for name in text.split(",") if name]
-    unknown = set(chosen) - cases().keys()
-    if unknown:
-        raise argparse.ArgumentTypeError(f"expected some of {','.join(cases())}, got {','.join(sorted(unknown))}")
-    return chosen
+def folder(options: argparse.Namespace, sides: Sides) -> Path:
+    """Where results go: PEER, behind it types, threads and clock where others than the default were asked for."""
+    types = f"-{sides.dtype}-{sides.peer_dtype}" if options.dtype or options.peer_dtype else ""
+    threads = f"-threads{sides.threads}" if sides.threads != THREADS else ""
+    clock = f"-{sides.clock}" if sides.clock != "wall" else ""
+    return RESULTS / ("quick" if options.quick else "") / f"{sides.kind.name}{types}{threads}{clock}"
+
+
+def _names(text: str) -> list[str]:
+    return [name for name in text.split(",") if name]
+
+
+def _peers(text: str) -> list[str]:
+    if unknown := set(_names(text)) - KINDS.keys():
+        raise argparse.ArgumentTypeError(f"expected some of {','.join(KINDS)}, got {','.join(sorted(unknown))}")
+    return _names(text)
 
 
 def _positive(text: str) -> int:
@@ -75,12 +104,16 @@ def _positive(text: str) -> int:
 
 
 async def measure(
-    model: str, dtype: str, chosen: Sequence[Case], scale: Scale, repeats: int, state: Path
-) -> list[Result]:
-    """Start both sides, and run the cases."""
-    say("starting registry, worker and PEFT ...")
-    async with world(model, dtype, scale, state) as both:
-        return [await run(case, both, repeats) for case in chosen]
+    model: str, sides: Sides, chosen: Sequence[Measurable[World]], scale: Scale, repeats: int, state: Path, into: Path
+) -> None:
+    """Start both sides, run the cases, print the table."""
+    say(f"starting registry, worker and {sides.kind.title} ...")
+    results = []
+    async with world(model, sides, scale, state) as both:
+        for case in chosen:
+            results.append(await run(case, both, repeats))
+            report.write(into, report.document(results[-1], scale.settings(sides), machine()))
+    print(report.table(results))
 
 
 if __name__ == "__main__":

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 
 import uvloop
 
@@ -20,12 +21,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace, settings: Settings) -> None:
     match options.command:
         case "serve":
-            # Here, so that `health` answers without loading torch.
-            from compute_worker.app import serve
-
+            serve = _loaded()
             uvloop.run(serve(settings, lambda address: process.announce(options, address)))
         case "health":
             process.require_serving("worker", settings.listen, settings.tls)
+
+
+def _loaded() -> Callable[[Settings, Callable[[str], None]], Coroutine[None, None, None]]:
+    """The server, loaded here so that `health` answers without torch, and in a tenth less time.
+
+    3,000 modules come and none goes: nothing is looked for among them, neither now nor, frozen, later on.
+    """
+    gc.disable()
+    from compute_worker.app import serve
+
+    gc.freeze()
+    gc.enable()
+    return serve
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -10,10 +10,10 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from importlib.metadata import version
 
-from compute_worker.contract import Engine, Tokenizer
+from compute_worker.contract import Engine
 from compute_worker.engine.build import EngineSettings, build_engine
 from compute_worker.merge.combiner import TorchCombiner
 from compute_worker.merge.methods import METHODS
@@ -21,6 +21,7 @@ from compute_worker.metrics import worker_metrics
 from compute_worker.rpc.access import Access
 from compute_worker.rpc.inference import InferenceServicer
 from compute_worker.rpc.residency import Capabilities, ResidencyServicer
+from compute_worker.runtime.api import GenerateCall, Stop
 from compute_worker.runtime.callers import Callers
 from compute_worker.runtime.runtime import Runtime
 from compute_worker.runtime.selection import MAX_ADAPTERS
@@ -28,6 +29,7 @@ from compute_worker.runtime.settings import RuntimeSettings
 from compute_worker.runtime.signatures import read_policy
 from compute_worker.settings import Settings
 from compute_worker.source import RegistrySource
+from compute_worker.wording import Tokenizer
 from lorry.errors import InvalidInput
 from lorry.registry import RegistryClient
 from lorry.rpc.interceptor import CallWatcher
@@ -41,6 +43,9 @@ _log = logging.getLogger(__name__)
 # The runtime ends what outlives the grace in its own words; they have so long to reach the callers: the 2.5 s
 # that the runtime takes at most, and as much again for the wire.
 _LAST_WORD_SECONDS = 5.0
+
+# One token out of one, whatever the tokenizer knows.
+_FIRST = GenerateCall(tokens=(0,), selection=(), stop=Stop(max_new_tokens=1, ignore_eos=True))
 
 
 def engine_settings(settings: Settings) -> EngineSettings:
@@ -66,6 +71,8 @@ def runtime_settings(settings: Settings) -> RuntimeSettings:
         host_bytes=settings.host_bytes,
         disk_bytes=settings.disk_bytes,
         queue=settings.queue,
+        sessions=settings.sessions,
+        session_seconds=settings.session_seconds,
         prefill_tokens=settings.prefill_tokens,
         max_batch=settings.max_batch,
         default_wait=settings.wait_seconds,
@@ -73,22 +80,27 @@ def runtime_settings(settings: Settings) -> RuntimeSettings:
         base_name=settings.base_name,
         holder=settings.holder,
         signatures=read_policy(settings.trusted_keys),
+        eviction=settings.eviction,
     )
 
 
 @asynccontextmanager
 async def worker(settings: Settings, engine: Engine, tokenizer: Tokenizer) -> AsyncIterator[str]:
-    """Serve for the time of the block; yields `host:port` as bound. Raises CannotListen."""
+    """Serve for the time of the block, once a first generation has worked; yields `host:port` as bound.
+
+    Raises CannotListen, Internal.
+    """
     draining = asyncio.Event()
     async with RegistryClient(settings.registry, **settings.registry_credentials()) as registry:
         source = RegistrySource(registry)
-        runtime = Runtime(engine, tokenizer, source, TorchCombiner(), runtime_settings(settings))
+        runtime = Runtime(engine, tokenizer, source, TorchCombiner(engine.weight), runtime_settings(settings))
         callers = Callers(source, settings.auth_grace_seconds)
         access = [Access(callers, runtime)] if settings.auth == "registry" else []
         calls = CallMetrics()
         watchers: list[CallWatcher] = [AccessLog(every=settings.access_log), calls]
         await runtime.start()
         try:
+            await _rehearse(runtime)
             async with (
                 exposing(settings.metrics_listen, [calls, OnLoop(lambda: worker_metrics(runtime.figures()))]),
                 _drained(runtime, draining, settings.grace_seconds),
@@ -104,6 +116,13 @@ async def worker(settings: Settings, engine: Engine, tokenizer: Tokenizer) -> As
         finally:
             await callers.close()
             await runtime.close()
+
+
+async def _rehearse(runtime: Runtime) -> None:
+    """A generation as a caller's: a worker that cannot do it is never ready. Raises what generating raises."""
+    async with aclosing(runtime.generate(_FIRST)) as events:
+        async for _ in events:
+            pass
 
 
 @asynccontextmanager

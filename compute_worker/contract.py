@@ -11,11 +11,16 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
 
 from lorry.format.base import BaseFacts
 from lorry.format.facts import AdapterFacts
+from lorry.format.header import TensorEntry
 from lorry.format.manifest import Manifest, ManifestFile, Recipe
+from lorry.partfile import Sink
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +58,8 @@ class StepRow:
     sample: draw the next token behind the last of `tokens`; None in the midst of a prompt.
     context: all ids of the request so far, `tokens` included (the repetition penalty looks there).
     index: how many tokens of the answer were drawn before.
+    allowed: which tokens may be drawn, None for all: bit t % 8 of byte t // 8 says it of token t.
+    targets: instead of a draw, score these: each is the token that follows one of the last of `tokens`.
     """
 
     tokens: Sequence[int]
@@ -62,6 +69,8 @@ class StepRow:
     sample: Sampling | None
     context: Sequence[int]
     index: int
+    allowed: bytes | None = None
+    targets: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +83,24 @@ class Drawn:
 
 
 @dataclass(frozen=True, slots=True)
+class Scored:
+    """Of each of a row's targets: its natural log-probability, and whether it was the likeliest token there."""
+
+    logprobs: tuple[float, ...]
+    greedy: tuple[bool, ...]
+
+
+# What a step gives for a row: None in the midst of a prompt.
+Computed: TypeAlias = Drawn | Scored | None
+
+
+@dataclass(frozen=True, slots=True)
 class EngineLimits:
     """Sizes that the engine was built with.
 
     pool_rows: rows of the rank pool. row_bytes: bytes of one row over all modules.
-    kv_blocks, block_tokens: KV blocks, and tokens in each. max_context: tokens of a request.
+    kv_blocks, block_tokens, block_bytes: KV blocks, tokens in each, and bytes of one over all layers.
+    max_context: tokens of a request. base_bytes: of the base's weights, as they lie in memory.
     """
 
     pool_rows: int
@@ -86,6 +108,8 @@ class EngineLimits:
     kv_blocks: int
     block_tokens: int
     max_context: int
+    block_bytes: int = 0
+    base_bytes: int = 0
 
 
 class HostAdapter(Protocol):
@@ -102,6 +126,19 @@ class HostAdapter(Protocol):
     @property
     def exclusive(self) -> bool:
         """True where no other adapter may be active beside it and its weight must be 1 (DoRA)."""
+
+
+class AdapterReading(Protocol):
+    """An adapter whose tensors come one by one, as they are in its file; a thread at a time."""
+
+    def take(self, tensor: TensorEntry, data: bytearray) -> None:
+        """One tensor, all of it; `data` belongs to the reading now. Slow.
+
+        Raises InvalidAdapter, UnsupportedAdapter, IncompatibleAdapter.
+        """
+
+    def finish(self) -> HostAdapter:
+        """The adapter. Raises InvalidAdapter where tensors are missing."""
 
 
 class Engine(Protocol):
@@ -127,10 +164,13 @@ class Engine(Protocol):
     def executor(self) -> str:
         """What runs its forwards, for example `transformers` or `native-avx2`."""
 
-    def read(self, weights: Path, facts: AdapterFacts) -> HostAdapter:
-        """Parse a verified adapter_model.safetensors. Any thread; slow.
+    def reading(self, facts: AdapterFacts) -> AdapterReading:
+        """Begin to read an adapter. Any thread. Raises UnsupportedAdapter, IncompatibleAdapter."""
 
-        Raises InvalidAdapter, UnsupportedAdapter, IncompatibleAdapter.
+    def weight(self, module: str) -> NDArray[np.float32]:
+        """The base's weight of a module that adapters reach, [out, in]; to be read alone. Any thread.
+
+        Raises UnsupportedAdapter.
         """
 
     def install(self, adapter: HostAdapter, start: int) -> None:
@@ -139,60 +179,8 @@ class Engine(Protocol):
         No running step may use these rows. Whatever was there before is gone for good.
         """
 
-    def step(self, rows: Sequence[StepRow]) -> list[Drawn | None]:
-        """Run one batch; one entry a row, None where nothing was to be drawn. Engine thread only."""
-
-
-class Tokenizer(Protocol):
-    """Text to tokens and back."""
-
-    @property
-    def eos_ids(self) -> frozenset[int]:
-        """Ids that end a text."""
-
-    @property
-    def vocab_size(self) -> int:
-        """Ids are below this."""
-
-    def encode(self, text: str) -> list[int]:
-        """Ids of a raw text, the tokenizer's own special tokens added."""
-
-    def encode_chat(self, messages: Sequence[tuple[str, str]]) -> list[int]:
-        """Ids of a conversation of (role, content), ready for the answer. Raises InvalidInput."""
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """Text of ids, special tokens left out; incomplete characters come out as U+FFFD."""
-
-
-@dataclass(frozen=True, slots=True)
-class CombineMethod:
-    """A method with its parameters, e.g. ("ties", {"density": 0.5, "majority_sign": "total"}).
-
-    Parameters are complete (defaults filled in), so that equal recipes are equal values.
-    """
-
-    name: str
-    parameters: tuple[tuple[str, float | int | str], ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class CombineSource:
-    """A verified adapter on disk (`weights` is its safetensors file) with its weight."""
-
-    weights: Path
-    facts: AdapterFacts
-    digest: str
-    weight: float
-
-
-class Combiner(Protocol):
-    """The merges. Pure: files in, files out; slow; any thread."""
-
-    def combine(self, method: CombineMethod, sources: Sequence[CombineSource], into: Path) -> None:
-        """Write adapter_config.json and adapter_model.safetensors of the result into `into`.
-
-        Raises InvalidCombination, UnsupportedCombination. Nothing is written where it raises.
-        """
+    def step(self, rows: Sequence[StepRow]) -> list[Computed]:
+        """Run one batch; one entry a row, None where nothing was to be drawn or scored. Engine thread only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,20 +197,21 @@ class PublishedAdapter:
 
 
 class Change(Enum):
-    """What happened to an adapter at the registry."""
+    """What happened at the registry: to an adapter, or to the family of a base."""
 
     CREATED = auto()
     YANKED = auto()
     DELETED = auto()
     ALIAS_MOVED = auto()
     ALIAS_DELETED = auto()
+    BASE_UPDATED = auto()
 
 
 @dataclass(frozen=True, slots=True)
 class CatalogEvent:
     """Something that happened at the registry. `token` goes on behind it.
 
-    change: None for what is not about an adapter. adapter: `namespace/name`. digest: of the version.
+    change: None for what concerns no worker. adapter: `namespace/name`, of the first five. digest: of the version.
     alias: of an alias that moved or went. reason: why it was yanked.
     """
 
@@ -259,8 +248,8 @@ class AdapterSource(Protocol):
     async def resolve(self, reference: str) -> PublishedAdapter:
         """What the reference means now, its manifest checked against its digest. Raises the registry's own errors."""
 
-    async def fetch(self, file: ManifestFile, into: Path) -> None:
-        """Write the file's bytes to `into`, resuming cuts, hashed on the way. Raises DigestMismatch."""
+    async def fetch(self, file: ManifestFile, into: Sink) -> None:
+        """Send the file's bytes to `into`, resuming cuts, and commit it. Raises DigestMismatch."""
 
     async def publish(self, directory: Path, publication: Publication) -> PublishedAdapter:
         """Push a folder as a new version. Raises the registry's own errors."""

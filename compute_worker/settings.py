@@ -59,12 +59,19 @@ class Settings(ServerSettings):
     pool_bytes: int = Field(default=320 * MIB, gt=0)
     host_bytes: int = Field(default=512 * MIB, gt=0)
     disk_bytes: int = Field(default=4096 * MIB, gt=0)
+    # Who leaves a full tier first. cost: what is cheapest to bring back for the room it takes, and used least;
+    # lru: what was used the longest ago.
+    eviction: Literal["cost", "lru"] = "cost"
     # 46 KB a token of a 135M model in bfloat16: 11,000 tokens, 32 requests of 350.
     kv_bytes: int = Field(default=512 * MIB, gt=0)
     # 0: what the model was made for.
     max_context: int = Field(default=2048, ge=0)
-    # Requests that may wait; more are refused with QUEUE_FULL.
-    queue: int = Field(default=256, gt=0)
+    # Requests that may wait; more are refused with QUEUE_FULL. One tenant alone gets half: 256, four batches.
+    queue: int = Field(default=512, gt=0)
+    # Sessions of one caller, and how long one that is not used is kept. It takes about a kilobyte; conversations
+    # pause for minutes, and one an hour later is read anew by its user, too.
+    sessions: int = Field(default=10_000, gt=0)
+    session_seconds: float = Field(default=3600.0, gt=0)
     # Requests that run together in one step.
     max_batch: int = Field(default=64, gt=0)
     # Prompt tokens of one step: long prompts are cut, so that others' next token is never far.

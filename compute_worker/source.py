@@ -15,6 +15,7 @@ from compute_worker.contract import CatalogEvent, Change, Publication, Published
 from compute_worker.runtime.callers import Granted
 from lorry.errors import BaseNotFound, DeadlineExceeded, DigestMismatch, RegistryUnavailable, Unavailable
 from lorry.format.manifest import ManifestFile
+from lorry.partfile import Sink
 from lorry.registry import RegistryClient
 from lorry.rpc.convert import manifest_from_pb, timestamp_from_pb
 from lorry.rpc.credentials import on_behalf_of
@@ -30,6 +31,7 @@ _CHANGES = {
     "version_deleted": Change.DELETED,
     "alias_moved": Change.ALIAS_MOVED,
     "alias_deleted": Change.ALIAS_DELETED,
+    "base_updated": Change.BASE_UPDATED,
 }
 
 
@@ -44,10 +46,10 @@ class RegistrySource:
         with _reachable(self._client.address):
             return _published(await self._client.within(RESOLVE_SECONDS).resolve(reference))
 
-    async def fetch(self, file: ManifestFile, into: Path) -> None:
+    async def fetch(self, file: ManifestFile, into: Sink) -> None:
         """See AdapterSource."""
         with _reachable(self._client.address):
-            await self._client.download(file.digest, file.size, into)
+            await self._client.receive(into, file.digest, file.name)
 
     async def publish(self, directory: Path, publication: Publication) -> PublishedAdapter:
         """See AdapterSource. The registry takes the recipe's sources as parents."""
@@ -126,7 +128,7 @@ def _published(version: types_pb2.Version) -> PublishedAdapter:
 def _event(response: catalog_pb2.WatchResponse) -> CatalogEvent:
     kind = response.WhichOneof("event") or ""
     change = _CHANGES.get(kind)
-    if change is None:  # about a base model, or of a registry that is newer than this worker
+    if change is None:  # a base became known, or of a registry that is newer than this worker
         return CatalogEvent(response.resume_token)
     said = getattr(response, kind)
     return CatalogEvent(

@@ -114,9 +114,13 @@ class CachedStore:
         """As the store."""
         return self._store.sweep_uploads(before, dry_run=dry_run)
 
-    def quarantined(self) -> Iterator[str]:
+    def quarantined(self) -> Iterator[Stored]:
         """As the store."""
         return self._store.quarantined()
+
+    def discard(self, digest: str) -> None:
+        """As the store."""
+        self._store.discard(digest)
 
     def probe(self) -> None:
         """As the store: it works without the cache."""

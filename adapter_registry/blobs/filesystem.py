@@ -119,16 +119,22 @@ class FileStore:
             # Another may have put it there and a sound one in its place, while this one was hashed.
             if is_sound(digest, blob.chunks(0, 0, READ_BYTES)) or not blob.is_at(path):
                 return False
+            blob.touch()  # when it was put aside
             path.rename(self._quarantine / path.name)
             sync_folder(self._quarantine)
             sync_folder(path.parent)
         return True
 
-    def quarantined(self) -> Iterator[str]:
-        """Digests of the damaged blobs. Raises StorageUnavailable."""
+    def quarantined(self) -> Iterator[Stored]:
+        """The damaged blobs. Raises StorageUnavailable."""
         with storage("list the quarantine"):
-            names = [path.name for path in self._quarantine.iterdir()]
-        return (digest for name in names if (digest := digest_named(name)))
+            return iter(list(_listed(self._quarantine)))
+
+    def discard(self, digest: str) -> None:
+        """Remove a damaged blob, if it is there. Raises InvalidDigest, StorageUnavailable."""
+        path = self._quarantine / hex_of(digest)
+        with storage("empty the quarantine"):
+            path.unlink(missing_ok=True)
 
     def probe(self) -> None:
         """Write, sync, read and remove a file. Raises StorageUnavailable."""

@@ -48,7 +48,7 @@ class MemoryStore:
         self._blobs: dict[str, tuple[bytes, datetime]] = {}
         # What broken uploads left, by digest and owner, and when. An open upload's bytes are not in here.
         self._kept: dict[tuple[str, str], tuple[bytearray, datetime]] = {}
-        self._quarantine: dict[str, bytes] = {}
+        self._quarantine: dict[str, Stored] = {}
 
     def missing(self, digests: Sequence[str]) -> list[str]:
         """Those that are not visible, in order. Raises InvalidDigest."""
@@ -107,13 +107,20 @@ class MemoryStore:
         with self._lock:
             if digest not in self._blobs or is_sound(digest, [self._blobs[digest][0]]):
                 return False
-            self._quarantine[digest], _ = self._blobs.pop(digest)
+            data, _ = self._blobs.pop(digest)
+            self._quarantine[digest] = Stored(digest, len(data), datetime.now(UTC))
             return True
 
-    def quarantined(self) -> Iterator[str]:
-        """Digests of the damaged blobs."""
+    def quarantined(self) -> Iterator[Stored]:
+        """The damaged blobs, whose bytes are not kept."""
         with self._lock:
-            return iter(list(self._quarantine))
+            return iter(list(self._quarantine.values()))
+
+    def discard(self, digest: str) -> None:
+        """Forget a damaged blob. Raises InvalidDigest."""
+        check_digest(digest)
+        with self._lock:
+            self._quarantine.pop(digest, None)
 
     def probe(self) -> None:
         """Memory can always be written and read."""

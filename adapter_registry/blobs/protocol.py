@@ -14,7 +14,7 @@ from typing import Protocol
 # The most that one S3 CopyObject moves (AWS, "Copying objects": 5 GiB); the S3 store ends an upload
 # with such a copy, and a blob that one driver takes must fit the others.
 MAX_BLOB_BYTES = 5 << 30
-# A blob is also known by the sha256 of each MiB of it, so that a range can be checked on its way out.
+# A blob is also known by the BLAKE3 of each MiB of it, so that a range can be checked on its way out.
 # One chunk on the wire is one block; 5 GiB are 160 KiB of such hashes.
 BLOCK_BYTES = 1 << 20
 
@@ -29,7 +29,9 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A visible blob as the storage lists it. size: bytes; modified: when it became visible, with a time zone."""
+    """A blob as the storage lists it. size: bytes; modified: when it became visible, or was put aside, with a
+    time zone.
+    """
 
     digest: str
     size: int
@@ -56,7 +58,7 @@ class Upload(Protocol):
 
     @property
     def blocks(self) -> bytes:
-        """After `finish`: sha256 of each block of BLOCK_BYTES (the last may be shorter), 32 bytes each,
+        """After `finish`: BLAKE3 of each block of BLOCK_BYTES (the last may be shorter), 32 bytes each,
         side by side, of the very bytes that were verified. Empty where the blob existed.
         """
 
@@ -141,8 +143,11 @@ class BlobStore(Protocol):
         was replaced meanwhile) stays. True where a damaged blob was visible and is not any more.
         """
 
-    def quarantined(self) -> Iterator[str]:
-        """Digests of the blobs in quarantine, in any order. They stay there until they are removed by hand."""
+    def quarantined(self) -> Iterator[Stored]:
+        """The blobs in quarantine, in any order."""
+
+    def discard(self, digest: str) -> None:
+        """Remove a damaged blob from quarantine, if it is there; a visible one of that digest stays."""
 
     def probe(self) -> None:
         """Prove that the store can be written and read."""

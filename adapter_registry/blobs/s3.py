@@ -28,7 +28,7 @@ from adapter_registry.blobs.intake import (
 )
 from adapter_registry.blobs.protocol import Progress, Stored, Upload
 from adapter_registry.blobs.s3_bucket import Begun, Bucket, Head, Part, S3Settings
-from adapter_registry.blobs.s3_parts import PART_BYTES, Staged
+from adapter_registry.blobs.s3_parts import PART_BYTES, Lender, Staged
 from adapter_registry.blobs.s3_upload import PartsUpload, Target
 from lorry.errors import BlobNotFound, StorageUnavailable
 from lorry.format.digest import Hasher
@@ -66,6 +66,7 @@ class S3Store:
     def __init__(self, bucket: str, prefix: str, settings: S3Settings) -> None:
         """Nothing is asked of the server yet; the first upload or probe creates the bucket."""
         self._bucket = Bucket(bucket, prefix, settings)
+        self._lender = Lender()
         self._lock = threading.Lock()
         self._bucket_seen = False
         # The multipart uploads that a thread of this process writes to, and their staging keys.
@@ -100,7 +101,7 @@ class S3Store:
             return HeldUpload(digest, size, bytearray(), store=partial(self._put, digest), keep=lambda _: None)
         staged = self._take(staging, size)
         released = partial(self._open.pop, staged.upload)
-        return PartsUpload(self._bucket, staged, Target(key, digest, size, hidden=hidden), released)
+        return PartsUpload(self._bucket, staged, Target(key, digest, size, hidden=hidden), self._lender, released)
 
     def _put(self, digest: str, data: bytearray) -> None:
         self._bucket.put(_blob_key(digest), data, base64.b64encode(bytes.fromhex(hex_of(digest))).decode())
@@ -119,8 +120,11 @@ class S3Store:
 
     def blobs(self) -> Iterator[Stored]:
         """Every visible blob, page after page. Raises StorageUnavailable."""
-        for found in self._bucket.objects(_BLOBS):
-            digest = digest_named(found.key.removeprefix(_BLOBS))
+        return self._listed(_BLOBS)
+
+    def _listed(self, folder: str) -> Iterator[Stored]:
+        for found in self._bucket.objects(folder):
+            digest = digest_named(found.key.removeprefix(folder))
             if digest is not None:
                 yield Stored(digest, found.size, found.modified)
 
@@ -176,10 +180,13 @@ class S3Store:
             hasher.update(piece)
         return head, hasher.digest
 
-    def quarantined(self) -> Iterator[str]:
-        """Digests of the damaged blobs. Raises StorageUnavailable."""
-        names = (found.key.removeprefix(_QUARANTINE) for found in self._bucket.objects(_QUARANTINE))
-        return (digest for name in names if (digest := digest_named(name)))
+    def quarantined(self) -> Iterator[Stored]:
+        """The damaged blobs. Raises StorageUnavailable."""
+        return self._listed(_QUARANTINE)
+
+    def discard(self, digest: str) -> None:
+        """Remove a damaged blob, if it is there. Raises InvalidDigest, StorageUnavailable."""
+        self._bucket.delete(_QUARANTINE + hex_of(digest))
 
     def probe(self) -> None:
         """Create the bucket if need be; write, read and remove an object. Raises StorageUnavailable."""

@@ -29,8 +29,9 @@ _DEFAULT_REGION = "us-east-1"
 _CONNECT_SECONDS = 5
 # A server-side copy answers when it is done: 5 GiB at 100 MB/s are 54 s.
 _SILENT_SECONDS = 60.0
-# The registry's threads for blobs, and the one of each upload that sends a part behind its back.
-_CONNECTIONS = 32
+# The registry's threads for blobs, and the parts of some uploads that are on their way. More are opened where
+# they are needed, and not kept.
+_CONNECTIONS = 64
 _BUCKET_IS_THERE = {"BucketAlreadyOwnedByYou", "BucketAlreadyExists"}
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from adapter_registry.blobs.intake import Intake
 from adapter_registry.blobs.s3_bucket import Bucket
-from adapter_registry.blobs.s3_parts import PartSender, Staged
+from adapter_registry.blobs.s3_parts import Lender, PartSender, Staged
 from adapter_registry.blobs.sums import Sums
 from lorry.errors import BlobNotFound, DigestMismatch, StorageUnavailable
 
@@ -38,11 +38,13 @@ class PartsUpload:
 
     existed = False
 
-    def __init__(self, bucket: Bucket, staged: Staged, target: Target, released: Callable[[], object]) -> None:
+    def __init__(
+        self, bucket: Bucket, staged: Staged, target: Target, lender: Lender, released: Callable[[], object]
+    ) -> None:
         self._bucket = bucket
         self._target = target
         self._staged = staged
-        self._sender = PartSender(bucket, staged)
+        self._sender = PartSender(bucket, staged, lender)
         self._released = released
         self._visible = False
         # Parts of an earlier stream were not hashed here: then what is stored is read again.

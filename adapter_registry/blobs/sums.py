@@ -1,16 +1,26 @@
-"""The two sums of a blob: its digest, and the sha256 of each of its blocks.
+"""The two sums of a blob: its digest (sha256, the name of it), and BLAKE3 of each of its blocks.
 
-Owns that both are taken of the same bytes in one pass, however the bytes are cut. Does not know where
-the bytes come from or go to.
+Owns that both are taken of the same bytes in one pass, however the bytes are cut. Both are cryptographic;
+BLAKE3 is for blocks, which nobody but this registry sees, since it takes half of the time of sha256 and
+every byte that leaves is hashed by it. Does not know where the bytes come from or go to.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
+
+from blake3 import blake3
 
 from adapter_registry.blobs.protocol import BLOCK_BYTES
 from lorry.format.digest import Hasher
+
+# Length of the sum of a block.
+SUM_BYTES = blake3.digest_size
+
+
+def block_sum(block: bytes | memoryview) -> bytes:
+    """The sum of one block."""
+    return blake3(block).digest()
 
 
 class Sums:
@@ -18,7 +28,7 @@ class Sums:
 
     def __init__(self) -> None:
         self._whole = Hasher()
-        self._block = hashlib.sha256()
+        self._block = blake3()
         self._room = BLOCK_BYTES
         self._full = bytearray()
 
@@ -32,7 +42,7 @@ class Sums:
             self._room -= len(piece)
             if not self._room:
                 self._full += self._block.digest()
-                self._block, self._room = hashlib.sha256(), BLOCK_BYTES
+                self._block, self._room = blake3(), BLOCK_BYTES
 
     def verify(self, digest: str) -> None:
         """Raise DigestMismatch where the bytes are not those of the digest."""
@@ -40,7 +50,7 @@ class Sums:
 
     @property
     def blocks(self) -> bytes:
-        """sha256 of each block so far, side by side; the last block may be shorter."""
+        """BLAKE3 of each block so far, side by side; the last block may be shorter."""
         last = self._block.digest() if self._room < BLOCK_BYTES else b""
         return bytes(self._full) + last
 

@@ -21,7 +21,7 @@ _LISTED = 20
 
 @dataclass(frozen=True, slots=True)
 class BlobRecord:
-    """A blob. size: bytes; blocks: sha256 of each MiB, side by side, None where not known yet; damaged: its
+    """A blob. size: bytes; blocks: BLAKE3 of each MiB, side by side, None where not known yet; damaged: its
     bytes were put aside and have to be sent again.
     """
 

@@ -47,7 +47,7 @@ class Ages:
 @dataclass(frozen=True, slots=True)
 class Collection:
     """What a collection of garbage did, or would do. expired: `namespace/name@number` of versions that
-    retention let go of, the first of them; sizes in bytes.
+    retention let go of, the first of them; sizes in bytes. discarded: damaged blobs out of quarantine.
     """
 
     expired: tuple[str, ...] = ()
@@ -58,6 +58,8 @@ class Collection:
     kept_bytes: int = 0
     swept_uploads: int = 0
     forgotten_rows: int = 0
+    discarded_blobs: int = 0
+    discarded_bytes: int = 0
 
 
 class Problem(StrEnum):

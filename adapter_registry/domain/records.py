@@ -113,8 +113,8 @@ class AliasRecord:
 
 @dataclass(frozen=True, slots=True)
 class Deletion:
-    """What a deletion took along. orphans: digests of children that now name a missing parent.
-    leases: holders whose leases were broken.
+    """What a deletion took along. versions: the first 10,000 digests. orphans: digests of children that now
+    name a missing parent. leases: holders whose leases were broken.
     """
 
     versions: tuple[str, ...]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,21 @@ from lorry.rpc import requestid
 from lorry.rpc.credentials import behalf_of, certificate_of, token_of
 
 _NO_RIGHTS = Rights()
+
+
+async def _nobody() -> None:
+    """Outside of a call nobody is judged."""
+
+
+_again: ContextVar[Callable[[], Awaitable[None]]] = ContextVar("again", default=_nobody)
+
+
+async def judge_again() -> None:
+    """Find out anew who makes this call and whether it may, for a call that goes on for long.
+
+    Raises Unauthenticated, PermissionDenied, StorageUnavailable.
+    """
+    await _again.get()()
 
 
 class AccessGuard(grpc.aio.ServerInterceptor):
@@ -105,8 +121,12 @@ def _behind(gate: _Gate, enter: Callable[..., Awaitable[Any]], behaviour: Callab
 
 
 async def _entered(gate: _Gate, request: object, context: Context) -> object:
-    await gate.admit(context)
-    gate.check(request)
+    async def judge() -> None:
+        await gate.admit(context)
+        gate.check(request)
+
+    await judge()
+    _again.set(judge)
     return request
 
 

@@ -49,6 +49,8 @@ def _collection(done: Collection) -> pb.CollectGarbageResponse:
         kept_bytes=done.kept_bytes,
         swept_uploads=done.swept_uploads,
         forgotten_rows=done.forgotten_rows,
+        discarded_blobs=done.discarded_blobs,
+        discarded_bytes=done.discarded_bytes,
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 
+from adapter_registry.rpc.access_guard import judge_again
 from adapter_registry.rpc.adapters import AdapterCalls
 from adapter_registry.rpc.answers import base_answer, event_answer
 from adapter_registry.rpc.calls import Context
@@ -58,7 +59,7 @@ class CatalogServicer(VersionCalls, AdapterCalls, LineageCalls, LeaseCalls, Verd
         namespace = namespace_of(request.namespace)
         # Fixed before the headers go out: whoever has them misses nothing that happens later.
         token = request.resume_token or str(await self._queries.run(self._catalog.last_event))
-        async with aclosing(self._registry.watcher.watch(token, namespace)) as events:
+        async with aclosing(self._registry.watcher.watch(token, namespace, judge_again)) as events:
             await context.send_initial_metadata(requestid.metadata())
             async for event in events:
                 yield event_answer(event)

@@ -18,6 +18,7 @@ from adapter_registry.blobs.protocol import BlobStore, Stored
 from adapter_registry.domain.garbage import Ages, Collection, StoredBlob, Turn, Upkeep
 from adapter_registry.domain.records import Expired
 from adapter_registry.service.pool import Pool
+from adapter_registry.service.quarantine import Quarantine
 from lorry.errors import InvalidInput
 
 # Rows in one transaction: some ten milliseconds, in which publishing waits.
@@ -90,6 +91,7 @@ class GarbageCollector:
         self._queries = queries
         self._transfers = transfers
         self._keeping = keeping
+        self._quarantine = Quarantine(catalog, store, queries=queries, transfers=transfers)
         self.collected = Collected()
 
     async def collect(self, *, dry_run: bool = False, grace: timedelta | None = None) -> Collection:
@@ -102,7 +104,9 @@ class GarbageCollector:
             sweep = self._would_sweep if dry_run else self._sweep
             done = await sweep(done, turn, now - grace, settled)
             uploads = await self._transfers.run(self._store.sweep_uploads, settled, dry_run=dry_run)
-            done = replace(done, swept_uploads=uploads, forgotten_rows=await self._forget(now, dry_run=dry_run))
+            count, size = await self._quarantine.empty(settled, dry_run=dry_run)
+            done = replace(done, swept_uploads=uploads, discarded_blobs=count, discarded_bytes=size)
+            done = replace(done, forgotten_rows=await self._forget(now, dry_run=dry_run))
         if not dry_run:
             self.collected.add(done)
         return done

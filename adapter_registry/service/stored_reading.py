@@ -7,7 +7,6 @@ damaged. Works in the pool of the transfers. Does not know who asked.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
@@ -15,10 +14,9 @@ from typing import NoReturn
 
 from adapter_registry.blobs.intake import span
 from adapter_registry.blobs.protocol import BLOCK_BYTES, Blob, BlobStore
+from adapter_registry.blobs.sums import SUM_BYTES, Sums, block_sum
 from adapter_registry.domain.blobs import BlobRecord, Ledger
-from lorry.errors import CorruptBlob, StorageUnavailable
-
-_HASH_BYTES = hashlib.sha256().digest_size
+from lorry.errors import CorruptBlob, DigestMismatch, StorageUnavailable
 
 _log = logging.getLogger(__name__)
 
@@ -68,19 +66,20 @@ class VerifiedBlob:
         self._blob.close()
 
     def _check(self, index: int, block: bytes | memoryview) -> None:
-        expected = self._blocks[index * _HASH_BYTES : (index + 1) * _HASH_BYTES]
-        if hashlib.sha256(block).digest() != expected:
+        expected = self._blocks[index * SUM_BYTES : (index + 1) * SUM_BYTES]
+        if block_sum(block) != expected:
             self._complain()
 
     def _hash_whole(self) -> bytes:
-        whole, blocks = hashlib.sha256(), bytearray()
+        sums = Sums()
         for block in self._blob.chunks(0, 0, BLOCK_BYTES):
-            whole.update(block)
-            blocks += hashlib.sha256(block).digest()
-        if f"sha256:{whole.hexdigest()}" != self._record.digest:
+            sums.update(block)
+        try:
+            sums.verify(self._record.digest)
+        except DigestMismatch:
             self._complain()
-        self._ledger.know_blocks(self._record.digest, bytes(blocks))
-        return bytes(blocks)
+        self._ledger.know_blocks(self._record.digest, sums.blocks)
+        return sums.blocks
 
     def _complain(self) -> NoReturn:
         put_aside(self._store, self._ledger, self._record.digest)

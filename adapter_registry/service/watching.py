@@ -1,15 +1,16 @@
 """The outbox as an endless stream of events, for somebody who may read some namespaces.
 
-Owns resume tokens, and which events a watcher gets. What is new comes out of the shared tail, what is
-older out of the catalogue. Does not know the wire.
+Owns resume tokens, which events a watcher gets, and when it is judged again whether it may have them.
+What is new comes out of the shared tail, what is older out of the catalogue. Does not know the wire.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, suppress
+from typing import TypeAlias
 
 from adapter_registry.domain.acting import Permission, actor
 from adapter_registry.domain.catalog import Catalog
@@ -18,11 +19,20 @@ from adapter_registry.service.pool import Pool
 from adapter_registry.service.tail import Tail
 from lorry.errors import Draining, InvalidResumeToken
 
-# Events fetched at once: bounds what a slow reader makes the server hold.
+# Events fetched at once: bounds what a slow reader makes the server hold, and what it gets after its rights went.
 _BATCH = 500
+# A watcher that nothing is sent to is judged as often: one look-up each, and nobody hears more for it.
+_JUDGED_SECONDS = 10.0
 _TOKEN = re.compile(r"0|[1-9][0-9]{0,17}")
 # The namespace of events that concern bases: everybody may know bases.
 _BASES = ""
+
+# Makes the caller act again, with the rights that it has now; raises where it has lost its own name.
+Judge: TypeAlias = Callable[[], Awaitable[None]]
+
+
+async def _trusted() -> None:
+    """Who acts stays who it was: the registry itself."""
 
 
 class Watcher:
@@ -43,14 +53,20 @@ class Watcher:
         """Watches get events for the time of the block."""
         return self._tail.running()
 
-    async def watch(self, token: str, namespace: str | None) -> AsyncGenerator[Event, None]:
+    async def watch(self, token: str, namespace: str | None, judge: Judge = _trusted) -> AsyncGenerator[Event, None]:
         """Events behind the one that `token` names, in commit order; an empty token means from now on.
 
         The token of an event is its sequence. None: all namespaces that the acting principal may read
-        now, and bases. Raises PermissionDenied, InvalidResumeToken, ResumeTokenExpired,
-        StorageUnavailable, and Draining when the server stops: go on with the last token elsewhere.
+        when they are sent, and bases. Raises what `judge` raises, PermissionDenied, InvalidResumeToken,
+        ResumeTokenExpired, StorageUnavailable, and Draining when the server stops: go on with the last
+        token elsewhere.
         """
-        wanted = _readable(namespace)
+
+        async def wanted() -> frozenset[str] | None:
+            await judge()
+            return _readable(namespace)
+
+        _readable(namespace)
         with self._tail.followed():
             at = await self._start(token)
             while not self._draining.is_set():
@@ -59,19 +75,27 @@ class Watcher:
                     yield event
         raise Draining("the registry is stopping: watch again with the last resume token")
 
-    async def _next(self, at: int, wanted: frozenset[str] | None) -> tuple[Sequence[Event], int]:
-        """Some events behind `at`, none of them skipped, and up to where all have been seen then."""
+    async def _next(
+        self, at: int, wanted: Callable[[], Awaitable[frozenset[str] | None]]
+    ) -> tuple[Sequence[Event], int]:
+        """Some events behind `at`, none of them skipped, and up to where all have been seen then.
+
+        wanted: the namespaces, asked for when there is something to choose from, or nothing for long.
+        """
         if not self._tail.covers(at):
-            events, seen = await self._queries.run(self._behind, at, wanted)
+            events, seen = await self._queries.run(self._behind, at, await wanted())
             if seen > at:
                 return events, seen
-        await self._tail.news(at)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_JUDGED_SECONDS):
+                await self._tail.news(at)
+        namespaces = await wanted()
         if not self._tail.covers(at):
             return (), at  # it lost sight of so many at once
         events = self._tail.behind(at)[:_BATCH]
         if not events:
             return (), at
-        return [event for event in events if wanted is None or event.namespace in wanted], events[-1].sequence
+        return [event for event in events if namespaces is None or event.namespace in namespaces], events[-1].sequence
 
     def _behind(self, at: int, wanted: frozenset[str] | None) -> tuple[Sequence[Event], int]:
         newest = self._catalog.last_event()

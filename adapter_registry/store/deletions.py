@@ -19,7 +19,7 @@ from adapter_registry.store.keeping import LeaseRow
 from adapter_registry.store.leases import now_of
 from adapter_registry.store.models import AdapterRow, AliasRow, LineageRow, VersionRow
 from adapter_registry.store.reading import adapter_row, locate, name_of, readable
-from adapter_registry.store.removal import Going, remove, remove_batch, take_apart
+from adapter_registry.store.removal import TOLD, Going, remove, remove_batch, take_apart
 from adapter_registry.store.versions import write_labels
 from lorry.errors import VersionInUse
 from lorry.format.reference import AdapterName, Reference
@@ -57,17 +57,14 @@ class Deletions:
             users = _users(session, lambda version: version.adapter == row.id)
             if not force:
                 users.but_for_aliases().refuse(str(adapter))
-            digests = session.scalars(
-                select(VersionRow.digest).where(VersionRow.adapter == row.id).order_by(VersionRow.number)
-            )
-            deletion = Deletion(tuple(digests), users.aliases, users.children, users.leases)
             row.deleted = True
             row.description = ""
             write_labels(session, row, {})
-            left = remove_batch(session, row)
+            gone = remove_batch(session, row)
+            left = row.version_count > 0
         if left:
-            take_apart(self._database, row.id)
-        return deletion
+            gone += take_apart(self._database, row.id)
+        return Deletion(tuple(gone[:TOLD]), users.aliases, users.children, users.leases)
 
     def finish_deletions(self) -> int:
         """See Catalog."""

@@ -23,7 +23,7 @@ Then = Annotated[datetime | None, mapped_column(UtcTime)]
 class BlobRow(Row):
     """A blob whose bytes are durable in the store: the row comes after them and goes after them.
 
-    blocks: sha256 of each MiB, side by side; None where they are not known yet. touched: when it was
+    blocks: BLAKE3 of each MiB, side by side; None where they are not known yet. touched: when it was
     last sent, asked for, named or let go of; garbage collection counts its grace from there.
     condemned: its bytes are being deleted; nobody may name it or send it until the row is gone.
     quarantined: its bytes were found damaged and were put aside; sending it again heals it.

@@ -34,6 +34,8 @@ from adapter_registry.store.namespaces import namespace_row
 # Versions, or aliases, that go in one transaction. 500 of four modules and two blobs took 0.9 s of the turn to
 # write on SQLite with two cores that a dozen other processes shared; half as many stay well below a second.
 BATCH = 250
+# Digests that a deletion tells; an answer has no more of them.
+TOLD = 10_000
 
 _ABOUT_VERSIONS = (VersionBlobRow, VersionModuleRow, VersionFactsRow, VerdictRow, SignatureRow, LeaseRow)
 
@@ -72,26 +74,34 @@ def remove(session: Session, adapter: AdapterRow, going: Sequence[Going]) -> Non
     tell_each(session, EventKind.VERSION_DELETED, adapter, [(version.digest, version.number) for version in going])
 
 
-def remove_batch(session: Session, adapter: AdapterRow) -> bool:
-    """Delete a batch of what a deleted adapter still has, aliases first; whether anything is left."""
+def remove_batch(session: Session, adapter: AdapterRow) -> list[str]:
+    """Delete a batch of what a deleted adapter still has, aliases first; digests of the versions that went."""
     aliases = select(AliasRow.alias, VersionRow.digest).join(VersionRow, VersionRow.id == AliasRow.version)
     named = session.execute(aliases.where(AliasRow.adapter == adapter.id).order_by(AliasRow.alias).limit(BATCH)).all()
     for alias, digest in named:
         drop(session, adapter, alias, digest)
     oldest = select(VersionRow.id, VersionRow.number, VersionRow.digest).where(VersionRow.adapter == adapter.id)
     rows = session.execute(oldest.order_by(VersionRow.number).limit(BATCH - len(named)))
-    remove(session, adapter, [Going(*row) for row in rows])
-    return adapter.version_count > 0
+    going = [Going(*row) for row in rows]
+    remove(session, adapter, going)
+    return [version.digest for version in going]
 
 
-def take_apart(database: Database, adapter: int) -> None:
-    """Delete what is left of a deleted adapter, by its id; nothing where its name came back meanwhile."""
+def take_apart(database: Database, adapter: int) -> list[str]:
+    """Delete what is left of a deleted adapter, by its id; nothing where its name came back meanwhile.
+
+    Digests of the versions that went, the first TOLD of them.
+    """
+    gone: list[str] = []
     left = True
     while left:
         begun = time.monotonic()
         with database.write() as session:
             row = session.get_one(AdapterRow, adapter)
-            left = row.deleted and remove_batch(session, row)
+            if row.deleted:
+                gone += remove_batch(session, row)[: TOLD - len(gone)]
+            left = row.deleted and row.version_count > 0
         if left:
             # Whoever waits for the turn gets it: no lock of ours is fair, and SQLite's waiters only look now and then.
             time.sleep(time.monotonic() - begun)
+    return gone

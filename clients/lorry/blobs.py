@@ -18,7 +18,7 @@ import grpc.aio
 from lorry.connection import SILENCE_SECONDS, Connection, heard_within, received, within
 from lorry.errors import DigestMismatch, Internal, Unavailable
 from lorry.overlap import ahead, behind
-from lorry.partfile import PartFile
+from lorry.partfile import PartFile, Sink
 from lorry.retry import Patience
 from lorry.rpc.calls import translated
 from lorry.rpc.chunks import CHUNK_BYTES, MAX_DIGESTS
@@ -118,13 +118,17 @@ class BlobCalls(Connection):
             part = await asyncio.to_thread(PartFile, into, digest, size)
             progress(into.name, 0, size)
             try:
-                async for attempt in Patience(lambda: part.position).retrying():
-                    with attempt:
-                        await self._receive(part, digest, progress, into.name)
+                await self.receive(part, digest, into.name, progress=progress)
             finally:
                 part.discard()
 
-    async def _receive(self, part: PartFile, digest: str, progress: Progress, name: str) -> None:
+    async def receive(self, into: Sink, digest: str, name: str, *, progress: Progress = silent) -> None:
+        """Stream a blob into a sink and commit it; `name` is for messages. Resumes and raises as `download`."""
+        async for attempt in Patience(lambda: into.position).retrying():
+            with attempt:
+                await self._receive(into, digest, progress, name)
+
+    async def _receive(self, part: Sink, digest: str, progress: Progress, name: str) -> None:
         try:
             if part.position < part.size:
 

@@ -16,6 +16,7 @@ from lorry.connection import Connection, received
 from lorry.format.base import BaseFacts
 from lorry.format.compatibility import CarryOver
 from lorry.format.manifest import ManifestFile, Recipe
+from lorry.recipe import WrittenRecipe, written
 from lorry.rpc.calls import translated
 from lorry.rpc.convert import base_to_pb, carry_over_to_pb, file_to_pb, recipe_to_pb
 from lorry.rpc.credentials import Credentials
@@ -205,6 +206,15 @@ class CatalogCalls(Connection):
         Raises VersionNotFound.
         """
         return await self._call(self._catalog.GetLineage, pb.GetLineageRequest(adapter=reference, depth=depth))
+
+    async def recipe(self, reference: str) -> WrittenRecipe:
+        """How a combination was made, its sources as references that mean the same versions for good.
+
+        Raises VersionNotFound where a source was deleted or may not be read, InvalidCombination where the
+        version is no combination.
+        """
+        found = await self._call(self._catalog.GetLineage, pb.GetLineageRequest(adapter=reference, depth=1))
+        return written(reference, found)
 
     async def renew_leases(
         self, holder: str, references: Iterable[str], *, ttl: timedelta | None = None

@@ -16,6 +16,8 @@ Parameter: TypeAlias = "float | int | str | None"
 
 _METHODS = {field.name: field for field in pb.CombineRequest.DESCRIPTOR.oneofs_by_name["method"].fields}
 METHODS = tuple(_METHODS)
+_MESSAGES = [field.message_type for field in _METHODS.values() if field.message_type is not None]
+PARAMETERS = frozenset(name for message in _MESSAGES for name in message.fields_by_name)
 # The wire cannot tell an unset density from 0, which keeps nothing.
 _REQUIRED = "density"
 

@@ -3,13 +3,13 @@
     LorryError
     |- InvalidInput (INVALID_ARGUMENT): what came cannot be right. InvalidReference, InvalidName, InvalidDigest,
     |    InvalidFilter, InvalidPageToken, InvalidFieldMask, InvalidResumeToken, InvalidAdapter, InvalidSelection,
-    |    InvalidCombination, InvalidSignature, OffsetMismatch, PromptTooLong, BlobTooLarge
+    |    InvalidCombination, InvalidGrammar, InvalidSignature, OffsetMismatch, PromptTooLong, BlobTooLarge
     |- NotFound: AdapterNotFound, VersionNotFound, AliasNotFound, BaseNotFound, BlobNotFound, RouteNotFound,
     |    ParentNotFound, PrincipalNotFound
     |- Conflict (ALREADY_EXISTS): BaseConflict, PrincipalConflict
     |- RevisionConflict (ABORTED)
-    |- FailedPrecondition: UnsupportedAdapter, IncompatibleAdapter, UnsupportedCombination, UnsupportedRoute,
-    |    UnsupportedModel, VersionYanked, VersionInUse, NoEarlierVersion, SignatureRequired, AdapterPinned,
+    |- FailedPrecondition: UnsupportedAdapter, IncompatibleAdapter, UnsupportedCombination, UnsupportedModel,
+    |    VersionYanked, VersionInUse, NoEarlierVersion, SignatureRequired, AdapterPinned,
     |    AdapterInUse, MissingBlobs, UploadIncomplete, ResumeTokenExpired, AlreadyRunning, MissingExtra
     |- DataLoss: DigestMismatch, CorruptBlob
     |- Unauthenticated, PermissionDenied, OutOfRange, DeadlineExceeded, Cancelled, Internal
@@ -98,6 +98,10 @@ class InvalidSelection(InvalidInput):
 
 class InvalidCombination(InvalidInput):
     """A recipe that has no meaning: density out of range, unequal ranks, a weight that is not finite."""
+
+
+class InvalidGrammar(InvalidInput):
+    """A JSON schema, regular expression or grammar that does not parse, or is too complex; the message says where."""
 
 
 class InvalidSignature(InvalidInput):
@@ -190,11 +194,7 @@ class IncompatibleAdapter(FailedPrecondition):
 
 
 class UnsupportedCombination(FailedPrecondition):
-    """Sources whose combination by this method would lose something (rsLoRA is fine, DoRA is not)."""
-
-
-class UnsupportedRoute(FailedPrecondition):
-    """A route of more than one branch."""
+    """Sources whose combination by this method would lose something, as adding factors loses a DoRA's magnitudes."""
 
 
 class UnsupportedModel(FailedPrecondition):
@@ -210,7 +210,7 @@ class VersionInUse(FailedPrecondition):
 
 
 class NoEarlierVersion(FailedPrecondition):
-    """The alias has not moved yet, so there is nothing to go back to."""
+    """The alias has not moved yet, or the route has no such revision to go back to."""
 
 
 class SignatureRequired(FailedPrecondition):
@@ -277,7 +277,7 @@ class RequestTooLarge(Exhausted):
 
 
 class QuotaExceeded(Exhausted):
-    """The namespace's limit of bytes or versions; metadata `limit`, `used` and `asked` say which."""
+    """A namespace's limit of bytes or versions (metadata `limit`, `used`, `asked`), or a caller's of sessions."""
 
 
 class Unavailable(LorryError):

@@ -6,11 +6,13 @@ what cannot be written down as a request; the worker judges values.
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeAlias, TypedDict
 
 import grpc.aio
+from google.protobuf.duration_pb2 import Duration
 
 from lorry.connection import received
 from lorry.errors import InvalidInput
@@ -36,14 +38,23 @@ class GenerateOptions(TypedDict, total=False):
 
     Exactly one of a raw prompt, `messages` (through the chat template) and `tokens` is given.
     `adapters`: see lorry.selection; empty is the base alone. Not beside `route`; with neither, the
-    route `default` decides. The rest is Sampling and StopConditions of inference.proto: all of
+    route `default` decides. `scale`: a factor on all weights. `affinity`: what decides about a route's
+    branch, a user's id for example. `session`: the caller's id of a conversation that keeps its adapters;
+    with `follow` it takes what its target means now. Both, `adapters` and `route`, may be left out then.
+    The rest is Sampling and StopConditions of inference.proto: all of
     sampling absent is greedy. `logprobs`: with every token, those of so many likeliest (0 to 20).
+    At most one of `json_schema` (JSON, or what becomes it), `regex` and `grammar` (Lark): the answer's form.
+    `tenant`, `priority`, `begin_within` (seconds): whose turn it is, and how long that may take.
     """
 
     messages: Sequence[Message] | None
     tokens: Sequence[int] | None
     adapters: Adapters | None
     route: str | None
+    scale: float | None
+    affinity: str | None
+    session: str | None
+    follow: bool | None
     temperature: float | None
     top_k: int | None
     top_p: float | None
@@ -55,6 +66,12 @@ class GenerateOptions(TypedDict, total=False):
     stop_token_ids: Sequence[int] | None
     ignore_eos: bool | None
     logprobs: int | None
+    json_schema: str | Mapping[str, Any] | None
+    regex: str | None
+    grammar: str | None
+    tenant: str | None
+    priority: int | None
+    begin_within: float | None
 
 
 def generate_request(prompt: str | None, options: GenerateOptions) -> pb.GenerateRequest:
@@ -68,14 +85,34 @@ def generate_request(prompt: str | None, options: GenerateOptions) -> pb.Generat
             sampling=pb.Sampling(**{name: given[name] for name in _SAMPLING if name in given}),
             stop=pb.StopConditions(**{field: given[name] for name, field in _STOP.items() if name in given}),
             logprobs=given.get("logprobs"),
-            **_prompt(prompt, given),
-            **_target(given),
+            tenant=given.get("tenant", ""),
+            priority=given.get("priority", 0),
+            begin_within=_duration(given["begin_within"]) if "begin_within" in given else None,
+            scale=given.get("scale"),
+            affinity=given.get("affinity", ""),
+            session=_session(given),
+            **_constraint(given),
+            **prompt_fields(prompt, given),
+            **target_fields(given),
         )
     except ValueError as error:
         raise InvalidInput(f"generate: {error}") from error
 
 
-def _prompt(prompt: str | None, given: Mapping[str, Any]) -> dict[str, Any]:
+def _duration(seconds: float) -> Duration:
+    whole, part = divmod(seconds, 1)
+    return Duration(seconds=int(whole), nanos=int(part * 1e9))
+
+
+def _constraint(given: Mapping[str, Any]) -> dict[str, Any]:
+    forms = {name: given[name] for name in ("json_schema", "regex", "grammar") if name in given}
+    if len(forms) > 1:
+        raise InvalidInput(f"expected at most one of json_schema, regex and grammar, got {' and '.join(forms)}")
+    return {name: form if isinstance(form, str) else json.dumps(form) for name, form in forms.items()}
+
+
+def prompt_fields(prompt: str | None, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The prompt as fields of a request or an item. Raises InvalidInput on none or two."""
     prompts: dict[str, Any] = {}
     if prompt is not None:
         prompts["text"] = prompt
@@ -88,12 +125,21 @@ def _prompt(prompt: str | None, given: Mapping[str, Any]) -> dict[str, Any]:
     return prompts
 
 
-def _target(given: Mapping[str, Any]) -> dict[str, Any]:
+def target_fields(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Where the adapters come from, as fields of a request or an item. Raises InvalidInput on adapters and a route."""
     if "adapters" in given and "route" in given:
         raise InvalidInput("expected adapters or a route, got both")
     if "adapters" in given:
         return {"selection": selection(given["adapters"])}
     return {"route": given["route"]} if "route" in given else {}
+
+
+def _session(given: Mapping[str, Any]) -> pb.Session | None:
+    if "session" in given:
+        return pb.Session(id=given["session"], follow=given.get("follow", False))
+    if given.get("follow"):
+        raise InvalidInput("expected a session beside follow, got none")
+    return None
 
 
 def _message(message: Message) -> pb.ChatMessage:

@@ -9,9 +9,31 @@ from __future__ import annotations
 import os
 import secrets
 from pathlib import Path
+from typing import Protocol
 
 from lorry.errors import DigestMismatch
 from lorry.format.digest import Hasher
+
+
+class Sink(Protocol):
+    """Where the bytes of a download go, in order. Blocking, but for `position` and `size`."""
+
+    @property
+    def size(self) -> int:
+        """Bytes that it takes in all."""
+
+    @property
+    def position(self) -> int:
+        """Bytes that are there."""
+
+    def append(self, offset: int, data: bytes | memoryview) -> None:
+        """Take the bytes at the present position. Raises DigestMismatch where they cannot belong there."""
+
+    def restart(self) -> None:
+        """Forget what came."""
+
+    def commit(self) -> None:
+        """All bytes are there: verify them. Raises DigestMismatch."""
 
 
 class PartFile:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 from lorry.errors import InvalidSelection
+from lorry.v1.inference_pb2 import RouteTarget
 from lorry.v1.types_pb2 import Selection, WeightedAdapter
 
 # "pirate", ["pirate", ("json", 0.5)], {"pirate": 0.7, "json": 0.3}; empty is the base model alone.
@@ -28,6 +29,23 @@ def weighted(adapters: Adapters) -> list[WeightedAdapter]:
 def selection(adapters: Adapters) -> Selection:
     """The adapters as a selection."""
     return Selection(adapters=weighted(adapters))
+
+
+def branches_of(given: Mapping[str, tuple[float, Adapters]]) -> list[RouteTarget]:
+    """Branches by name, each a share and its adapters, as a route's targets."""
+    return [RouteTarget(name=name, share=share, selection=selection(them)) for name, (share, them) in given.items()]
+
+
+def reshared(targets: Sequence[RouteTarget], shares: Mapping[str, float]) -> list[RouteTarget]:
+    """A route's targets with other shares, by branch. Raises InvalidSelection where there is no such branch."""
+    unknown = shares.keys() - {target.name for target in targets}
+    if unknown:
+        there = ", ".join(target.name for target in targets)
+        raise InvalidSelection(f"expected branches of the route ({there}), got {', '.join(sorted(unknown))}")
+    return [
+        RouteTarget(name=target.name, share=shares.get(target.name, target.share), selection=target.selection)
+        for target in targets
+    ]
 
 
 def parse_weighted(text: str) -> str | tuple[str, float]:

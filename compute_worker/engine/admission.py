@@ -24,7 +24,7 @@ from compute_worker.engine.linear import AdaptedLinear
 from compute_worker.engine.loading import has_bfloat16
 from compute_worker.engine.native import NativeKernels, library
 from compute_worker.engine.pool import RankPool
-from compute_worker.engine.recognise import recognise
+from compute_worker.engine.recognise import Surroundings, recognise
 from compute_worker.engine.selfcheck import check_equal
 from lorry.errors import UnsupportedModel
 
@@ -49,26 +49,32 @@ class Served:
     pool: RankPool
     rules: Mapping[int, Rule]
     limits: EngineLimits
+    dtype: torch.dtype
 
 
 def admitted(served: Served, general: Executor) -> Executor:
-    """The fast executor where it can serve this model here, else `general`; the log says which and why."""
+    """The fast executor where it can serve this model here, else `general`; the log says which and why.
+
+    The fast one has copies of the weights that it reads: the model's own are freed.
+    """
     model = served.model
     try:
-        kernels = _kernels(model)
-        fast = FastExecutor(recognise(model, served.layers, served.kv, served.rules), kernels, served.pool)
+        kernels = _kernels(served)
+        parts = recognise(model, Surroundings(served.layers, served.kv, served.rules, served.dtype), kernels)
+        fast = FastExecutor(parts, kernels, served.pool)
         _rehearse(served, fast, general)
     except UnsupportedModel as reason:
         _log.info("executor %s: %s", general.name, reason)
         return general
+    parts.take_over(model)
     _log.info("executor %s", fast.name)
     return fast
 
 
-def _kernels(model: PreTrainedModel) -> NativeKernels:
-    path = library()
-    if path is None or model.device.type != "cpu" or model.dtype not in {torch.float32, torch.bfloat16}:
-        raise UnsupportedModel(f"no native kernels for {model.dtype} on this {model.device.type}")
+def _kernels(served: Served) -> NativeKernels:
+    path, device = library(), served.model.device.type
+    if path is None or device != "cpu" or served.dtype not in {torch.float32, torch.bfloat16}:
+        raise UnsupportedModel(f"no native kernels for {served.dtype} on this {device}")
     return NativeKernels(path, matrix_units=has_bfloat16())
 
 
@@ -82,7 +88,7 @@ def _rehearse(served: Served, fast: Executor, general: Executor) -> None:
             everything = range(len(layout.kept))
             expected = general.run(layout, everything).logits
             for got, want in zip(fast.run(layout, everything).logits, expected, strict=True):
-                check_equal(served.model, got, want)
+                check_equal(served.model, got, want, served.dtype)
     finally:
         served.pool.clear()
 
@@ -121,7 +127,7 @@ def _adapter(layers: Mapping[str, AdaptedLinear], name: str, rank: int) -> Loade
     noise = torch.Generator().manual_seed(rank)
     modules = {}
     for path, layer in layers.items():
-        dtype, out = layer.weight.dtype, layer.out_features
+        dtype, out = layer.a.dtype, layer.out_features
         a = torch.randn(rank, layer.in_features, generator=noise) * layer.in_features**-0.5
         b = torch.randn(rank, out, generator=noise) / 4
         bias = torch.randn(out, generator=noise) / 8 if name == "biased" else None

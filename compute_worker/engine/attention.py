@@ -129,7 +129,7 @@ class _PartView:
             )
             return output[0].transpose(0, 1)
         table, mask = self._window(rule.window)
-        keys, values = cache.gather(layer, table)
+        keys, values = (gathered.to(query.dtype) for gathered in cache.gather(layer, table))
         if part.chunk:
             return _attend_chunk(query, keys, values, mask, rule)
         return _attend_decode(query, keys, values, mask, rule)

@@ -10,16 +10,17 @@ from dataclasses import dataclass
 
 import torch
 
-from compute_worker.contract import Engine, Tokenizer
+from compute_worker.contract import Engine
 from compute_worker.engine import admission
 from compute_worker.engine.engine import Budgets, TransformersEngine
-from compute_worker.engine.loading import AUTO, load_base
+from compute_worker.engine.loading import AUTO, load_base, stored_as
 from compute_worker.engine.tokenizer import HfTokenizer
+from compute_worker.wording import Tokenizer
 
 
 @dataclass(frozen=True, slots=True)
 class EngineSettings:
-    """model: a folder or hub id. device: torch's name. dtype: `float32`, `bfloat16`, `float16` or `auto`.
+    """model: a folder or hub id. device: torch's name. dtype: that it is stored in, see stored_as.
 
     Budgets in bytes; max_context in tokens, 0 for what the model was made for; threads of torch, 0
     for torch's own choice. executor: `auto`, or `transformers` for the general one.
@@ -42,4 +43,5 @@ def build_engine(settings: EngineSettings) -> tuple[Engine, Tokenizer]:
     model = load_base(settings.model, settings.device, settings.dtype)
     tokenizer = HfTokenizer.load(settings.model, model.config)
     budgets = Budgets(settings.pool_bytes, settings.kv_bytes, settings.max_context)
-    return TransformersEngine(model, budgets, settings.executor), tokenizer
+    stored = stored_as(settings.dtype, settings.device)
+    return TransformersEngine(model, budgets, settings.executor, stored), tokenizer

@@ -34,6 +34,10 @@ class Executor(Protocol):
     def name(self) -> str:
         """Which one it is, for the log and GetCapabilities."""
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the weights that it keeps for itself, beside the model's."""
+
     def run(self, layout: Layout, needed: Sequence[int]) -> Scores:
         """Run one batch. needed: indices into `layout.kept` whose logits are wanted, ascending."""
 

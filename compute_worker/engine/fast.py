@@ -1,4 +1,4 @@
-"""The fast executor: a step as a list of kernels over the parts of a recognised model.
+"""The fast executor: a step as one list of kernels over the parts of a recognised model.
 
 Owns the order of the kernels and the memory between them, which is reserved once. Neither modules nor
 torch's dispatcher stand between two kernels. Does not know requests or why rows were chosen.
@@ -6,7 +6,7 @@ torch's dispatcher stand between two kernels. Does not know requests or why rows
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -14,13 +14,27 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from compute_worker.engine.additions import Additions
 from compute_worker.engine.executor import Scores, others
-from compute_worker.engine.grouped import Added, Grouping
-from compute_worker.engine.kernels import Kernels, Places
+from compute_worker.engine.grouped import Grouping
+from compute_worker.engine.kernels import (
+    NOWHERE,
+    Adapt,
+    AddNorm,
+    Argmax,
+    Attend,
+    Kernels,
+    Linear,
+    Operation,
+    Places,
+    Program,
+    SiluMul,
+    Step,
+)
 from compute_worker.engine.kv import BLOCK_TOKENS
 from compute_worker.engine.layout import Layout
 from compute_worker.engine.pool import RankPool
-from compute_worker.engine.recognise import Layer, Parts, Product
+from compute_worker.engine.recognise import Parts, Product
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,90 +49,99 @@ class _Room:
     gated: Tensor
     out: Tensor
 
-    def of(self, tokens: int) -> _Room:
-        """The first tokens of it."""
-        return _Room(*(getattr(self, name)[:tokens] for name in self.__slots__))
-
 
 class FastExecutor:
     """Executor over the parts of a model on the CPU."""
 
     def __init__(self, parts: Parts, kernels: Kernels, pool: RankPool) -> None:
         self.name = f"native-{kernels.name}"
+        self.nbytes = parts.nbytes
         self._parts = parts
         self._kernels = kernels
-        products = [p for layer in parts.layers for p in (layer.qkv, layer.out, layer.gate_up, layer.down)]
-        self._grouping = Grouping(pool, [*products, parts.head])
-        self._room = self._reserve(1)
+        self._grouping = Grouping(pool, [*parts.products(), parts.head])
+        self._room, self._program = self._prepare(1)
 
     @torch.inference_mode()
     def run(self, layout: Layout, needed: Sequence[int]) -> Scores:
         """See Executor."""
-        added = self._grouping.of(layout)
-        kept = self._forward(layout, added)[layout.kept]
+        additions = self._grouping.of(layout)
+        kept = self._forward(layout, additions)[layout.kept]
         plain = others(layout, needed)
-        head = self._parts.head
-        if added[-1]:
-            logits = torch.empty(len(kept), len(head.weight))
-            self._product(head, added[-1], kept, logits)
+        if additions.products[-1]:
+            logits = self._logits(kept, additions)
             return Scores(logits[list(needed)], logits[plain].argmax(-1).tolist() if plain else [])
-        logits = torch.empty(len(needed), len(head.weight))
-        self._kernels.linear(kept[list(needed)], head.weight, head.bias, logits)
-        return Scores(logits, self._kernels.argmax(kept[plain], head.weight, head.bias))
+        return Scores(self._logits(kept[list(needed)], None), self._best(kept[plain]))
 
-    def _forward(self, layout: Layout, added: Sequence[Added]) -> Tensor:
+    def _forward(self, layout: Layout, additions: Additions) -> Tensor:
         """The normed output [tokens, size] of the last layer."""
         tokens = len(layout.ids)
         if tokens > len(self._room.stream):
-            self._room = self._reserve(tokens)
-        room, kernels, parts = self._room.of(tokens), self._kernels, self._parts
-        room.stream.copy_(functional.embedding(torch.tensor(layout.ids), parts.embedding))
-        places = self._places(layout, room.stream)
-        first = parts.layers[0].attention_norm
-        kernels.add_norm(room.stream, None, first.weight, first.eps, room.normed)
-        following = [*(layer.attention_norm for layer in parts.layers[1:]), parts.norm]
-        for index, (layer, norm) in enumerate(zip(parts.layers, following, strict=True)):
-            self._layer(layer, added[4 * index : 4 * index + 4], room, places)
-            kernels.add_norm(room.stream, room.out, norm.weight, norm.eps, room.normed)
-        return room.normed
+            # Twice as much, so that prompts of all lengths do not make it grow each time.
+            self._room, self._program = self._prepare(max(tokens, 2 * len(self._room.stream)))
+        room, parts = self._room, self._parts
+        room.stream[:tokens] = functional.embedding(torch.tensor(layout.ids), parts.embedding)
+        self._program.run(Step(tokens, self._places(layout, room.stream), additions))
+        return room.normed[:tokens]
 
-    def _layer(self, layer: Layer, added: Sequence[Added], room: _Room, places: Places) -> None:
-        """From the normed stream to what the layer's MLP adds to it, in `out`."""
-        kernels = self._kernels
-        self._product(layer.qkv, added[0], room.normed, room.qkv)
-        kernels.attend(room.qkv, places, layer.heads, BLOCK_TOKENS, room.attended)
-        self._product(layer.out, added[1], room.attended, room.out)
-        kernels.add_norm(room.stream, room.out, layer.mlp_norm.weight, layer.mlp_norm.eps, room.normed)
-        self._product(layer.gate_up, added[2], room.normed, room.gate_up)
-        kernels.silu_mul(room.gate_up, room.gated)
-        self._product(layer.down, added[3], room.gated, room.out)
+    def _logits(self, x: Tensor, additions: Additions | None) -> Tensor:
+        """Of the rows of x, [rows, vocabulary]; additions: also what adapters add to the head."""
+        head = self._parts.head
+        logits = torch.empty(len(x), head.weight.shape[0])
+        if not len(x):
+            return logits
+        operations: list[Operation] = [Linear(x, head.weight, head.bias, logits)]
+        if additions:
+            operations.append(Adapt(x, logits, head.segments, len(additions.products) - 1))
+        self._kernels.program(operations).run(Step(len(x), NOWHERE, additions or Additions()))
+        return logits
 
-    def _product(self, product: Product, added: Added, x: Tensor, out: Tensor) -> None:
-        self._kernels.linear(x, product.weight, product.bias, out)
-        if not added:
-            return
-        if added.cells.items:
-            self._kernels.adapt(x, out, product.segments, added.cells)
-        for segment, term in added.terms:
-            a, b = product.segments.a[segment], product.segments.b[segment]
-            begin = product.columns[segment]
-            term.apply(x, out[:, begin : begin + b.shape[1]], a, b)
+    def _best(self, x: Tensor) -> list[int]:
+        """The most probable token behind each row of x."""
+        if not len(x):
+            return []
+        best = torch.empty(len(x), dtype=torch.int64)
+        head = self._parts.head
+        self._kernels.program([Argmax(x, head.weight, head.bias, best)]).run(Step(len(x), NOWHERE, Additions()))
+        tokens: list[int] = best.tolist()
+        return tokens
 
     def _places(self, layout: Layout, stream: Tensor) -> Places:
-        positions = torch.tensor(layout.positions)
-        cos, sin = self._parts.rotary(stream, positions[None])
-        first_block: list[int] = []
-        begin = 0
+        cos, sin = self._parts.rotary(stream, torch.tensor([layout.positions]))
+        rows, tables, begin, first_block = [], [], 0, 0
         for blocks, tokens in layout.tables():
-            first_block.extend([begin] * tokens)
-            begin += len(blocks)
-        tables = torch.tensor(list(chain.from_iterable(blocks for blocks, _ in layout.tables())))
-        slots = torch.tensor(layout.slots)
-        return Places(positions, slots, torch.tensor(first_block), tables, cos[0].contiguous(), sin[0].contiguous())
+            rows.append((begin, begin + tokens, layout.positions[begin], first_block))
+            tables.append(blocks)
+            begin += tokens
+            first_block += len(blocks)
+        table = torch.tensor(list(chain.from_iterable(tables)))
+        return Places(torch.tensor(rows), table, cos[0].contiguous(), sin[0].contiguous())
 
-    def _reserve(self, tokens: int) -> _Room:
+    def _prepare(self, tokens: int) -> tuple[_Room, Program]:
         layer = self._parts.layers[0]
         size, width = layer.out.weight.shape
-        gate_up = len(layer.gate_up.weight)
-        widths = (size, size, len(layer.qkv.weight), width, gate_up, gate_up // 2, size)
-        return _Room(*(torch.empty(tokens, each) for each in widths))
+        gate_up = layer.gate_up.weight.shape[0]
+        widths = (size, size, layer.qkv.weight.shape[0], width, gate_up, gate_up // 2, size)
+        room = _Room(*(torch.empty(tokens, each) for each in widths))
+        return room, self._kernels.program(list(_operations(self._parts, room)))
+
+
+def _operations(parts: Parts, room: _Room) -> Iterator[Operation]:
+    """From the embedded tokens in `stream` to the last layer's normed output."""
+    first = parts.layers[0].attention_norm
+    yield AddNorm(room.stream, None, first.weight, first.eps, room.normed)
+    following = [*(layer.attention_norm for layer in parts.layers[1:]), parts.norm]
+    for index, (layer, norm) in enumerate(zip(parts.layers, following, strict=True)):
+        number = 4 * index
+        yield from _product(layer.qkv, number, room.normed, room.qkv)
+        yield Attend(room.qkv, layer.heads, BLOCK_TOKENS, room.attended)
+        yield from _product(layer.out, number + 1, room.attended, room.out)
+        yield AddNorm(room.stream, room.out, layer.mlp_norm.weight, layer.mlp_norm.eps, room.normed)
+        yield from _product(layer.gate_up, number + 2, room.normed, room.gate_up)
+        yield SiluMul(room.gate_up, room.gated)
+        yield from _product(layer.down, number + 3, room.gated, room.out)
+        yield AddNorm(room.stream, room.out, norm.weight, norm.eps, room.normed)
+
+
+def _product(product: Product, number: int, x: Tensor, out: Tensor) -> Iterator[Operation]:
+    yield Linear(x, product.weight, product.bias, out)
+    yield Adapt(x, out, product.segments, number)

@@ -24,6 +24,7 @@ class HookedExecutor:
     """Executor over a hooked model: any architecture, type and device that passes the check at start."""
 
     name = "transformers"
+    nbytes = 0
 
     def __init__(self, model: PreTrainedModel, kv: KvCache, pool: RankPool) -> None:
         self._model = model

@@ -1,54 +1,37 @@
-"""What a step is computed with: six operations, each with a native and a torch form.
+"""What a step is computed with: a few operations, each with a native and a torch form.
 
 Owns the operations' meaning and the values that they take. Activations are float32 or wider than the
-weights; a weight is widened where it is read. Does not know models, layers or requests.
+weights; a weight is widened where it is read. Does not know models or requests.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
+import torch
 from torch import Tensor
 
-
-@dataclass(frozen=True, slots=True)
-class GroupedCell:
-    """Tokens [begin, end) use pool rows [first, first + rank) of segment `segment` times `weight`."""
-
-    segment: int
-    begin: int
-    end: int
-    first: int
-    rank: int
-    weight: float
+from compute_worker.engine.additions import Additions
 
 
-@dataclass(frozen=True)
-class Cells:
-    """What the adapters of a step add to one product. Made once a step, used by every like layer."""
+class Packed(Protocol):
+    """A matrix [n, k] as the kernels read it."""
 
-    items: tuple[GroupedCell, ...]
+    @property
+    def shape(self) -> tuple[int, int]:
+        """n, k."""
 
-    @cached_property
-    def table(self) -> np.ndarray:
-        """As the native kernel reads it; `z` is where the cell's rank * tokens numbers begin."""
-        rows, z = [], 0
-        for cell in self.items:
-            rows.append((cell.segment, cell.begin, cell.end, cell.first, cell.rank, z, cell.weight))
-            z += cell.rank * (cell.end - cell.begin)
-        return np.array(rows, dtype=[*((name, "<i8") for name in ("s", "b", "e", "f", "r", "z")), ("w", "<f8")])
+    @property
+    def nbytes(self) -> int:
+        """Bytes that its numbers take."""
 
-    @cached_property
-    def room(self) -> int:
-        """Numbers between the two products."""
-        return sum(cell.rank * (cell.end - cell.begin) for cell in self.items)
+    def rows(self) -> Tensor:
+        """The matrix itself, [n, k], in float32."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Segments:
     """Layers that share their input and lie side by side in one output: pool rows and first column of each.
 
@@ -58,14 +41,6 @@ class Segments:
     a: tuple[Tensor, ...]
     b: tuple[Tensor, ...]
     columns: tuple[int, ...]
-    table: np.ndarray = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        rows = [
-            (a.data_ptr(), b.data_ptr(), column, b.shape[1])
-            for a, b, column in zip(self.a, self.b, self.columns, strict=True)
-        ]
-        object.__setattr__(self, "table", np.array(rows, dtype=np.int64))
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,45 +66,112 @@ class Heads:
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Where the tokens of a step stand, all int64.
+    """Where the tokens of a step stand.
 
-    positions, slots: [tokens]. tables: block ids of all rows one after the other; those of token t begin
-    at first_block[t]. cos, sin: [tokens, size], float32.
+    rows: [requests, 4], int64: first token, end, position of the first one, and where the request's block
+    ids begin in `tables` (int64). cos, sin: [tokens, size], float32.
     """
 
-    positions: Tensor
-    slots: Tensor
-    first_block: Tensor
+    rows: Tensor
     tables: Tensor
     cos: Tensor
     sin: Tensor
 
 
+NOWHERE = Places(torch.empty(0, 4, dtype=torch.int64), torch.empty(0, dtype=torch.int64), *torch.empty(2, 0, 0))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Linear:
+    """Out [tokens, n] = x [tokens, k] weight^T + bias. bias: [n], float32."""
+
+    x: Tensor
+    weight: Packed
+    bias: Tensor | None
+    out: Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Argmax:
+    """best [tokens], int64 = the row of the largest x weight^T + bias; the first of equal ones."""
+
+    x: Tensor
+    weight: Packed
+    bias: Tensor | None
+    best: Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AddNorm:
+    """Add y, where there is one, to x; out = x / sqrt(mean(x^2) + eps) * weight. All [tokens, size]."""
+
+    x: Tensor
+    y: Tensor | None
+    weight: Tensor
+    eps: float
+    out: Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SiluMul:
+    """Out [tokens, n] = silu(gate) * up. both: [tokens, 2 n], gate first."""
+
+    both: Tensor
+    out: Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Adapt:
+    """Add to y what the step's adapters add to the product of this index; see Added."""
+
+    x: Tensor
+    y: Tensor
+    segments: Segments
+    product: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Attend:
+    """Store the tokens' keys and values, then answer their queries.
+
+    qkv: [tokens, (heads + 2 kv_heads) size], turned in place. A token sees what its request's blocks hold of
+    positions up to its own, within the window. out: [tokens, heads * size]. block: tokens of a block.
+    """
+
+    qkv: Tensor
+    heads: Heads
+    block: int
+    out: Tensor
+
+
+Operation = Linear | Argmax | AddNorm | SiluMul | Adapt | Attend
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What changes from step to step. tokens: how many of the operations' rows are used."""
+
+    tokens: int
+    places: Places
+    additions: Additions
+
+
+class Program(Protocol):
+    """Operations in their order, ready to run again and again."""
+
+    def run(self, step: Step) -> None:
+        """Run them all over the first `step.tokens` rows of their tensors."""
+
+
 class Kernels(Protocol):
-    """The operations. Everything that is written to is given; activations are contiguous float32."""
+    """The operations. Everything that they write to is given; activations are contiguous float32."""
 
     @property
     def name(self) -> str:
         """Which ones they are, for the log and GetCapabilities."""
 
-    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None:
-        """Out [tokens, n] = x [tokens, k] weight^T + bias. weight: [n, k]; bias: [n], float32."""
+    def pack(self, weight: Tensor, dtype: torch.dtype) -> Packed:
+        """A copy of a matrix [n, k], stored in `dtype` or in fewer bits that hold its numbers exactly."""
 
-    def argmax(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Sequence[int]:
-        """For each token, the row of the largest x weight^T + bias; the first of equal ones."""
-
-    def add_norm(self, x: Tensor, y: Tensor | None, weight: Tensor, eps: float, out: Tensor) -> None:
-        """Add y to x; out = x / sqrt(mean(x^2) + eps) * weight. All [tokens, size]; weight: [size], float32."""
-
-    def silu_mul(self, both: Tensor, out: Tensor) -> None:
-        """Out [tokens, n] = silu(gate) * up. both: [tokens, 2 n], gate first."""
-
-    def adapt(self, x: Tensor, y: Tensor, segments: Segments, cells: Cells) -> None:
-        """For each cell: y[begin:end, columns of its segment] += weight * (x[begin:end] a^T) b, in its rows."""
-
-    def attend(self, qkv: Tensor, places: Places, heads: Heads, block: int, out: Tensor) -> None:
-        """Store the tokens' keys and values, then answer their queries.
-
-        qkv: [tokens, (heads + 2 kv_heads) size], turned in place. Token i sees what its table holds of
-        positions up to its own, within the window. out: [tokens, heads * size]. block: tokens of a block.
-        """
+    def program(self, operations: Sequence[Operation]) -> Program:
+        """Make a program; it keeps what the operations hold."""

@@ -63,8 +63,8 @@ class KvCache:
 
     def write(self, layer: int, slots: Tensor, keys: Tensor, values: Tensor) -> None:
         """Store keys [T, heads, key_size] and values [T, heads, value_size] at slots [T]."""
-        self._keys[layer].index_copy_(0, slots, keys)
-        self._values[layer].index_copy_(0, slots, values)
+        for memory, new in ((self._keys[layer], keys), (self._values[layer], values)):
+            memory.index_copy_(0, slots, new.to(memory.dtype))
 
     def gather(self, layer: int, table: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of blocks.

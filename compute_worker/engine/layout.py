@@ -46,7 +46,8 @@ class Layout:
 
     ids, positions, slots: of each token; a slot is block * block_tokens + offset. stale: slots of
     blocks begun in this step that nothing is written to yet. parts: cover all tokens. runs: likewise.
-    kept: tokens whose logits are needed; kept_rows: the row of each; kept_runs: runs over `kept`.
+    kept: tokens whose logits are needed, ascending; kept_rows: the row of each, again for each target of
+    a row; kept_runs: runs over `kept`.
     """
 
     ids: list[int]
@@ -72,9 +73,9 @@ def lay_out(rows: Sequence[StepRow], block_tokens: int) -> Layout:
     ordered = [rows[index] for index in order]
     begins = _begins(ordered)
     kept = [
-        (begin + len(row.tokens) - 1, index, row)
+        (token, index, row)
         for begin, index, row in zip(begins, order, ordered, strict=True)
-        if row.sample is not None
+        for token in range(begin + len(row.tokens) - _wanted(row), begin + len(row.tokens))
     ]
     return Layout(
         ids=[token for row in ordered for token in row.tokens],
@@ -87,6 +88,11 @@ def lay_out(rows: Sequence[StepRow], block_tokens: int) -> Layout:
         kept_rows=[index for _, index, _ in kept],
         kept_runs=tuple(_runs((row.adapters, 1) for _, _, row in kept)),
     )
+
+
+def _wanted(row: StepRow) -> int:
+    """How many of its last tokens have logits that are needed."""
+    return len(row.targets) if row.targets else int(row.sample is not None)
 
 
 def _place(row: StepRow, block_tokens: int) -> tuple[object, ...]:

@@ -6,7 +6,7 @@ know which adapters there are: the pool tells it before each step what to add.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -35,17 +35,22 @@ class AdaptedLinear(nn.Module):
         self.terms: Sequence[Term] = ()
         self.in_features, self.out_features = features(base)
         self.a = self.b = torch.empty(0)
+        self._elsewhere: Callable[[], Tensor] | None = None
 
-    @property
-    def row_bytes(self) -> int:
-        """Bytes of one pool row."""
-        return (self.in_features + self.out_features) * int(self.weight.dtype.itemsize)
+    def row_bytes(self, dtype: torch.dtype) -> int:
+        """Bytes of one pool row that is stored in `dtype`."""
+        return (self.in_features + self.out_features) * int(dtype.itemsize)
 
-    def reserve(self, rows: int) -> None:
-        """Make place for `rows` pool rows, all zero."""
-        weight = self.weight
-        self.a = reserve((rows, self.in_features), weight.dtype, weight.device)
-        self.b = reserve((rows, self.out_features), weight.dtype, weight.device)
+    def reserve(self, rows: int, dtype: torch.dtype) -> None:
+        """Make place for `rows` pool rows, all zero, in `dtype`."""
+        device = self.weight.device
+        self.a = reserve((rows, self.in_features), dtype, device)
+        self.b = reserve((rows, self.out_features), dtype, device)
+
+    def give_up(self, elsewhere: Callable[[], Tensor]) -> None:
+        """Free the base's weight, which is kept elsewhere from now on: the module itself can no longer run."""
+        self.base.weight = nn.Parameter(self.base.weight.new_empty(0), requires_grad=False)
+        self._elsewhere = elsewhere
 
     def tell(self, terms: Sequence[Term]) -> None:
         """What to add from now on."""
@@ -54,6 +59,8 @@ class AdaptedLinear(nn.Module):
 
     def rows(self) -> Tensor:
         """The base's weight as [out_features, in_features]."""
+        if self._elsewhere is not None:
+            return self._elsewhere()
         weight: Tensor = self.base.weight.detach()
         return weight.T if isinstance(self.base, Conv1D) else weight
 

@@ -15,16 +15,28 @@ from transformers.utils import logging
 from lorry.errors import InvalidInput, UnsupportedModel
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-# bfloat16 where the device is fast at it, else float32.
+# bfloat16 where the device is fast at it, else float32: the native kernels read weights that bfloat16 holds
+# exactly in bfloat16 all the same, so that rounding adapters, keys and values is all that would be left to gain.
 AUTO = "auto"
 # Rope whose frequencies depend on the longest position of a batch: one request would change another.
 _BATCH_DEPENDENT_ROPE = frozenset({"dynamic", "longrope"})
 
 
-def load_base(path_or_id: str, device: str, dtype: str) -> PreTrainedModel:
-    """A causal language model in eval mode, without gradients, on `device` in `dtype` (`auto`: what is fast there).
+def stored_as(dtype: str, device: str) -> torch.dtype:
+    """The type in which a base, adapters, keys and values are kept. Raises InvalidInput."""
+    if dtype == AUTO:
+        narrow = _device(device).type != "cpu" or has_bfloat16()
+        return torch.bfloat16 if narrow else torch.float32
+    if dtype not in _DTYPES:
+        raise InvalidInput(f"expected a dtype of {', '.join((AUTO, *_DTYPES))}, got {dtype!r}")
+    return _DTYPES[dtype]
 
-    Raises UnsupportedModel for an architecture that the engine cannot reproduce, InvalidInput where
+
+def load_base(path_or_id: str, device: str, dtype: str) -> PreTrainedModel:
+    """A causal language model in eval mode, without gradients, on `device`, to be stored as `dtype` (see stored_as).
+
+    Its own products are of that type where the device is fast at them, else of float32. Raises
+    UnsupportedModel for an architecture that the engine cannot reproduce, InvalidInput where
     there is no model, or no such device or type.
     """
     target = _device(device)
@@ -32,8 +44,9 @@ def load_base(path_or_id: str, device: str, dtype: str) -> PreTrainedModel:
     refuse_unsupported(config)
     logging.disable_progress_bar()
     try:
+        kind = _computed_in(dtype, target)
         model = AutoModelForCausalLM.from_pretrained(
-            path_or_id, config=config, dtype=_dtype(dtype, target), attn_implementation="eager", use_safetensors=True
+            path_or_id, config=config, dtype=kind, attn_implementation="eager", use_safetensors=True
         )
     except (OSError, ValueError) as error:
         raise InvalidInput(f"expected safetensors weights of a language model in {path_or_id}: {error}") from error
@@ -84,12 +97,10 @@ def _rope_types(parameters: object) -> set[str]:
     return {str(rope.get("rope_type")) for rope in (parameters, *inner)}
 
 
-def _dtype(name: str, device: torch.device) -> torch.dtype:
-    if name == AUTO:
-        return torch.bfloat16 if device.type != "cpu" or has_bfloat16() else torch.float32
-    if name not in _DTYPES:
-        raise InvalidInput(f"expected a dtype of {', '.join((AUTO, *_DTYPES))}, got {name!r}")
-    return _DTYPES[name]
+def _computed_in(dtype: str, device: torch.device) -> torch.dtype:
+    stored = stored_as(dtype, device.type)
+    slow = stored == torch.bfloat16 and device.type == "cpu" and not has_bfloat16()
+    return torch.float32 if slow else stored
 
 
 def has_bfloat16() -> bool:

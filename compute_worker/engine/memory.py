@@ -1,4 +1,4 @@
-"""Large tensors that a budget reserves and use fills.
+"""Large tensors: those that a budget reserves and use fills, and those that every step reads.
 
 Owns how they are allocated. Does not know what they hold.
 """
@@ -6,6 +6,7 @@ Owns how they are allocated. Does not know what they hold.
 from __future__ import annotations
 
 import math
+import mmap
 
 import numpy as np
 import torch
@@ -19,3 +20,35 @@ def reserve(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) ->
     # torch.zeros writes every page; numpy asks the kernel for zero pages, and has no bfloat16.
     raw = np.zeros(math.prod(shape) * dtype.itemsize, dtype=np.uint8)
     return torch.from_numpy(raw).view(dtype).view(shape)
+
+
+# Of the address space that an arena asks for at once; what is not used of it takes no memory.
+_PIECE = 64 << 20
+# Bytes of a cache line, so that no two tensors share one.
+_LINE = 64
+
+
+class Arena:
+    """Memory for tensors that are read over and over: in pages of 2 MB where the system has them.
+
+    A processor's prefetching ends with each page, and so does the reach of its table of addresses.
+    """
+
+    def __init__(self) -> None:
+        self._piece = torch.empty(0, dtype=torch.uint8)
+        self._used = 0
+
+    def take(self, nbytes: int) -> Tensor:
+        """So many bytes, all zero, for good."""
+        if self._used + nbytes > len(self._piece):
+            self._piece, self._used = _piece(max(nbytes, _PIECE)), 0
+        taken = self._piece[self._used : self._used + nbytes]
+        self._used += -(-nbytes // _LINE) * _LINE
+        return taken
+
+
+def _piece(nbytes: int) -> Tensor:
+    memory = mmap.mmap(-1, nbytes)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(memory, dtype=torch.uint8)

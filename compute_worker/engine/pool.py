@@ -35,13 +35,13 @@ class _Product:
 
     def apply(self, x: Tensor, y: Tensor, a: Tensor, b: Tensor) -> None:
         """See Term."""
-        z = nn.functional.linear(x[self.tokens], a[self.rows])
+        z = nn.functional.linear(x[self.tokens], a[self.rows].to(x.dtype))
         if self.off is not None:
             # Filled, not multiplied: another adapter's product may be infinite, and 0 * inf is not 0.
             z.masked_fill_(self.off, 0)
         if self.weights is not None:
             z.mul_(self.weights)
-        y[self.tokens].addmm_(z, b[self.rows], alpha=self.weight)
+        y[self.tokens].addmm_(z, b[self.rows].to(y.dtype), alpha=self.weight)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,9 @@ class Resident:
 class RankPool:
     """Pool rows of every layer in `layers`; `head`, where given, sees the kept tokens alone."""
 
-    def __init__(self, layers: Mapping[str, AdaptedLinear], rows: int, head: AdaptedLinear | None) -> None:
+    def __init__(
+        self, layers: Mapping[str, AdaptedLinear], rows: int, head: AdaptedLinear | None, dtype: torch.dtype
+    ) -> None:
         self._names = tuple(layers)
         self._layers = tuple(layers.values())
         self._head = head
@@ -98,7 +100,7 @@ class RankPool:
         self._costs = CPU_COSTS if self._device.type == "cpu" else GPU_COSTS
         self._planned: tuple[object, object] = (((), ()), None)
         for layer in self._layers:
-            layer.reserve(rows)
+            layer.reserve(rows, dtype)
 
     def install(self, adapter: LoadedAdapter, start: int) -> None:
         """Write into rows [start, start + rank); whoever lay there is gone. Any thread."""

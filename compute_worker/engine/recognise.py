@@ -6,9 +6,10 @@ all pass) and the fusing of linears that share their input. Does not know how a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from compute_worker.engine.attention import Rule
-from compute_worker.engine.kernels import Heads, Segments
+from compute_worker.engine.kernels import Heads, Kernels, Packed, Segments
 from compute_worker.engine.kv import KvCache
 from compute_worker.engine.linear import AdaptedLinear
 from lorry.errors import UnsupportedModel
@@ -35,14 +36,22 @@ _SAME = 1e-5
 class Product:
     """Linears that share their input, as one. weight: [out, in]; bias: [out], float32.
 
-    layers: their indices in the pool. columns: where each begins in the output.
+    layers: their indices in the pool.
     """
 
-    weight: Tensor
+    weight: Packed
     bias: Tensor | None
+    linears: tuple[AdaptedLinear, ...]
     layers: tuple[int, ...]
-    columns: tuple[int, ...]
     segments: Segments
+
+    def take_over(self) -> None:
+        """Let the linears free their weights: this is where they are kept."""
+        for linear, begin in zip(self.linears, self.segments.columns, strict=True):
+            linear.give_up(partial(self._rows, begin, begin + linear.out_features))
+
+    def _rows(self, begin: int, end: int) -> Tensor:
+        return self.weight.rows()[begin:end]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +77,10 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """A whole model. rotary: (x of the type that is wanted, positions [1, T]) -> cos and sin, [1, T, size] each."""
+    """A whole model. embedding: [vocabulary, size], in the type that weights are stored in.
+
+    rotary: (x of the type that is wanted, positions [1, T]) -> cos and sin, [1, T, size] each.
+    """
 
     embedding: Tensor
     rotary: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -76,16 +88,41 @@ class Parts:
     norm: Norm
     head: Product
 
+    def products(self) -> Iterator[Product]:
+        """Those of the layers, four of each."""
+        for layer in self.layers:
+            yield from (layer.qkv, layer.out, layer.gate_up, layer.down)
 
-def recognise(
-    model: PreTrainedModel, adapted: Mapping[str, AdaptedLinear], kv: KvCache, rules: Mapping[int, Rule]
-) -> Parts:
-    """The model's parts, its sibling linears from now on views of one tensor.
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all weights but the norms'."""
+        return self.embedding.nbytes + sum(product.weight.nbytes for product in (*self.products(), self.head))
+
+    def take_over(self, model: PreTrainedModel) -> None:
+        """Let the model free its weights: this is where they are kept."""
+        for product in (*self.products(), self.head):
+            product.take_over()
+        embedding = model.get_input_embeddings()
+        embedding.weight = nn.Parameter(embedding.weight.new_empty(0), requires_grad=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a model's linears and attention work with.
 
     adapted: the linears that were wrapped, in the pool's order. rules: how each layer weighs its keys.
-    Raises UnsupportedModel, by part, where there is one that is not known.
+    dtype: that weights are stored in.
     """
-    taken = _Taking(model, adapted, kv, rules)
+
+    adapted: Mapping[str, AdaptedLinear]
+    kv: KvCache
+    rules: Mapping[int, Rule]
+    dtype: torch.dtype
+
+
+def recognise(model: PreTrainedModel, around: Surroundings, kernels: Kernels) -> Parts:
+    """The model's parts, their weights copied. Raises UnsupportedModel, by part, where one is not known."""
+    taken = _Taking(model, around, kernels)
     backbone = model.base_model
     _expect(model, {model.base_model_prefix, "lm_head"})
     _expect(backbone, _BACKBONE)
@@ -95,7 +132,7 @@ def recognise(
     taken.check_rotary(backbone.rotary_emb)
     # Only now, when all of them are known.
     return Parts(
-        backbone.embed_tokens.weight.detach(),
+        backbone.embed_tokens.weight.detach().to(around.dtype),
         backbone.rotary_emb,
         tuple(make() for make in layers),
         _norm(backbone.norm),
@@ -106,13 +143,11 @@ def recognise(
 class _Taking:
     """Takes parts of one model. Methods check at once and answer what makes the part."""
 
-    def __init__(
-        self, model: PreTrainedModel, adapted: Mapping[str, AdaptedLinear], kv: KvCache, rules: Mapping[int, Rule]
-    ) -> None:
+    def __init__(self, model: PreTrainedModel, around: Surroundings, kernels: Kernels) -> None:
         self._config = model.config
-        self._index = {id(linear): index for index, linear in enumerate(adapted.values())}
-        self._kv = kv
-        self._rules = rules
+        self._index = {id(linear): index for index, linear in enumerate(around.adapted.values())}
+        self._around = around
+        self._kernels = kernels
         self._sizes: set[int] = set()
 
     def layer(self, layer: Any) -> Callable[[], Layer]:
@@ -137,18 +172,15 @@ class _Taking:
     def _fuse(self, linears: Sequence[AdaptedLinear]) -> Product:
         widths = [linear.out_features for linear in linears]
         columns = tuple(sum(widths[:index]) for index in range(len(widths)))
-        weight = linears[0].weight.detach()
-        if len(linears) > 1:
-            weight = torch.cat([linear.weight.detach() for linear in linears])
-            for linear, rows in zip(linears, torch.split(weight, widths), strict=True):
-                linear.weight.data = rows
+        weights = [linear.weight.detach() for linear in linears]
+        weight = self._kernels.pack(torch.cat(weights) if len(weights) > 1 else weights[0], self._around.dtype)
         segments = Segments(tuple(linear.a for linear in linears), tuple(linear.b for linear in linears), columns)
         layers = tuple(self._index[id(linear)] for linear in linears)
-        return Product(weight, _bias(linears), layers, columns, segments)
+        return Product(weight, _bias(linears), tuple(linears), layers, segments)
 
     def _heads(self, attention: Any) -> Heads:
         layer = int(attention.layer_idx)
-        rule, (keys, values) = self._rules[layer], self._kv.memory(layer)
+        rule, (keys, values) = self._around.rules[layer], self._around.kv.memory(layer)
         if rule.softcap is not None or rule.sinks is not None or keys.shape != values.shape:
             raise UnsupportedModel(f"{type(attention).__name__}: softcaps, sinks and unequal sizes are not known here")
         _, kv_heads, size = keys.shape

@@ -10,7 +10,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from compute_worker.contract import Drawn, Sampling, StepRow
@@ -26,11 +28,41 @@ def draw(logits: Tensor, rows: Sequence[StepRow]) -> list[Drawn]:
 
     A row of NaN still draws something: whatever is wrong with one request, its neighbours go on.
     """
-    best = logits.argmax(-1).tolist() if rows else []
+    best = _likeliest(logits, rows) if rows else []
     return [
         Drawn(token) if is_plain(row.sample) else _draw_one(scores.float(), row)
         for token, scores, row in zip(best, logits, rows, strict=True)
     ]
+
+
+def _likeliest(logits: Tensor, rows: Sequence[StepRow]) -> list[int]:
+    """The likeliest token of each row that its form allows.
+
+    What is likeliest of all is allowed more often than not: only where it is not, the allowed ones, few as a
+    rule, are looked at.
+    """
+    best: list[int] = logits.argmax(-1).tolist()
+    for index, row in enumerate(rows):
+        if row.allowed is not None and not _permits(row.allowed, best[index]):
+            ids = torch.from_numpy(np.flatnonzero(_bits(row.allowed, logits.shape[1]))).to(logits.device)
+            # A form that allows nothing has failed: its guide says so, whatever is drawn.
+            best[index] = int(ids[logits[index, ids].argmax()]) if len(ids) else 0
+    return best
+
+
+def _permits(allowed: bytes, token: int) -> bool:
+    return token // 8 < len(allowed) and bool(allowed[token // 8] >> token % 8 & 1)
+
+
+def _bits(allowed: bytes, vocabulary: int) -> NDArray[np.uint8]:
+    """1 for each token of a mask (bits as StepRow's `allowed`) that may be drawn."""
+    return np.unpackbits(np.frombuffer(allowed, np.uint8), count=vocabulary, bitorder="little")
+
+
+def _imposed(logits: Tensor, allowed: bytes) -> Tensor:
+    """Logits [vocabulary] with -inf for what may not be drawn."""
+    refused = torch.from_numpy(_bits(allowed, len(logits)) == 0).to(logits.device)
+    return logits.masked_fill(refused, float("-inf"))
 
 
 def is_plain(sampling: Sampling | None) -> bool:
@@ -43,7 +75,8 @@ def is_plain(sampling: Sampling | None) -> bool:
 def _draw_one(logits: Tensor, row: StepRow) -> Drawn:
     sampling = row.sample or Sampling()
     logits = torch.nan_to_num(logits, nan=torch.finfo(logits.dtype).min)
-    scores = penalise(logits, row.context, sampling.repetition_penalty)
+    bounded = logits if row.allowed is None else _imposed(logits, row.allowed)
+    scores = penalise(bounded, row.context, sampling.repetition_penalty)
     if sampling.temperature == 0:
         token = int(scores.argmax())
     else:

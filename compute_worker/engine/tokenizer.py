@@ -1,15 +1,17 @@
 """The model's tokenizer: text to ids and back, conversations through its template.
 
-Owns which ids end a text. Does not know streaming, stop strings or how an answer comes about.
+Owns which ids end a text, and where one begins. Does not know streaming, stop strings or how an answer comes about.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 
 import jinja2
 from transformers import AutoTokenizer, GenerationConfig, PretrainedConfig, PreTrainedTokenizerBase
 
+from compute_worker.engine.grammar import Forms
+from compute_worker.wording import Constraint, Guide
 from lorry.errors import InvalidInput
 
 
@@ -23,6 +25,7 @@ class HfTokenizer:
         self._tokenizer = tokenizer
         self._eos_ids = eos_ids
         self._vocab_size = vocab_size
+        self._forms = Forms(tokenizer, vocab_size, eos_ids)
 
     @classmethod
     def load(cls, path_or_id: str, config: PretrainedConfig) -> HfTokenizer:
@@ -48,6 +51,26 @@ class HfTokenizer:
         """Ids of a raw text, the tokenizer's own special tokens added."""
         return list(self._tokenizer(text)["input_ids"])
 
+    def encode_more(self, text: str) -> list[int]:
+        """Ids of a text that goes on after others: no special tokens are added."""
+        return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def encode_pair(self, prompt: str, continuation: str) -> tuple[list[int], list[int]]:
+        """Ids of both as lm-evaluation-harness cuts them; see Tokenizer. Raises InvalidInput."""
+        if not prompt:
+            return self._beginning(self.encode_more(continuation))
+        stripped = prompt.rstrip()
+        before = self.encode(stripped)
+        whole = self.encode(prompt + continuation)
+        return (before, whole[len(before) :]) if before else self._beginning(whole)
+
+    def _beginning(self, tokens: list[int]) -> tuple[list[int], list[int]]:
+        """The token that begins a text, and what follows it; it is not there twice."""
+        begin = next(_ids([self._tokenizer.bos_token_id, self._tokenizer.eos_token_id]), None)
+        if begin is None:
+            raise InvalidInput("expected a prompt of at least one token: the tokenizer has none that begins a text")
+        return [begin], tokens[1:] if tokens[:1] == [begin] else tokens
+
     def encode_chat(self, messages: Sequence[tuple[str, str]]) -> list[int]:
         """Ids of a conversation, ready for the answer.
 
@@ -67,6 +90,10 @@ class HfTokenizer:
         text: str = self._tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return text
 
+    def guide(self, constraint: Constraint) -> Guide:
+        """A guide for one answer; see Tokenizer. Raises InvalidGrammar, UnsupportedModel."""
+        return self._forms.guide(constraint)
+
 
 def _generation_eos(path_or_id: str) -> object:
     try:
@@ -75,6 +102,6 @@ def _generation_eos(path_or_id: str) -> object:
         return None
 
 
-def _ids(claim: object) -> Iterable[int]:
+def _ids(claim: object) -> Iterator[int]:
     """An id, several, or none."""
-    return [eos for eos in (claim if isinstance(claim, list) else [claim]) if isinstance(eos, int)]
+    return (eos for eos in (claim if isinstance(claim, list) else [claim]) if isinstance(eos, int))

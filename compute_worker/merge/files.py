@@ -1,8 +1,8 @@
-"""Adapters as files, for the merges: factors in, a PEFT folder out.
+"""The result of a merge as a PEFT folder.
 
-Owns reading the factors of a verified file, and the configuration that makes PEFT and Lorry load a
-result with the right rank and a scaling of 1 in each module. Writes both files or none, and equal
-results as equal bytes. Does not know how a result came about.
+Owns the configuration that makes PEFT and Lorry load a result with the right rank and a scaling of 1 in
+each module. Writes both files or none, and equal results as equal bytes. Does not know how a result
+came about.
 """
 
 from __future__ import annotations
@@ -10,62 +10,38 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
-from functools import reduce
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
-from compute_worker.contract import CombineSource
+from compute_worker.combination import CombineSource
 from compute_worker.merge.stacked import Factors
-from lorry.errors import DataLoss, InvalidCombination, UnsupportedCombination
+from lorry.errors import InvalidCombination
 from lorry.format.bundle import CONFIG_NAME, WEIGHTS_NAME
 from lorry.format.derive import tensor_names
 
-_Tensors = dict[str, Tensor]
 
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """A module of a result: the delta is B A; bias is lora_bias, [out], None where no source has one."""
 
-def read_factors(source: CombineSource) -> tuple[dict[str, Factors], torch.dtype]:
-    """A source's factors in fp32 by module, and the widest dtype that they were stored in.
-
-    Read whole, not mapped: a file that shrinks meanwhile must not take the process along. Raises DataLoss
-    where the file is not safetensors, UnsupportedCombination where it has more than A and B.
-    """
-    try:
-        tensors = load(source.weights.read_bytes())
-    except SafetensorError as error:
-        raise DataLoss(f"{source.digest}: expected a sound safetensors file, got: {error}") from error
-    dtype = reduce(torch.promote_types, {tensor.dtype for tensor in tensors.values()})
-    factors = {}
-    for module in source.facts.modules:
-        a, b, *_ = tensor_names(module.name)
-        factors[module.name] = Factors(_take(tensors, a, source), _take(tensors, b, source))
-    if tensors:
-        raise UnsupportedCombination(f"{source.digest}: combining would lose {sorted(tensors)[:3]}")
-    return factors, dtype
-
-
-def _take(tensors: _Tensors, name: str, source: CombineSource) -> Tensor:
-    try:
-        return tensors.pop(name).float()
-    except KeyError as error:
-        raise DataLoss(f"{source.digest}: expected a tensor {name}, got none") from error
+    factors: Factors
+    bias: Tensor | None
 
 
 def write_adapter(
-    into: Path, factors: Mapping[str, Factors], dtype: torch.dtype, sources: Sequence[CombineSource]
+    into: Path, modules: Mapping[str, Merged], dtype: torch.dtype, sources: Sequence[CombineSource]
 ) -> None:
     """Write adapter_config.json and adapter_model.safetensors of a result into `into`, made where missing.
 
     Raises InvalidCombination where a value does not fit `dtype`; then nothing was written.
     """
-    tensors: _Tensors = {}
-    for module, pair in factors.items():
-        a, b, *_ = tensor_names(module)
-        tensors[a], tensors[b] = _stored(pair.a, dtype, module), _stored(pair.b, dtype, module)
-    config = _config({module: pair.a.shape[0] for module, pair in factors.items()}, sources)
+    tensors = _tensors(modules, dtype)
+    config = _config({name: merged.factors.a.shape[0] for name, merged in modules.items()}, sources)
+    config["lora_bias"] = any(merged.bias is not None for merged in modules.values())
     into.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=into, prefix=".combine-") as scratch:
         work = Path(scratch)
@@ -75,10 +51,23 @@ def write_adapter(
             (work / name).replace(into / name)
 
 
-def _stored(factor: Tensor, dtype: torch.dtype, module: str) -> Tensor:
-    stored = factor.to(dtype).contiguous()
+def _tensors(modules: Mapping[str, Merged], dtype: torch.dtype) -> dict[str, Tensor]:
+    biased = any(merged.bias is not None for merged in modules.values())
+    tensors = {}
+    for module, merged in modules.items():
+        a, b, bias, _ = tensor_names(module)
+        tensors[a] = _stored(merged.factors.a, dtype, module)
+        tensors[b] = _stored(merged.factors.b, dtype, module)
+        if biased:  # where one module has lora_bias, all have
+            none = torch.zeros(merged.factors.b.shape[0])
+            tensors[bias] = _stored(none if merged.bias is None else merged.bias, dtype, module)
+    return tensors
+
+
+def _stored(tensor: Tensor, dtype: torch.dtype, module: str) -> Tensor:
+    stored = tensor.to(dtype).contiguous()
     if not stored.isfinite().all():
-        raise InvalidCombination(f"{module}: expected values that {dtype} holds, got up to {factor.abs().max():.3g}")
+        raise InvalidCombination(f"{module}: expected values that {dtype} holds, got up to {tensor.abs().max():.3g}")
     return stored
 
 

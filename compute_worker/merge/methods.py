@@ -10,9 +10,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import Enum, auto
 from typing import Any
 
-from compute_worker.contract import CombineMethod, CombineSource
+from compute_worker.combination import CombineMethod, CombineSource
 from lorry.errors import InvalidCombination, UnsupportedCombination
 from lorry.format.facts import AdaptedModule, Variant
 
@@ -24,7 +25,7 @@ class Parameters:
     """What the methods take, with the defaults; each method uses those that `METHODS` allows it.
 
     density: share of values that is kept. majority_sign: how a sign is elected. seed: of DARE's draws.
-    rank: of an svd's result, 0 for the largest among the sources. clamp_quantile: None clamps nothing.
+    rank: of an svd's result; 0 means the largest among the sources. clamp_quantile: None clamps nothing.
     """
 
     density: float = 1.0
@@ -43,12 +44,20 @@ class Parameter:
     required: bool = False
 
 
+class Form(Enum):
+    """What of its sources a method works on."""
+
+    FACTORS = auto()  # A and B on their own, entry by entry: ranks must be equal
+    STACK = auto()  # A and B beside each other: the sum of the deltas is kept
+    DELTA = auto()  # the deltas, cut to a rank at the end: they may be anything, DoRA's too
+
+
 @dataclass(frozen=True, slots=True)
 class Method:
-    """The parameters of a method by name, and whether it adds factors entry by entry (ranks must be equal)."""
+    """What a method works on, and its parameters by name."""
 
+    form: Form
     parameters: dict[str, Parameter]
-    factorwise: bool = True
 
 
 def _number(value: Value) -> bool:
@@ -67,15 +76,26 @@ _SEED = Parameter("an integer in [0, 2^64)", lambda value: _integer(value) and 0
 _RANK = Parameter("an integer from 0 on", lambda value: _integer(value) and int(value) >= 0)
 _QUANTILE = Parameter("a number in (0, 1]", lambda value: _number(value) and 0 < float(value) <= 1)
 
+_TIES = {"density": _SHARE, "majority_sign": _SIGN}
+_DARE = {"density": _POSITIVE_SHARE, "seed": _SEED}
+_DARE_TIES = {"density": _POSITIVE_SHARE, "majority_sign": _SIGN, "seed": _SEED}
+_CUT = {"rank": _RANK, "clamp_quantile": _QUANTILE}
+
 METHODS: dict[str, Method] = {
-    "linear": Method({}),
-    "cat": Method({}, factorwise=False),
-    "magnitude_prune": Method({"density": _SHARE}),
-    "ties": Method({"density": _SHARE, "majority_sign": _SIGN}),
-    "dare_linear": Method({"density": _POSITIVE_SHARE, "seed": _SEED}),
-    "dare_ties": Method({"density": _POSITIVE_SHARE, "majority_sign": _SIGN, "seed": _SEED}),
-    "svd": Method({"rank": _RANK, "clamp_quantile": _QUANTILE}, factorwise=False),
+    "linear": Method(Form.FACTORS, {}),
+    "cat": Method(Form.STACK, {}),
+    "sum": Method(Form.STACK, {}),
+    "magnitude_prune": Method(Form.FACTORS, {"density": _SHARE}),
+    "ties": Method(Form.FACTORS, _TIES),
+    "dare_linear": Method(Form.FACTORS, _DARE),
+    "dare_ties": Method(Form.FACTORS, _DARE_TIES),
+    "svd": Method(Form.DELTA, _CUT),
+    "magnitude_prune_svd": Method(Form.DELTA, {"density": _SHARE, **_CUT}),
+    "ties_svd": Method(Form.DELTA, {**_TIES, **_CUT}),
+    "dare_linear_svd": Method(Form.DELTA, {**_DARE, **_CUT}),
+    "dare_ties_svd": Method(Form.DELTA, {**_DARE_TIES, **_CUT}),
 }
+_OF_DELTAS = ", ".join(name for name, method in METHODS.items() if method.form is Form.DELTA)
 
 
 def check_method(method: CombineMethod, sources: Sequence[CombineSource]) -> Parameters:
@@ -88,9 +108,10 @@ def check_method(method: CombineMethod, sources: Sequence[CombineSource]) -> Par
         raise InvalidCombination(f"expected a method of {', '.join(METHODS)}, got {method.name[:80]!r}")
     parameters = _check_parameters(method)
     _check_weights(sources)
-    for source in sources:
-        _check_source(source)
-    _check_modules(sources, factorwise=METHODS[method.name].factorwise, name=method.name)
+    if METHODS[method.name].form is not Form.DELTA:
+        for source in sources:
+            _check_factors(source, method.name)
+    _check_modules(sources, method.name)
     return parameters
 
 
@@ -118,20 +139,18 @@ def _check_weights(sources: Sequence[CombineSource]) -> None:
         raise InvalidCombination("expected each version once among the sources; add the weights instead")
 
 
-def _check_source(source: CombineSource) -> None:
-    if source.facts.variant is Variant.DORA or any(module.magnitude for module in source.facts.modules):
+def _check_factors(source: CombineSource, name: str) -> None:
+    """A DoRA's delta, m / |W + s B A| (W + s B A) - W, has the rank of W: no factors of a low rank hold it."""
+    if source.facts.variant is Variant.DORA:
         raise UnsupportedCombination(
-            f"{source.digest} is a DoRA adapter: its magnitudes belong to its own sum with the base and are lost in "
-            "any combination of factors; expected lora or rslora"
-        )
-    if any(module.lora_bias for module in source.facts.modules):
-        raise UnsupportedCombination(
-            f"{source.digest} has lora_bias, which no combination of factors keeps; expected an adapter without it"
+            f"{source.digest} is a DoRA adapter: its magnitudes scale the base's weights, so its delta is not in its "
+            f"factors, which is what {name} combines; {_OF_DELTAS} compute it against the base and cut it to a rank"
         )
 
 
-def _check_modules(sources: Sequence[CombineSource], *, factorwise: bool, name: str) -> None:
+def _check_modules(sources: Sequence[CombineSource], name: str) -> None:
     """Sources that share a module agree on its shape and, where factors are added, on its rank."""
+    factorwise = METHODS[name].form is Form.FACTORS
     first: dict[str, AdaptedModule] = {}
     for source in sources:
         for module in source.facts.modules:
@@ -144,5 +163,5 @@ def _check_modules(sources: Sequence[CombineSource], *, factorwise: bool, name: 
             if factorwise and module.rank != other.rank:
                 raise InvalidCombination(
                     f"{name} needs equal ranks: expected {other.rank} in {module.name}, got {module.rank} from "
-                    f"{source.digest}; cat and svd take any ranks"
+                    f"{source.digest}; cat, sum and the methods with an svd take any ranks"
                 )

@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 
-from compute_worker.rpc import replies, requests
+from compute_worker.rpc import replies, requests, scoring
 from compute_worker.rpc.paging import page
 from compute_worker.rpc.requests import Context
 from compute_worker.runtime.api import Started
@@ -21,7 +21,7 @@ from lorry.v1 import inference_pb2, inference_pb2_grpc
 
 
 class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
-    """Generation and routes."""
+    """Generation, scores and routes."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
@@ -38,11 +38,19 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
                     requestid.about(event.adapters[0].digest)
                 yield replies.generate_response(event)
 
+    async def Score(
+        self, request: inference_pb2.ScoreRequest, context: Context
+    ) -> AsyncIterator[inference_pb2.ScoreResponse]:
+        """See the proto."""
+        call = scoring.score_call(request, requests.monotonic_deadline(context, time.monotonic()))
+        async with aclosing(self._runtime.score(call)) as scores:
+            async for score in scores:
+                yield scoring.score_response(score)
+
     async def Switch(self, request: inference_pb2.SwitchRequest, context: Context) -> inference_pb2.SwitchResponse:
         """See the proto."""
-        expected = request.expected_revision if request.HasField("expected_revision") else None
         name = request.route or requests.DEFAULT_ROUTE
-        state = await self._runtime.switch(name, requests.route_selection(request), expected)
+        state = await self._runtime.switch(name, requests.targets(request), requests.expected_revision(request))
         return inference_pb2.SwitchResponse(route=replies.route(state))
 
     async def GetRoute(
@@ -61,3 +69,31 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         ]
         states, token = page(readable, lambda r: r.name, request.page_size, request.page_token)
         return inference_pb2.ListRoutesResponse(routes=[replies.route(s) for s in states], next_page_token=token)
+
+    async def ListRouteHistory(
+        self, request: inference_pb2.ListRouteHistoryRequest, context: Context
+    ) -> inference_pb2.ListRouteHistoryResponse:
+        """See the proto."""
+        history = self._runtime.route_history(request.route or requests.DEFAULT_ROUTE)
+        readable = [
+            state for state in reversed(history) if rights().reach(Permission.READ, self._runtime.revision_homes(state))
+        ]
+        states, token = page(readable, lambda s: str(s.revision), request.page_size, request.page_token)
+        return inference_pb2.ListRouteHistoryResponse(
+            revisions=[replies.route(s) for s in states], next_page_token=token
+        )
+
+    async def RollbackRoute(
+        self, request: inference_pb2.RollbackRouteRequest, context: Context
+    ) -> inference_pb2.RollbackRouteResponse:
+        """See the proto."""
+        name = request.route or requests.DEFAULT_ROUTE
+        state = await self._runtime.rollback(name, request.revision, requests.expected_revision(request))
+        return inference_pb2.RollbackRouteResponse(route=replies.route(state))
+
+    async def DeleteRoute(
+        self, request: inference_pb2.DeleteRouteRequest, context: Context
+    ) -> inference_pb2.DeleteRouteResponse:
+        """See the proto."""
+        self._runtime.delete_route(request.route, requests.expected_revision(request))
+        return inference_pb2.DeleteRouteResponse()

@@ -7,16 +7,19 @@ from __future__ import annotations
 
 from compute_worker.contract import Drawn
 from compute_worker.runtime.api import (
+    Branch,
     Delta,
     Finished,
     FinishReason,
     ResidentState,
     Resolved,
+    RouteChange,
     RouteState,
     Started,
     Tier,
 )
 from compute_worker.runtime.rights import Permission, rights
+from compute_worker.runtime.route import selection_digest
 from lorry.format.reference import parse_reference
 from lorry.rpc.convert import timestamp_to_pb, variant_to_pb
 from lorry.v1 import inference_pb2, residency_pb2, types_pb2
@@ -24,6 +27,11 @@ from lorry.v1 import inference_pb2, residency_pb2, types_pb2
 _REASONS = {
     FinishReason.STOP: inference_pb2.FINISH_REASON_STOP,
     FinishReason.LENGTH: inference_pb2.FINISH_REASON_LENGTH,
+}
+_CHANGES = {
+    RouteChange.SWITCH: inference_pb2.ROUTE_CHANGE_SWITCH,
+    RouteChange.FOLLOW: inference_pb2.ROUTE_CHANGE_FOLLOW,
+    RouteChange.ROLLBACK: inference_pb2.ROUTE_CHANGE_ROLLBACK,
 }
 _TIERS = {
     Tier.GONE: residency_pb2.TIER_UNSPECIFIED,
@@ -43,7 +51,10 @@ def generate_response(event: Started | Delta | Finished) -> inference_pb2.Genera
         case Finished():
             return inference_pb2.GenerateResponse(
                 finished=inference_pb2.GenerateFinished(
-                    reason=_REASONS[event.reason], stop=event.stop, completion_tokens=event.completion_tokens
+                    reason=_REASONS[event.reason],
+                    stop=event.stop,
+                    completion_tokens=event.completion_tokens,
+                    cached_tokens=event.cached_tokens,
                 )
             )
 
@@ -56,6 +67,9 @@ def _started(event: Started) -> inference_pb2.GenerateStarted:
         route_revision=event.route_revision,
         prompt_tokens=event.prompt_tokens,
         seed=event.seed,
+        cached_tokens=event.cached_tokens,
+        branch=event.branch,
+        new_session=event.new_session,
     )
 
 
@@ -81,15 +95,25 @@ def resolved(adapter: Resolved) -> types_pb2.ResolvedAdapter:
 
 def route(state: RouteState) -> inference_pb2.Route:
     """A route as it is."""
-    selection = types_pb2.Selection(
-        adapters=[types_pb2.WeightedAdapter(adapter=a.adapter, weight=a.weight) for a in state.adapters]
-    )
     return inference_pb2.Route(
         name=state.name,
         revision=state.revision,
-        targets=[inference_pb2.RouteTarget(selection=selection)],
+        targets=[_target(branch) for branch in state.branches],
         adapters=[resolved(a) for a in state.adapters],
         update_time=timestamp_to_pb(state.updated),
+        change=_CHANGES[state.change],
+        principal=state.principal,
+    )
+
+
+def _target(branch: Branch) -> inference_pb2.RouteTarget:
+    written = [types_pb2.WeightedAdapter(adapter=a.adapter, weight=a.weight) for a in branch.adapters]
+    return inference_pb2.RouteTarget(
+        selection=types_pb2.Selection(adapters=written),
+        share=branch.share,
+        name=branch.name,
+        adapters=[resolved(a) for a in branch.adapters],
+        selection_digest=selection_digest(branch.adapters),
     )
 
 

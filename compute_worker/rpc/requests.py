@@ -10,10 +10,14 @@ from collections.abc import Iterable
 from typing import Any, TypeAlias
 
 import grpc.aio
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
 
-from compute_worker.contract import CombineMethod, Sampling
-from compute_worker.runtime.api import CombineCall, GenerateCall, PublishAs, Stop, Weighted
-from lorry.errors import InvalidCombination, InvalidInput, InvalidSelection, UnsupportedRoute
+from compute_worker.combination import CombineMethod
+from compute_worker.contract import Sampling
+from compute_worker.runtime.api import CombineCall, GenerateCall, PublishAs, RouteTarget, Stop, Tier, Weighted
+from compute_worker.wording import Constraint, Form
+from lorry.errors import InvalidCombination, InvalidInput
 from lorry.v1 import inference_pb2, residency_pb2, types_pb2
 
 # What grpc hands every servicer; its messages are told by each method itself.
@@ -21,10 +25,17 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 DEFAULT_ROUTE = "default"
 
-_SIGNS = {
+_SIGNS: dict[float, str] = {
     residency_pb2.MAJORITY_SIGN_UNSPECIFIED: "total",
     residency_pb2.MAJORITY_SIGN_TOTAL: "total",
     residency_pb2.MAJORITY_SIGN_FREQUENCY: "frequency",
+}
+
+_LOAD_TIERS = {
+    residency_pb2.TIER_UNSPECIFIED: Tier.POOL,
+    residency_pb2.TIER_DISK: Tier.DISK,
+    residency_pb2.TIER_HOST: Tier.HOST,
+    residency_pb2.TIER_POOL: Tier.POOL,
 }
 
 
@@ -34,7 +45,7 @@ def weighted(adapters: Iterable[types_pb2.WeightedAdapter]) -> tuple[Weighted, .
 
 
 def generate_call(request: inference_pb2.GenerateRequest, deadline: float | None) -> GenerateCall:
-    """A generation. Raises InvalidInput where no prompt is set."""
+    """A generation. Raises InvalidInput where no prompt is set, or a session without its id."""
     prompt = request.WhichOneof("prompt")
     if prompt is None:
         raise InvalidInput("expected one of text, chat or tokens, got none")
@@ -44,12 +55,31 @@ def generate_call(request: inference_pb2.GenerateRequest, deadline: float | None
         chat=tuple((m.role, m.content) for m in request.chat.messages) if prompt == "chat" else None,
         tokens=tuple(request.tokens.ids) if prompt == "tokens" else None,
         selection=None if by_route else weighted(request.selection.adapters),
-        route=request.route or DEFAULT_ROUTE,
+        route=request.route or (DEFAULT_ROUTE if request.WhichOneof("target") == "route" else ""),
+        affinity=request.affinity,
+        scale=request.scale if request.HasField("scale") else 1.0,
+        session=_session(request),
+        follow=request.session.follow,
         sampling=_sampling(request),
         seed=request.sampling.seed if request.sampling.HasField("seed") else None,
         stop=_stop(request.stop),
         deadline=deadline,
+        begin_within=_seconds(request.begin_within) if request.HasField("begin_within") else None,
+        tenant=request.tenant,
+        priority=request.priority,
+        constraint=_constraint(request),
     )
+
+
+def _session(request: inference_pb2.GenerateRequest) -> str:
+    if request.HasField("session") and not request.session.id:
+        raise InvalidInput("expected a session's id, got nothing")
+    return request.session.id
+
+
+def _constraint(request: inference_pb2.GenerateRequest) -> Constraint | None:
+    form = request.WhichOneof("constraint")
+    return None if form is None else Constraint(Form(form), getattr(request, form))
 
 
 def _sampling(request: inference_pb2.GenerateRequest) -> Sampling:
@@ -67,6 +97,11 @@ def _sampling(request: inference_pb2.GenerateRequest) -> Sampling:
     )
 
 
+def _seconds(span: Duration) -> float:
+    # ToTimedelta has no room for some of what a message can say.
+    return span.seconds + span.nanos / 1e9
+
+
 def _stop(stop: inference_pb2.StopConditions) -> Stop:
     return Stop(
         max_new_tokens=stop.max_new_tokens,
@@ -76,16 +111,26 @@ def _stop(stop: inference_pb2.StopConditions) -> Stop:
     )
 
 
-def route_selection(request: inference_pb2.SwitchRequest) -> tuple[Weighted, ...]:
-    """The one branch of a switch. Raises InvalidSelection, UnsupportedRoute."""
-    if len(request.targets) > 1:
-        raise UnsupportedRoute(f"expected one target, got {len(request.targets)}: shares are not served yet")
-    if not request.targets:
-        raise InvalidSelection("expected one target (an empty selection is the base model alone), got none")
-    target = request.targets[0]
-    if target.HasField("share") and not target.share > 0:
-        raise InvalidSelection(f"share: expected a number above 0, got {target.share}")
-    return weighted(target.selection.adapters)
+def targets(request: inference_pb2.SwitchRequest) -> tuple[RouteTarget, ...]:
+    """The branches of a switch; an unset share is 1."""
+    return tuple(
+        RouteTarget(weighted(target.selection.adapters), target.share if target.HasField("share") else 1.0, target.name)
+        for target in request.targets
+    )
+
+
+def expected_revision(
+    request: inference_pb2.SwitchRequest | inference_pb2.RollbackRouteRequest | inference_pb2.DeleteRouteRequest,
+) -> int | None:
+    """The revision that a route must have; None for no condition."""
+    return request.expected_revision if request.HasField("expected_revision") else None
+
+
+def load_tier(request: residency_pb2.LoadRequest) -> Tier:
+    """How near an adapter has to be brought. Raises InvalidInput."""
+    if request.tier not in _LOAD_TIERS:
+        raise InvalidInput(f"tier: expected TIER_POOL, TIER_HOST, TIER_DISK or none, got {request.tier}")
+    return _LOAD_TIERS[request.tier]
 
 
 def combine_call(request: residency_pb2.CombineRequest) -> CombineCall:
@@ -93,41 +138,28 @@ def combine_call(request: residency_pb2.CombineRequest) -> CombineCall:
     publish = None
     if request.HasField("publish"):
         publish = PublishAs(request.publish.adapter, request.publish.alias, request.publish.description)
-    return CombineCall(weighted(request.sources), _method(request), publish)
+    return CombineCall(weighted(request.sources), _method(request), publish, request.dry_run)
 
 
 def _method(request: residency_pb2.CombineRequest) -> CombineMethod:
     name = request.WhichOneof("method")
-    match name:
-        case None:
-            raise InvalidCombination("expected one method, got none")
-        case "linear" | "cat":
-            return CombineMethod(name)
-        case "magnitude_prune":
-            return CombineMethod(name, (("density", request.magnitude_prune.density),))
-        case "ties":
-            return CombineMethod(name, (("density", request.ties.density), _sign(request.ties.majority_sign)))
-        case "dare_linear":
-            dare = request.dare_linear
-            return CombineMethod(name, (("density", dare.density), ("seed", dare.seed)))
-        case "dare_ties":
-            both = request.dare_ties
-            return CombineMethod(name, (("density", both.density), _sign(both.majority_sign), ("seed", both.seed)))
-        case "svd":
-            return _svd(request.svd)
+    if name is None:
+        raise InvalidCombination("expected one method, got none")
+    message = getattr(request, name)
+    # A message per method, whose fields are the parameters; those that may be unset have no default.
+    given = [
+        field.name for field in message.DESCRIPTOR.fields if not field.has_presence or message.HasField(field.name)
+    ]
+    return CombineMethod(name, tuple((parameter, _parameter(parameter, message)) for parameter in given))
 
 
-def _sign(value: residency_pb2.MajoritySign.ValueType) -> tuple[str, str]:
+def _parameter(name: str, message: Message) -> float | int | str:
+    value: float | int = getattr(message, name)
+    if name != "majority_sign":
+        return value
     if value not in _SIGNS:
         raise InvalidCombination(f"majority_sign: expected TOTAL or FREQUENCY, got {value}")
-    return "majority_sign", _SIGNS[value]
-
-
-def _svd(svd: residency_pb2.SvdMethod) -> CombineMethod:
-    parameters: list[tuple[str, float | int | str]] = [("rank", svd.rank)]
-    if svd.HasField("clamp_quantile"):
-        parameters.append(("clamp_quantile", svd.clamp_quantile))
-    return CombineMethod("svd", tuple(parameters))
+    return _SIGNS[value]
 
 
 def monotonic_deadline(context: Context, now: float) -> float | None:

@@ -15,7 +15,7 @@ from compute_worker.contract import Engine, PublishedAdapter
 from compute_worker.rpc import replies, requests
 from compute_worker.rpc.paging import page
 from compute_worker.rpc.requests import Context
-from compute_worker.runtime.api import Combined
+from compute_worker.runtime.api import Combined, Dry
 from compute_worker.runtime.rights import Permission, rights
 from compute_worker.runtime.runtime import Runtime
 from lorry.errors import InvalidInput
@@ -45,7 +45,8 @@ class ResidencyServicer(residency_pb2_grpc.ResidencyServiceServicer):
 
     async def Load(self, request: residency_pb2.LoadRequest, context: Context) -> residency_pb2.LoadResponse:
         """See the proto."""
-        return residency_pb2.LoadResponse(resident=replies.resident(await self._runtime.load(request.adapter)))
+        state = await self._runtime.load(request.adapter, requests.load_tier(request))
+        return residency_pb2.LoadResponse(resident=replies.resident(state))
 
     async def Unload(self, request: residency_pb2.UnloadRequest, context: Context) -> residency_pb2.UnloadResponse:
         """See the proto."""
@@ -108,14 +109,25 @@ class ResidencyServicer(residency_pb2_grpc.ResidencyServiceServicer):
 def combine_response(combined: Combined) -> residency_pb2.CombineResponse:
     """The result of a combination."""
     reply = residency_pb2.CombineResponse(
-        recipe_digest=combined.recipe_digest,
-        adapter=combined.adapter,
-        resident=replies.resident(combined.resident),
-        existed=combined.existed,
+        recipe_digest=combined.recipe_digest, adapter=combined.adapter, existed=combined.existed
     )
+    if combined.resident is not None:
+        reply.resident.CopyFrom(replies.resident(combined.resident))
     if combined.published is not None:
         reply.version.CopyFrom(_version(combined.published))
+    if combined.dry is not None:
+        reply.dry_run.CopyFrom(_dry_run(combined.dry))
     return reply
+
+
+def _dry_run(dry: Dry) -> residency_pb2.DryRun:
+    return residency_pb2.DryRun(
+        rank=dry.rank,
+        size_bytes=dry.size,
+        relative_error=dry.deviation.relative_error,
+        worst_module=dry.deviation.worst_module,
+        worst_relative_error=dry.deviation.worst_relative_error,
+    )
 
 
 def _version(published: PublishedAdapter) -> types_pb2.Version:

@@ -24,6 +24,12 @@ class Belongings(Protocol):
     def route_homes(self, name: str) -> Homes:
         """About a route; none where it has no adapters, or is not there."""
 
+    def rollback_homes(self, name: str, revision: int) -> Homes:
+        """About what a rollback would bring. Raises RouteNotFound, NoEarlierVersion."""
+
+    def session_homes(self, caller: str, session: str, *, follow: bool) -> Homes | None:
+        """About what a session keeps or, where it follows, gets; None where there is none."""
+
 
 # Raises PermissionDenied, and InvalidReference or InvalidName where the request cannot be judged.
 Rule: TypeAlias = Callable[[Any, Rights, Belongings], None]
@@ -34,22 +40,56 @@ def _anybody(_request: object, _rights: Rights, _: Belongings) -> None:
 
 
 def _generate(request: inference_pb2.GenerateRequest, rights: Rights, belongings: Belongings) -> None:
+    """For what the request names, and for what its session would serve it with."""
+    session = request.session
+    kept = belongings.session_homes(rights.holder, session.id, follow=session.follow) if session.id else None
+    rights.require(Permission.READ, kept or ())
+    if kept is None or request.WhichOneof("target"):
+        _named(request, rights, belongings)
+
+
+def _named(
+    request: inference_pb2.GenerateRequest | inference_pb2.ScoreItem, rights: Rights, belongings: Belongings
+) -> None:
     if request.WhichOneof("target") == "selection":
         rights.require(Permission.READ, _of(request.selection.adapters, belongings))
     else:
         rights.require(Permission.READ, belongings.route_homes(request.route or DEFAULT_ROUTE))
 
 
-def _get_route(request: inference_pb2.GetRouteRequest, rights: Rights, belongings: Belongings) -> None:
+def _score(request: inference_pb2.ScoreRequest, rights: Rights, belongings: Belongings) -> None:
+    for item in request.items:
+        _named(item, rights, belongings)
+
+
+def _read_route(
+    request: inference_pb2.GetRouteRequest | inference_pb2.ListRouteHistoryRequest,
+    rights: Rights,
+    belongings: Belongings,
+) -> None:
     rights.require(Permission.READ, belongings.route_homes(request.route or DEFAULT_ROUTE))
 
 
 def _switch(request: inference_pb2.SwitchRequest, rights: Rights, belongings: Belongings) -> None:
     """In the namespaces of what the route gets and of what it has; where there are none, anywhere at all."""
     adapters = [adapter for target in request.targets for adapter in target.selection.adapters]
-    rights.require_somewhere(Permission.PUSH)
+    _push_route(request.route or DEFAULT_ROUTE, rights, belongings)
     rights.require(Permission.PUSH, _of(adapters, belongings))
-    rights.require(Permission.PUSH, belongings.route_homes(request.route or DEFAULT_ROUTE))
+
+
+def _rollback(request: inference_pb2.RollbackRouteRequest, rights: Rights, belongings: Belongings) -> None:
+    name = request.route or DEFAULT_ROUTE
+    _push_route(name, rights, belongings)
+    rights.require(Permission.PUSH, belongings.rollback_homes(name, request.revision))
+
+
+def _delete_route(request: inference_pb2.DeleteRouteRequest, rights: Rights, belongings: Belongings) -> None:
+    _push_route(request.route, rights, belongings)
+
+
+def _push_route(name: str, rights: Rights, belongings: Belongings) -> None:
+    rights.require_somewhere(Permission.PUSH)
+    rights.require(Permission.PUSH, belongings.route_homes(name))
 
 
 def _adapter(permission: Permission) -> Rule:
@@ -72,9 +112,13 @@ def _of(adapters: Iterable[types_pb2.WeightedAdapter], belongings: Belongings) -
 
 RULES: dict[str, Rule] = {
     "/lorry.v1.InferenceService/Generate": _generate,
+    "/lorry.v1.InferenceService/Score": _score,
     "/lorry.v1.InferenceService/Switch": _switch,
-    "/lorry.v1.InferenceService/GetRoute": _get_route,
+    "/lorry.v1.InferenceService/GetRoute": _read_route,
     "/lorry.v1.InferenceService/ListRoutes": _anybody,
+    "/lorry.v1.InferenceService/ListRouteHistory": _read_route,
+    "/lorry.v1.InferenceService/RollbackRoute": _rollback,
+    "/lorry.v1.InferenceService/DeleteRoute": _delete_route,
     "/lorry.v1.ResidencyService/Load": _adapter(Permission.READ),
     "/lorry.v1.ResidencyService/Unload": _adapter(Permission.PUSH),
     "/lorry.v1.ResidencyService/Pin": _adapter(Permission.PUSH),

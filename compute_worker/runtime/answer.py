@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from compute_worker.contract import Drawn, Tokenizer
+from compute_worker.contract import Drawn
 from compute_worker.runtime.api import Delta, Finished, FinishReason, Stop
-from compute_worker.runtime.scheduler import Event, Left
+from compute_worker.runtime.job import Event, Left
 from compute_worker.runtime.text import Detokenizer, StopScanner
+from compute_worker.wording import Tokenizer
 from lorry.errors import Cancelled, LorryError
 
 

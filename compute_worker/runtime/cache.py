@@ -13,10 +13,11 @@ from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import ExitStack
 
-from compute_worker.runtime.api import ResidentState
+from compute_worker.runtime.api import ResidentState, Tier
 from compute_worker.runtime.disk import DiskCache
 from compute_worker.runtime.host import HostTier
 from compute_worker.runtime.known import Known
+from compute_worker.runtime.loader import Loader
 from compute_worker.runtime.pool import Lease, Pool
 from compute_worker.runtime.residency import Entry, Ledger
 from compute_worker.runtime.version import Choice, Version
@@ -41,13 +42,14 @@ class AdapterCache:
     in flight.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the tiers, and what fills them
         self,
         ledger: Ledger,
         disk: DiskCache,
         host: HostTier,
         pool: Pool,
         known: Known,
+        loader: Loader,
         *,
         made: Callable[[], AbstractSet[str]],
         patience: float,
@@ -57,16 +59,24 @@ class AdapterCache:
         self._host = host
         self._pool = pool
         self._known = known
+        self._loader = loader
         self._made = made
         self._patience = patience
 
     async def acquire(self, choices: Sequence[Choice], deadline: float | None, *, patient: bool = False) -> Lease:
-        """A lease on all of the choices, loaded where they were not in the pool.
+        """A lease on all of the choices, loaded where they were not in the pool. As `acquire_each`."""
+        return await self.acquire_each([choices], deadline, patient=patient)
+
+    async def acquire_each(
+        self, selections: Sequence[Sequence[Choice]], deadline: float | None, *, patient: bool = False
+    ) -> Lease:
+        """A lease on what several selections need, which are not active together; the rows at once or none.
 
         patient: let everybody else have rows first. Raises what loading raises, InvalidSelection (an
         exclusive adapter beside another, or weighted), RequestTooLarge, CacheBusy (no
         rows free until the deadline), DeadlineExceeded (not loaded by then).
         """
+        choices = list({choice.version.digest: choice for chosen in selections for choice in chosen}.values())
         with ExitStack() as stack:
             entries = [stack.enter_context(self._ledger.using(choice.version)) for choice in choices]
             for entry, choice in zip(entries, choices, strict=True):
@@ -74,8 +84,12 @@ class AdapterCache:
                 self._ledger.tally.found[self._ledger.whereabouts(entry)] += 1
                 self._ledger.touch(entry, choice)
             async with until(deadline, _late):
-                await asyncio.gather(*(self._host.get(entry) for entry in entries if entry.start is None))
-            self._check_together(entries, choices)
+                await asyncio.gather(*map(self._bring, entries))
+            for chosen in selections:
+                self._check_together(chosen)
+            rows = sum(entry.rank for entry in entries)
+            if rows > self._pool.rows:
+                raise RequestTooLarge(f"the pool has {self._pool.rows} rows, the selection needs {rows}")
             weights = [choice.weight for choice in choices]
             lease = await self._pool.lease(entries, weights, deadline, patient=patient)
             try:
@@ -88,11 +102,26 @@ class AdapterCache:
                 self._keep(entry)
             return lease
 
-    async def load(self, choice: Choice) -> ResidentState:
-        """Bring an adapter into the pool. Raises as `acquire`."""
-        lease = await self.acquire([choice], None)
-        lease.release()
-        return self._ledger.state(lease.entries[0])
+    async def _bring(self, entry: Entry) -> None:
+        """Have what is to be installed; what is in the pool is judged again: a family may carry over no more."""
+        if entry.start is None:
+            await self._host.get(entry)
+        await self._loader.check_base(entry.version)
+
+    async def load(self, choice: Choice, tier: Tier = Tier.POOL) -> ResidentState:
+        """Bring an adapter into a tier, where it is not in a nearer one. Raises as `acquire`."""
+        if tier is Tier.POOL:
+            lease = await self.acquire([choice], None)
+            lease.release()
+            return self._ledger.state(lease.entries[0])
+        with self._ledger.using(choice.version) as entry:
+            self._ledger.touch(entry, choice)
+            if entry.start is None and tier is Tier.HOST:
+                await self._host.get(entry)
+            elif entry.start is None and entry.host is None:
+                entry.facts = await self._loader.examine(entry.version, entry.facts)
+            self._keep(entry)
+            return self._ledger.state(entry)
 
     async def pin(self, choice: Choice, ttl: float | None) -> ResidentState:
         """Load an adapter and keep it for `ttl` seconds, None: until `unpin`. Raises as `acquire`."""
@@ -152,8 +181,8 @@ class AdapterCache:
 
     def _drop(self, entry: Entry) -> bool:
         resident = entry.start is not None or entry.host is not None
-        entry.start = entry.host = None
-        self._pool.room.notify()
+        self._host.drop(entry)
+        self._pool.drop(entry)
         return resident
 
     def _keep(self, entry: Entry) -> None:
@@ -179,15 +208,13 @@ class AdapterCache:
         self._ledger.settle(entry)
         self._pool.room.notify()
 
-    def _check_together(self, entries: Sequence[Entry], choices: Sequence[Choice]) -> None:
-        for entry, choice in zip(entries, choices, strict=True):
-            if entry.exclusive and len(choices) > 1:
+    def _check_together(self, choices: Sequence[Choice]) -> None:
+        for choice in choices:
+            exclusive = self._ledger.entries[choice.version.digest].exclusive
+            if exclusive and len(choices) > 1:
                 raise InvalidSelection(f"{choice.adapter} is DoRA: expected no other adapter beside it")
-            if entry.exclusive and choice.weight != 1:
+            if exclusive and choice.weight != 1:
                 raise InvalidSelection(f"{choice.adapter} is DoRA: expected weight 1, got {choice.weight}")
-        rows = sum(entry.rank for entry in entries)
-        if rows > self._pool.rows:
-            raise RequestTooLarge(f"the pool has {self._pool.rows} rows, the selection needs {rows}")
 
 
 async def _installed(entries: Sequence[Entry]) -> None:

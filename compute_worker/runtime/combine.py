@@ -13,12 +13,14 @@ from concurrent.futures import Executor
 from pathlib import Path
 from typing import TypeVar
 
-from compute_worker.contract import AdapterSource, CombineMethod, Combiner, CombineSource, Publication, PublishedAdapter
-from compute_worker.runtime.api import CombineCall, Combined, PublishAs
+from compute_worker.combination import CombineMethod, Combiner, CombineSource
+from compute_worker.contract import AdapterSource, Publication, PublishedAdapter
+from compute_worker.runtime.api import CombineCall, Combined, Dry, PublishAs
 from compute_worker.runtime.cache import AdapterCache
 from compute_worker.runtime.combinations import Combinations, recipe_digest
 from compute_worker.runtime.disk import DiskCache
-from compute_worker.runtime.loader import Loader, inspect
+from compute_worker.runtime.loader import Loader
+from compute_worker.runtime.parsing import inspect
 from compute_worker.runtime.rights import Homes
 from compute_worker.runtime.selection import Resolver
 from compute_worker.runtime.version import Choice, Version, combined_reference
@@ -29,6 +31,7 @@ from lorry.format.bundle import Bundle, check_bundle
 from lorry.format.compatibility import judge, refuse
 from lorry.format.manifest import ManifestFile, Recipe, RecipeSource, build_manifest, canonical_json
 from lorry.format.reference import check_name, parse_adapter_name
+from lorry.partfile import Sink
 
 _T = TypeVar("_T")
 
@@ -61,19 +64,23 @@ class Combining:
         self._executor = executor
         self._tool = tool
         self._flight: SingleFlight[Version] = SingleFlight()
-        # One merge at a time: each uses all the cores and memory of a whole model's deltas.
+        self._tries: SingleFlight[Dry] = SingleFlight()
+        # One merge at a time: each keeps a core busy, and its sources and result in memory.
         self._turn = asyncio.Lock()
 
     async def combine(self, call: CombineCall) -> Combined:
         """The combination in the pool, computed where it was not known, published where that was asked.
 
-        Raises InvalidCombination, UnsupportedCombination, what resolving and loading raise, and the
-        registry's own errors.
+        A dry run keeps nothing. Raises InvalidCombination, UnsupportedCombination, what resolving and loading
+        raise, and the registry's own errors.
         """
         choices = await self._choose(call)
         recipe = self._recipe(call.method, choices)
         digest = recipe_digest(recipe, self._base.base_id)
         existing = self._complete(digest)
+        if call.dry_run:
+            dry = await self._tries.run(digest, lambda: self._try(call.method, choices))
+            return Combined(digest, "", None, existing is not None, dry=dry)
         version = existing or await self._flight.run(
             digest, lambda: self._compute(digest, recipe, call.method, choices)
         )
@@ -87,6 +94,7 @@ class Combining:
     async def close(self) -> None:
         """Stop computing."""
         await self._flight.close()
+        await self._tries.close()
 
     async def _choose(self, call: CombineCall) -> tuple[Choice, ...]:
         if not call.sources:
@@ -122,7 +130,7 @@ class Combining:
 
     async def _compute(self, digest: str, recipe: Recipe, method: CombineMethod, choices: Sequence[Choice]) -> Version:
         async with self._turn, self._disk.scratch() as folder:
-            await self._merge(method, choices, folder)
+            await self._with(choices, lambda sources: self._combiner.combine(method, sources, folder))
             bundle = await self._thread(self._check, folder)
             parents = [source.digest for source in recipe.sources]
             manifest = build_manifest(bundle.files, bundle.facts, self._base.base_id, parents, recipe)
@@ -130,28 +138,37 @@ class Combining:
                 await self._disk.adopt(file, bundle.path(file))
             return self._made.add(digest, manifest, _homes(choices))
 
-    async def _merge(self, method: CombineMethod, choices: Sequence[Choice], folder: Path) -> None:
+    async def _try(self, method: CombineMethod, choices: Sequence[Choice]) -> Dry:
+        async with self._turn, self._disk.scratch() as folder:
+
+            def measured(sources: Sequence[CombineSource]) -> Dry:
+                self._combiner.combine(method, sources, folder)
+                bundle = self._check(folder)
+                size = sum(file.size for file in bundle.files)
+                return Dry(bundle.facts.rank, size, self._combiner.compare(sources, folder))
+
+            return await self._with(choices, measured)
+
+    async def _with(self, choices: Sequence[Choice], work: Callable[[Sequence[CombineSource]], _T]) -> _T:
+        """What `work` makes of the sources, in a thread; their files stay where they are meanwhile."""
         versions = [choice.version for choice in choices]
         for version in versions:
             await self._loader.check_base(version)
         origin = {file.digest: version for version in versions for file in (version.config, version.weights)}
 
-        async def fetch(file: ManifestFile, into: Path) -> None:
+        async def fetch(file: ManifestFile, into: Sink) -> None:
             await self._loader.fetch_for(origin[file.digest])(file, into)
 
         files = [file for version in versions for file in (version.config, version.weights)]
         async with self._disk.hold(files, fetch) as paths:
             pairs = list(zip(paths[::2], paths[1::2], strict=True))
-            await self._thread(self._run, method, choices, pairs, folder)
+            return await self._thread(lambda: work(self._sources(choices, pairs)))
 
-    def _run(
-        self, method: CombineMethod, choices: Sequence[Choice], pairs: Sequence[tuple[Path, Path]], folder: Path
-    ) -> None:
-        sources = [
+    def _sources(self, choices: Sequence[Choice], pairs: Sequence[tuple[Path, Path]]) -> list[CombineSource]:
+        return [
             CombineSource(weights, inspect(config, weights, self._base), choice.version.digest, float(choice.weight))
             for choice, (config, weights) in zip(choices, pairs, strict=True)
         ]
-        self._combiner.combine(method, sources, folder)
 
     def _check(self, folder: Path) -> Bundle:
         bundle = check_bundle(folder)

@@ -11,7 +11,6 @@ import os
 import shutil
 import time
 import uuid
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Container, Coroutine, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager, contextmanager
@@ -19,16 +18,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from compute_worker.runtime import costs
 from compute_worker.runtime.api import Tier
+from compute_worker.runtime.eviction import Eviction
+from compute_worker.runtime.incoming import Incoming, Look, Nobody, Stamp, pieces, stamp_of, verify
 from compute_worker.runtime.tally import Tally
 from compute_worker.runtime.waiting import Signal, SingleFlight, until
 from lorry.errors import CacheBusy, DigestMismatch, RequestTooLarge, StorageUnavailable
-from lorry.format.digest import digest_of_file, is_digest
+from lorry.format.digest import is_digest
 from lorry.format.manifest import ManifestFile
+from lorry.partfile import Sink
 
 _T = TypeVar("_T")
-# Writes the file's bytes to the path, which does not exist yet.
-Fetch = Callable[[ManifestFile, Path], Awaitable[None]]
+_NOBODY = Nobody()
+# Sends the file's bytes to the sink, and commits it.
+Fetch = Callable[[ManifestFile, Sink], Awaitable[None]]
 
 
 @dataclass(slots=True)
@@ -41,25 +45,28 @@ class _Slot:
     size: int
     present: bool
     holds: int = 0
-    stamp: tuple[int, int, int] | None = None
+    stamp: Stamp | None = None
 
 
 class DiskCache:
     """Files by digest. Belongs to the event loop; reads and hashes in the executor's threads.
 
-    budget: bytes of all files together. patience: seconds that a use waits for room. `dropped` is
-    called with the digest of each file that is gone.
+    budget: bytes of all files together. eviction: told of each use. patience: seconds that a use waits for
+    room. `dropped` is called with the digest of each file that is gone.
     """
 
-    def __init__(self, directory: Path, budget: int, executor: Executor, patience: float) -> None:
+    def __init__(
+        self, directory: Path, budget: int, executor: Executor, eviction: Eviction, *, patience: float
+    ) -> None:
         self.budget = budget
         self.dropped: Callable[[str], None] = lambda _: None
         self.tally = Tally()
         self._blobs = directory / "blobs"
         self._tmp = directory / "tmp"
         self._executor = executor
+        self._eviction = eviction
         self._patience = patience
-        self._slots: OrderedDict[str, _Slot] = OrderedDict()  # least recently used first
+        self._slots: dict[str, _Slot] = {}
         self._flight: SingleFlight[None] = SingleFlight()
         self._room = Signal()
 
@@ -81,6 +88,7 @@ class DiskCache:
         with _typed():
             for digest, size in await self._thread(self._take_stock):
                 self._slots[digest] = _Slot(size, present=True)
+                self._note_use(digest)
             self._evict(self.used - self.budget)
 
     async def close(self) -> None:
@@ -88,11 +96,18 @@ class DiskCache:
         await self._flight.close()
 
     @asynccontextmanager
-    async def hold(self, files: Sequence[ManifestFile], fetch: Fetch) -> AsyncIterator[list[Path]]:
+    async def hold(
+        self,
+        files: Sequence[ManifestFile],
+        fetch: Fetch,
+        look: Callable[[Sequence[Path]], Look] | None = None,
+    ) -> AsyncIterator[list[Path]]:
         """Paths of the files, in order, hashed now, and kept while the block runs.
 
         All of them or none: room is granted at once, so that two who hold a part each cannot wait
-        for each other. Raises what `fetch` raises; DigestMismatch where the bytes are wrong, or
+        for each other. look: called with the paths once all files but the last are here; sees the bytes
+        of the last while they are hashed, unless somebody else was about to have that done already.
+        Raises what `fetch` and `look` raise; DigestMismatch where the bytes are wrong, or
         changed while the block ran (what it read is not to be trusted then); RequestTooLarge (more
         than the budget); CacheBusy (no room for as long as was waited); StorageUnavailable.
         """
@@ -101,20 +116,25 @@ class DiskCache:
             await self._grant(list(unique.values()))
         try:
             with _typed():
-                await asyncio.gather(*(self._ensure(file, fetch) for file in unique.values()))
-            yield [self._path(file.digest) for file in files]
+                paths = [self._path(file.digest) for file in files]
+                *others, last = unique.values()
+                unseen = others if look else unique.values()
+                await asyncio.gather(*(self._ensure(file, fetch, _NOBODY) for file in unseen))
+                if look:
+                    await self._ensure(last, fetch, await self._thread(look, paths))
+            yield paths
             self._check_unchanged(unique)
         finally:
             for digest in unique:
                 self._let_go(digest)
 
     async def adopt(self, file: ManifestFile, path: Path) -> None:
-        """Move a file that was made here into the cache. Raises as `hold`."""
+        """Take a file that was made here into the cache. Raises as `hold`."""
 
-        async def move(_: ManifestFile, into: Path) -> None:
-            await self._thread(path.replace, into)
+        async def copy(_: ManifestFile, into: Sink) -> None:
+            await self._thread(_copy, path, into)
 
-        async with self.hold([file], move):
+        async with self.hold([file], copy):
             return
 
     def discard(self, digest: str) -> None:
@@ -166,20 +186,28 @@ class DiskCache:
         self._evict(short, keep=files)
         for digest, file in files.items():
             self._slots.setdefault(digest, _Slot(file.size, present=False)).holds += 1
-            self._slots.move_to_end(digest)
+            self._note_use(digest)
         return True
 
     def _evict(self, short: int, keep: Container[str] = ()) -> None:
-        for digest, slot in list(self._slots.items()):
+        if short <= 0:
+            return
+        idle = [digest for digest, slot in self._slots.items() if not slot.holds and digest not in keep]
+        for digest in sorted(idle, key=self._eviction.worth):
             if short <= 0:
                 return
-            if not slot.holds and digest not in keep:
-                self._drop(digest)
-                self.tally.evicted[Tier.DISK] += 1
-                short -= slot.size
+            short -= self._slots[digest].size
+            self._eviction.gone(digest, evicted=True)
+            self._drop(digest)
+            self.tally.evicted[Tier.DISK] += 1
+
+    def _note_use(self, digest: str) -> None:
+        size = self._slots[digest].size
+        self._eviction.used(digest, size, costs.to_disk(size))
 
     def _drop(self, digest: str) -> None:
         del self._slots[digest]
+        self._eviction.gone(digest, evicted=False)
         self._path(digest).unlink(missing_ok=True)
         self.dropped(digest)
 
@@ -190,42 +218,43 @@ class DiskCache:
             self._drop(digest)  # what lies there, if anything, is not what it should be
         self._room.notify()
 
-    async def _ensure(self, file: ManifestFile, fetch: Fetch) -> None:
+    async def _ensure(self, file: ManifestFile, fetch: Fetch, look: Look) -> None:
         def begin() -> Coroutine[None, None, None]:
             slot = self._slots[file.digest]
             slot.holds += 1  # its own: the work goes on where everybody who asked has gone
-            return self._bring(file, slot, fetch)
+            return self._bring(file, slot, fetch, look)
 
         await self._flight.run(file.digest, begin)
 
-    async def _bring(self, file: ManifestFile, slot: _Slot, fetch: Fetch) -> None:
+    async def _bring(self, file: ManifestFile, slot: _Slot, fetch: Fetch, look: Look) -> None:
         path = self._path(file.digest)
         try:
             if slot.present:
-                slot.stamp = await self._thread(_verify, path, file)
+                slot.stamp = await self._thread(verify, path, file, look)
                 slot.present = slot.stamp is not None
             if not slot.present:
-                slot.stamp = await self._fetch(file, path, fetch)
+                slot.stamp = await self._fetch(file, path, fetch, look)
                 slot.present = True
         finally:
             self._let_go(file.digest)
 
-    async def _fetch(self, file: ManifestFile, path: Path, fetch: Fetch) -> tuple[int, int, int]:
+    async def _fetch(self, file: ManifestFile, path: Path, fetch: Fetch, look: Look) -> Stamp:
         temp, since = self._tmp / uuid.uuid4().hex, time.monotonic()
+        incoming = Incoming(temp, file, look)
         try:
-            await fetch(file, temp)
-            stamp = await self._thread(_verify, temp, file)
-            if stamp is None:
-                raise DigestMismatch(f"expected {file.size} bytes of {file.digest} for {file.name}, got others")
+            await fetch(file, incoming)
+            if incoming.stamp is None:
+                raise DigestMismatch(f"expected {file.size} bytes of {file.digest} for {file.name}, they did not come")
             temp.replace(path)
         finally:
+            incoming.close()
             temp.unlink(missing_ok=True)
         self.tally.loads[Tier.DISK].add(time.monotonic() - since)
-        return stamp
+        return incoming.stamp
 
     def _check_unchanged(self, digests: Iterable[str]) -> None:
         for digest in digests:
-            if _stamp(self._path(digest)) != self._slots[digest].stamp:
+            if stamp_of(self._path(digest)) != self._slots[digest].stamp:
                 raise DigestMismatch(f"the cached file of {digest} changed while it was read")
 
     def _path(self, digest: str) -> Path:
@@ -244,20 +273,10 @@ class DiskCache:
         return [(digest, stat.st_size) for digest, stat in found if is_digest(digest)]
 
 
-def _stamp(path: Path) -> tuple[int, int, int] | None:
-    try:
-        stat = path.stat()
-    except FileNotFoundError:
-        return None
-    return stat.st_ino, stat.st_size, stat.st_mtime_ns
-
-
-def _verify(path: Path, file: ManifestFile) -> tuple[int, int, int] | None:
-    """The file's stamp where its bytes are what they should be, else None."""
-    stamp = _stamp(path)
-    if stamp is None or stamp[1] != file.size or digest_of_file(path) != file.digest:
-        return None
-    return stamp
+def _copy(path: Path, into: Sink) -> None:
+    for piece in pieces(path):
+        into.append(into.position, piece)
+    into.commit()
 
 
 @contextmanager

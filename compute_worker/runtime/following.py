@@ -38,7 +38,8 @@ _AT_ONCE = 4
 class Following:
     """Belongs to the event loop. patience: seconds that a name which moved is loaded before it is answered.
 
-    `heard` is called whenever the registry is heard again.
+    `heard` is called whenever the registry is heard again, `families_changed` when a base has another parent or
+    policy, or may have.
     """
 
     def __init__(  # noqa: PLR0913 - the parts that an event reaches
@@ -54,6 +55,7 @@ class Following:
         patience: float,
     ) -> None:
         self.heard: Callable[[], None] = lambda: None
+        self.families_changed: Callable[[], None] = lambda: None
         self._source = source
         self._resolver = resolver
         self._known = known
@@ -121,13 +123,19 @@ class Following:
 
     def _hear(self) -> None:
         """Whatever was followed may have moved while nothing was heard."""
+        if not self._token:  # from now on: events before were missed
+            self.families_changed()
         for reference in {*self._names.hear(), *self._routes.followed()}:
             self._move(reference)
         self.heard()
 
     def _take(self, event: CatalogEvent) -> None:
-        if event.change is None:
-            return
+        if event.change is Change.BASE_UPDATED:
+            self.families_changed()
+        elif event.change is not None:
+            self._take_adapter(event)
+
+    def _take_adapter(self, event: CatalogEvent) -> None:
         adapter = parse_adapter_name(event.adapter)
         self._names.overtake(adapter)
         exact = Reference(adapter, digest=event.digest)

@@ -15,81 +15,29 @@ from contextlib import aclosing
 from dataclasses import replace
 from itertools import count
 
-from compute_worker.contract import Engine, Tokenizer
+from compute_worker.contract import Engine
+from compute_worker.runtime.aims import Aim, Aims, scaled
 from compute_worker.runtime.answer import Answer
 from compute_worker.runtime.api import Delta, Finished, GenerateCall, Started
 from compute_worker.runtime.cache import AdapterCache
+from compute_worker.runtime.job import Admitted, Event, Job
+from compute_worker.runtime.line import Line
 from compute_worker.runtime.loop import EngineLoop
+from compute_worker.runtime.mailbox import Mailbox
 from compute_worker.runtime.pool import Lease
-from compute_worker.runtime.routes import Route, Routes
-from compute_worker.runtime.scheduler import Admitted, Event, Job, Left
-from compute_worker.runtime.selection import Resolver
-from compute_worker.runtime.tally import Busiest
+from compute_worker.runtime.prefix import beginning
+from compute_worker.runtime.rights import rights
+from compute_worker.runtime.sessions import Served
+from compute_worker.runtime.tally import Busiest, Uses
+from compute_worker.runtime.traffic import Traffic
 from compute_worker.runtime.validation import check_call, fit
-from compute_worker.runtime.version import Choice
 from compute_worker.runtime.waiting import until
-from lorry.errors import CacheBusy, DeadlineExceeded, LorryError, QueueFull
+from compute_worker.wording import Guide, Tokenizer
+from lorry.errors import CacheBusy, DeadlineExceeded, LorryError
 
 # A seed is a uint64 on the wire; drawn ones stay below 2^63, so that languages without unsigned
 # integers can send them back.
 _SEED_BITS = 63
-
-
-class Line:
-    """The requests that wait for adapters or for the batch, `limit` at most."""
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.waiting: set[int] = set()
-
-    def join(self, number: int) -> None:
-        """Wait, too. Raises QueueFull."""
-        if len(self.waiting) >= self.limit:
-            raise QueueFull(f"{len(self.waiting)} requests wait, which is as many as may")
-        self.waiting.add(number)
-
-    def leave(self, number: int) -> None:
-        """Wait no longer. A second time does nothing."""
-        self.waiting.discard(number)
-
-
-class _Mailbox:
-    """Where the engine's thread leaves a request's events, and what happens at once when it is out."""
-
-    def __init__(self, admitted: Callable[[], None], released: Callable[[], None]) -> None:
-        self.left = False
-        self._admitted = admitted
-        self._released = released
-        self._events: asyncio.Queue[Event | LorryError] = asyncio.Queue()
-        self._timer: asyncio.TimerHandle | None = None
-
-    def take(self, event: Event) -> None:
-        """Take an event. Called on the event loop."""
-        if isinstance(event, Admitted | Left):
-            self._admitted()
-        if isinstance(event, Left):
-            self.left = True
-            self._released()
-        self._events.put_nowait(event)
-
-    def limit(self, moment: float | None, error: LorryError) -> None:
-        """Put `error` among the events at this moment (time.monotonic()'s clock), in place of an earlier limit."""
-        self.stop_clock()
-        if moment is not None:
-            delay = max(0.0, moment - time.monotonic())
-            self._timer = asyncio.get_running_loop().call_later(delay, self._events.put_nowait, error)
-
-    def stop_clock(self) -> None:
-        """No limit any more."""
-        if self._timer is not None:
-            self._timer.cancel()
-
-    async def events(self) -> list[Event | LorryError]:
-        """Everything that came since; waits for one event at least."""
-        events = [await self._events.get()]
-        while not self._events.empty():
-            events.append(self._events.get_nowait())
-        return events
 
 
 class Generations:
@@ -99,8 +47,7 @@ class Generations:
         self,
         engine: Engine,
         tokenizer: Tokenizer,
-        resolver: Resolver,
-        routes: Routes,
+        aims: Aims,
         cache: AdapterCache,
         loop: EngineLoop,
         *,
@@ -110,15 +57,15 @@ class Generations:
     ) -> None:
         self._engine = engine
         self._tokenizer = tokenizer
-        self._resolver = resolver
-        self._routes = routes
+        self._aims = aims
         self._cache = cache
         self._loop = loop
         self._executor = executor
         self._line = line
         self._patience = patience
-        self._numbers = count()
-        self.requests = Busiest()
+        self.numbers = count()  # of the jobs in the scheduler; others draw from it, too
+        self.requests = Busiest[str, Uses](Uses)
+        self.traffic = Traffic()
 
     async def stream(self, call: GenerateCall) -> AsyncGenerator[Started | Delta | Finished, None]:
         """Started, then deltas, then Finished. Closing it frees everything within one step.
@@ -126,38 +73,53 @@ class Generations:
         Raises what validation, selection, cache and scheduler raise.
         """
         check_call(call, self._engine.limits, self._tokenizer.vocab_size)
-        number = next(self._numbers)
-        self._line.join(number)
+        seed = secrets.randbits(_SEED_BITS) if call.seed is None else call.seed
+        aim = self._aims.aim(call, seed)
+        with self.traffic.watching(aim.label) as requests:
+            async with aclosing(self._answer(call, aim, seed)) as items:
+                async for item in items:
+                    requests.take(item)
+                    yield item
+
+    async def _answer(
+        self, call: GenerateCall, aim: Aim, seed: int
+    ) -> AsyncGenerator[Started | Delta | Finished, None]:
+        number = next(self.numbers)
+        tenant, begin_by = rights().holder or call.tenant, _begin_by(call)
+        self._line.join(number, tenant)
         try:
-            route = self._routes.get(call.route) if call.selection is None else None
             prompt = await self._encode(call)
             max_new = fit(len(prompt), call.stop.max_new_tokens, self._engine.limits)
-            choices = await self._choices(call, route)
-            lease = await self._cache.acquire(choices, call.deadline)
+            guide = await self._guide(call)
+            served, lease = await self._lease(call, aim, begin_by)
+            choices = scaled(served.choices, call.scale)
             for choice in choices:
-                self.requests.add(choice.version.digest)
+                self.requests.of(choice.version.digest).count += 1
         except BaseException:
             self._line.leave(number)
             raise
-        mailbox = _Mailbox(lambda: self._line.leave(number), lease.release)
-        seed = secrets.randbits(_SEED_BITS) if call.seed is None else call.seed
+        mailbox = Mailbox(lambda: self._line.leave(number), lease.release)
         job = self._job(call, number, prompt, max_new, lease, seed, mailbox.take)
+        job.tenant, job.priority, job.scope = tenant, call.priority, beginning(rights().holder, choices)
+        job.guide = guide
         self._loop.submit(job)
         try:
-            started = self._started(choices, route, len(prompt), seed)
-            async with aclosing(self._follow(call, mailbox, started)) as items:
+            started = self._started(call, aim, served, len(prompt), seed)
+            async with aclosing(self._follow(call, mailbox, started, begin_by)) as items:
                 async for item in items:
-                    yield item
+                    # What the job counts of the cache is final once its first token is here.
+                    yield item if isinstance(item, Delta) else replace(item, cached_tokens=job.cached)
         finally:
             mailbox.stop_clock()
             if not mailbox.left:
                 self._loop.cancel(job)
 
     async def _follow(
-        self, call: GenerateCall, mailbox: _Mailbox, started: Started
+        self, call: GenerateCall, mailbox: Mailbox, started: Started, begin_by: float | None
     ) -> AsyncGenerator[Started | Delta | Finished, None]:
-        patience = time.monotonic() + self._patience if call.deadline is None else call.deadline
-        mailbox.limit(patience, CacheBusy("no room in the batch or in the KV cache became free in time"))
+        patience = time.monotonic() + self._patience
+        busy = CacheBusy("no room in the batch or in the KV cache became free in time")
+        mailbox.limit(patience if begin_by is None else begin_by, busy)
         answer = Answer(self._tokenizer, call.stop)
         waiting = True
         while True:
@@ -179,11 +141,26 @@ class Generations:
             return await loop.run_in_executor(self._executor, self._tokenizer.encode_chat, call.chat)
         return await loop.run_in_executor(self._executor, self._tokenizer.encode, call.text or "")
 
-    async def _choices(self, call: GenerateCall, route: Route | None) -> tuple[Choice, ...]:
-        async with until(call.deadline, lambda: DeadlineExceeded("the adapters were not resolved before the deadline")):
-            if route is not None:
-                return await self._routes.choices(route)
-            return await self._resolver.choose(call.selection or ())
+    async def _guide(self, call: GenerateCall) -> Guide | None:
+        if call.constraint is None:
+            return None
+        # Not beside the texts: a form may take seconds to be compiled.
+        return await asyncio.to_thread(self._tokenizer.guide, call.constraint)
+
+    async def _lease(self, call: GenerateCall, aim: Aim, limit: float | None) -> tuple[Served, Lease]:
+        """What serves the request, and a lease on that; it is something else where its session has begun meanwhile."""
+        async with until(limit, lambda: DeadlineExceeded("the adapters were not resolved before the deadline")):
+            served = await self._aims.served(aim)
+        lease = await self._cache.acquire(scaled(served.choices, call.scale), limit)
+        try:
+            kept = self._aims.settle(call, aim, served)
+        except LorryError:
+            lease.release()
+            raise
+        if kept is served:
+            return served, lease
+        lease.release()
+        return kept, await self._cache.acquire(scaled(kept.choices, call.scale), limit)
 
     def _job(
         self,
@@ -206,12 +183,23 @@ class Generations:
             sink=sink,
         )
 
-    def _started(self, choices: tuple[Choice, ...], route: Route | None, prompt_tokens: int, seed: int) -> Started:
+    def _started(self, call: GenerateCall, aim: Aim, served: Served, prompt_tokens: int, seed: int) -> Started:
+        before = [choice.resolved for choice in aim.before.choices] if aim.before else None
         return Started(
             base_id=self._engine.base.base_id,
-            adapters=tuple(choice.resolved for choice in choices),
-            route=route.state.name if route else "",
-            route_revision=route.state.revision if route else 0,
+            adapters=tuple(choice.resolved for choice in scaled(served.choices, call.scale)),
+            route=served.route,
+            route_revision=served.revision,
             prompt_tokens=prompt_tokens,
             seed=seed,
+            branch=served.branch,
+            new_session=bool(call.session) and before != [choice.resolved for choice in served.choices],
         )
+
+
+def _begin_by(call: GenerateCall) -> float | None:
+    """The moment by which it must run; None where it does not say."""
+    if call.begin_within is None:
+        return call.deadline
+    moment = time.monotonic() + call.begin_within
+    return moment if call.deadline is None else min(moment, call.deadline)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 
 from compute_worker.contract import AdapterSource
@@ -31,6 +31,7 @@ _LAST_WORD_SECONDS = 2.0
 class Heartbeat:
     """Belongs to the event loop. holder: this worker's name at the registry.
 
+    kept: exact references that are used besides what is near the base, by sessions.
     withdraw: called with an exact reference and the reason of its yank, None for a deletion.
     """
 
@@ -38,11 +39,13 @@ class Heartbeat:
         self,
         source: AdapterSource,
         ledger: Ledger,
+        kept: Callable[[], Iterable[str]],
         holder: str,
         withdraw: Callable[[Reference, str | None], None],
     ) -> None:
         self._source = source
         self._ledger = ledger
+        self._kept = kept
         self._holder = holder
         self._withdraw = withdraw
         self._beating: asyncio.Task[None] | None = None
@@ -92,11 +95,11 @@ class Heartbeat:
                 self._withdraw(parse_reference(reference), published.yank_reason)
 
     def _using(self) -> list[str]:
-        """Exact references of what is in pool or host memory, or kept there by a route or a pin."""
+        """Exact references of what is in pool or host memory, or kept by a route, a pin or a session."""
         near = [entry for entry in self._ledger.entries.values() if _used(entry)]
         near.sort(key=lambda entry: -entry.used)
         exact = [f"{a.namespace}/{a.name}@{e.version.digest}" for e in near for a in sorted(e.adapters)]
-        return sorted(exact[:_MAX_LEASES])
+        return sorted(list(dict.fromkeys([*exact, *self._kept()]))[:_MAX_LEASES])
 
 
 def _used(entry: Entry) -> bool:

@@ -9,9 +9,11 @@ from __future__ import annotations
 from concurrent.futures import Executor
 
 from compute_worker.contract import AdapterSource, Engine
+from compute_worker.runtime.aims import Aims
 from compute_worker.runtime.cache import AdapterCache
 from compute_worker.runtime.combinations import Combinations
 from compute_worker.runtime.disk import DiskCache
+from compute_worker.runtime.eviction import EVICTIONS
 from compute_worker.runtime.files import FolderLock
 from compute_worker.runtime.following import Following
 from compute_worker.runtime.heartbeat import Heartbeat
@@ -24,6 +26,7 @@ from compute_worker.runtime.residency import Ledger
 from compute_worker.runtime.routebook import RouteBook
 from compute_worker.runtime.routes import Routes
 from compute_worker.runtime.selection import Resolver
+from compute_worker.runtime.sessions import Sessions
 from compute_worker.runtime.settings import RuntimeSettings
 from compute_worker.runtime.version import Version
 
@@ -34,7 +37,8 @@ class Holdings:
     def __init__(self, engine: Engine, source: AdapterSource, executor: Executor, settings: RuntimeSettings) -> None:
         folder, wait, base_id = settings.cache_dir, settings.default_wait, engine.base.base_id
         self._lock = FolderLock(folder)
-        self.disk = DiskCache(folder, settings.disk_bytes, executor, wait)
+        policy = EVICTIONS[settings.eviction]  # one of its own for each tier, which hears of its own uses
+        self.disk = DiskCache(folder, settings.disk_bytes, executor, policy(), patience=wait)
         self.ledger = Ledger(engine.limits.row_bytes, self.disk.has)
         self.disk.tally = self.ledger.tally
         self._known = Known(folder / "manifests", self.disk.has, settings.signatures)
@@ -42,20 +46,23 @@ class Holdings:
         # What was combined under other rules may have sources that these refuse: it is not known, but made again.
         self.made = Combinations(folder / f"combined{settings.signatures.mark}", base_id, self._holds)
         self.loader = Loader(engine, self.disk, executor, source)
-        self.host = HostTier(self.loader, self.ledger, settings.host_bytes)
-        self.pool = Pool(engine, self.ledger, self.host, executor, wait)
+        self.host = HostTier(self.loader, self.ledger, policy(), settings.host_bytes)
+        self.pool = Pool(engine, self.ledger, self.host, executor, policy(), patience=wait)
         self.cache = AdapterCache(
-            self.ledger, self.disk, self.host, self.pool, self._known, made=self.made.files, patience=wait
+            self.ledger, self.disk, self.host, self.pool, self._known, self.loader, made=self.made.files, patience=wait
         )
         names, withdrawn = Names(), Withdrawn()
         self.resolver = Resolver(source, self._known, names, withdrawn, self.made.get)
-        book = RouteBook(folder / "routes.json", base_id)
+        book = RouteBook(folder / "routes", base_id)
         self.routes = Routes(self.resolver, self.cache, self.pool, withdrawn, book)
+        sessions = Sessions(settings.sessions, settings.session_seconds)
+        self.aims = Aims(self.resolver, self.routes, withdrawn, sessions)
         self._following = Following(
             source, self.resolver, self._known, names, withdrawn, self.routes, cache=self.cache, patience=wait
         )
-        self._heartbeat = Heartbeat(source, self.ledger, settings.holder, self._following.withdraw)
+        self._heartbeat = Heartbeat(source, self.ledger, sessions.used, settings.holder, self._following.withdraw)
         self._following.heard = self._heartbeat.now
+        self._following.families_changed = self.loader.forget_families
 
     async def start(self) -> None:
         """Lock and take stock of the cache folder, then listen to the registry.

@@ -15,8 +15,8 @@ import time
 from collections.abc import Callable, Sequence
 
 from compute_worker.contract import Engine
-from compute_worker.runtime.scheduler import Job, Left, Outcome, Planned, Scheduler
-from compute_worker.runtime.tally import Steps
+from compute_worker.runtime.job import Job, Left, Outcome, Planned
+from compute_worker.runtime.scheduler import Scheduler
 from lorry.errors import Draining, Internal
 
 _log = logging.getLogger(__name__)
@@ -28,7 +28,6 @@ class EngineLoop:
     def __init__(self, engine: Engine, scheduler: Scheduler) -> None:
         self._engine = engine
         self._scheduler = scheduler
-        self.steps = Steps()
         self._inbox: queue.SimpleQueue[Callable[[], Sequence[Outcome] | None]] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._closing = False  # told to the callers' side
@@ -89,17 +88,11 @@ class EngineLoop:
             outcomes = self._scheduler.apply(planned, drawn)
         except Exception:  # noqa: BLE001 - becomes the typed failure of this step's requests; the thread serves the others
             _log.exception("a step of %d rows failed", len(planned))
-            self.steps.failed += 1
+            self._scheduler.steps.failed += 1
             return self._scheduler.fail(planned, Internal("the engine failed in a step"))
-        self._count(planned, time.monotonic() - since)
+        self._scheduler.steps.seconds.add(time.monotonic() - since)
+        self._scheduler.steps.rows.add(len(planned))
         return outcomes
-
-    def _count(self, planned: Sequence[Planned], seconds: float) -> None:
-        self.steps.seconds.add(seconds)
-        self.steps.rows.add(len(planned))
-        # A decode step runs one token, which was drawn and counted before.
-        self.steps.prompt += sum(len(row.tokens) for _, row in planned if row.index == 0)
-        self.steps.drawn += sum(row.sample is not None for _, row in planned)
 
 
 def _hand_over(events: asyncio.AbstractEventLoop, outcomes: Sequence[Outcome]) -> None:

@@ -1,7 +1,8 @@
 """The rank pool: which adapter owns which rows, and for how long nobody may write there.
 
 Owns grants, installs and leases. Rows that a lease, a route, a pin or an install holds are never
-given to another. Does not know names, selections or how an adapter came into host memory.
+given to another; who goes of the others is the eviction's choice. Does not know names, selections or
+how an adapter came into host memory.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 
 from compute_worker.contract import ActiveAdapter, Engine, HostAdapter
+from compute_worker.runtime import costs
 from compute_worker.runtime.api import Tier
+from compute_worker.runtime.eviction import Eviction, Worth
 from compute_worker.runtime.host import HostTier
 from compute_worker.runtime.residency import Entry, Ledger
 from compute_worker.runtime.rows import Occupied, place_all
@@ -51,17 +54,27 @@ class Lease:
 class Pool:
     """The rows. Belongs to the event loop; installs run in the executor's threads.
 
-    patience: seconds that a call without a deadline waits for rows. room: told whenever rows may
-    have become free.
+    patience: seconds that a call without a deadline waits for rows. eviction: told of each lease. room:
+    told whenever rows may have become free.
     """
 
-    def __init__(self, engine: Engine, ledger: Ledger, host: HostTier, executor: Executor, patience: float) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        ledger: Ledger,
+        host: HostTier,
+        executor: Executor,
+        eviction: Eviction,
+        *,
+        patience: float,
+    ) -> None:
         self.rows = engine.limits.pool_rows
         self.room = Signal()
         self._engine = engine
         self._ledger = ledger
         self._host = host
         self._executor = executor
+        self._eviction = eviction
         self._patience = patience
         self._queue: deque[object] = deque()  # who waits for rows, in order
         self._patient: deque[object] = deque()  # who waits behind those
@@ -88,6 +101,7 @@ class Pool:
             async with until(time.monotonic() + self._patience if deadline is None else deadline, _busy):
                 while not self._grant(entries, first=(self._queue or queue)[0] is ticket):
                     await self.room.wait()
+                self._note_use(entries)
                 return Lease(entries, weights, self.room.notify)
         finally:
             queue.remove(ticket)
@@ -104,10 +118,22 @@ class Pool:
             self._ledger.entries[version.digest].holds -= 1
         self.room.notify()
 
+    def drop(self, entry: Entry) -> None:
+        """Let its rows go: nobody uses them."""
+        entry.start = None
+        self._eviction.gone(entry.version.digest, evicted=False)
+        self.room.notify()
+
     async def close(self) -> None:
         """Wait for what is being installed."""
         installing = [entry.installing for entry in self._ledger.entries.values() if entry.installing]
         await asyncio.gather(*installing, return_exceptions=True)
+
+    def _note_use(self, entries: Sequence[Entry]) -> None:
+        for entry in entries:
+            size = self._ledger.pool_bytes(entry)
+            cost = costs.to_pool(entry, size, on_disk=self._ledger.on_disk(entry))
+            self._eviction.used(entry.version.digest, size, cost)
 
     def _grant(self, entries: Sequence[Entry], *, first: bool) -> bool:
         new = [entry for entry in entries if entry.start is None]
@@ -134,8 +160,7 @@ class Pool:
         """Give rows to all of `moving`, or to none; whoever lies there and may go is evicted."""
         held = [entry for entry in self._ledger.entries.values() if entry.start is not None and entry not in moving]
         occupied = [
-            Occupied(entry.start or 0, entry.rank, entry.used if entry not in entries and _evictable(entry) else None)
-            for entry in held
+            Occupied(entry.start or 0, entry.rank, None if entry in entries else self._worth(entry)) for entry in held
         ]
         placements = place_all([entry.rank for entry in moving], self.rows, occupied)
         if placements is None:
@@ -143,6 +168,7 @@ class Pool:
         gone = {start for placement in placements for start in placement.evicted}
         for entry in [entry for entry in held if entry.start in gone]:
             entry.start = None
+            self._eviction.gone(entry.version.digest, evicted=True)
             self._ledger.tally.evicted[Tier.POOL] += 1
             self._ledger.settle(entry)
         for entry, placement in zip(moving, placements, strict=True):
@@ -151,6 +177,11 @@ class Pool:
                 entry.installing = asyncio.create_task(self._install(entry.version, placement.start))
                 entry.installing.add_done_callback(_seen)
         return True
+
+    def _worth(self, entry: Entry) -> Worth | None:
+        if entry.leases or entry.holds or entry.pinned or entry.installing:
+            return None
+        return self._eviction.worth(entry.version.digest)
 
     async def _install(self, version: Version, start: int) -> None:
         with self._ledger.using(version) as entry:
@@ -161,7 +192,7 @@ class Pool:
                 entry.loads += 1
                 self._ledger.tally.loads[Tier.POOL].add(time.monotonic() - since)
             except BaseException:
-                entry.start = None
+                self.drop(entry)
                 raise
             finally:
                 entry.installing = None
@@ -176,10 +207,6 @@ class Pool:
             # Torch's own: most often a device without memory. What is resident is served on.
             _log.exception("an adapter of %d rows could not be installed", host.rank)
             raise DeviceUnavailable(f"the device did not take the adapter's {host.rank} rows") from error
-
-
-def _evictable(entry: Entry) -> bool:
-    return not (entry.leases or entry.holds or entry.pinned or entry.installing)
 
 
 def _busy() -> CacheBusy:

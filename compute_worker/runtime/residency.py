@@ -132,8 +132,15 @@ class Ledger:
 
     def backed(self, entry: Entry) -> bool:
         """Whether a tier below the pool has it, so that it can be installed without the registry."""
-        files = (entry.version.config, entry.version.weights)
-        return entry.host is not None or all(self._on_disk(file.digest) for file in files)
+        return entry.host is not None or self.on_disk(entry)
+
+    def on_disk(self, entry: Entry) -> bool:
+        """Whether its files lie in the disk cache, looked at by the guard or not."""
+        return all(self._on_disk(file.digest) for file in (entry.version.config, entry.version.weights))
+
+    def pool_bytes(self, entry: Entry) -> int:
+        """Bytes of the pool rows that it takes where it is there."""
+        return entry.rank * self._row_bytes
 
     def whereabouts(self, entry: Entry) -> Tier:
         """The fastest tier that has all of it, looked at by the guard or not."""
@@ -214,7 +221,7 @@ class Ledger:
 
     def _size(self, entry: Entry, tier: Tier) -> int:
         if tier is Tier.POOL:
-            return entry.rank * self._row_bytes
+            return self.pool_bytes(entry)
         if tier is Tier.HOST and entry.host is not None:
             return entry.host.nbytes
         return entry.version.config.size + entry.version.weights.size if tier is Tier.DISK else 0

@@ -9,14 +9,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from compute_worker.runtime.eviction import Worth
+
+# Of a range where nobody lies: below everybody's.
+_FREE: Worth = (float("-inf"), -1)
+
 
 @dataclass(frozen=True, slots=True)
 class Occupied:
-    """Rows [start, start + size) are taken. `used`: when last used, in any growing count; None: must stay."""
+    """Rows [start, start + size) are taken. `worth`: the smaller, the sooner it goes; None: must stay."""
 
     start: int
     size: int
-    used: int | None = None
+    worth: Worth | None = None
 
     @property
     def end(self) -> int:
@@ -35,9 +40,9 @@ class Placement:
 def place(size: int, total: int, occupied: Sequence[Occupied]) -> Placement | None:
     """A range of `size` rows among `total`, None where those that must stay leave no such gap.
 
-    The range whose most recently used occupant is the oldest is chosen (a free range before any
-    other), then the one with the fewest occupants, then the tightest gap. Evicting whatever lies in
-    one range, and not the oldest anywhere, is what keeps a fragmented pool usable.
+    The range whose worthiest occupant is worth the least is chosen (a free range before any other), then the
+    one with the fewest occupants, then the tightest gap. Evicting whatever lies in one range, and not the
+    least worthy anywhere, is what keeps a fragmented pool usable.
     """
     # Any range can slide left until it meets the start of the pool or the end of an occupant, and
     # frees no more on the way: so these beginnings are all that need to be looked at.
@@ -49,16 +54,16 @@ def place(size: int, total: int, occupied: Sequence[Occupied]) -> Placement | No
 def place_all(sizes: Sequence[int], total: int, occupied: Sequence[Occupied]) -> list[Placement] | None:
     """Ranges for several adapters at once, in the order of `sizes`; None where they were not all placed.
 
-    Where sparing the recently used leaves no room for all, they are packed as if nobody lay there
+    Where sparing the worthy leaves no room for all, they are packed as if nobody lay there
     but those that must stay. With nobody in the way that fits whenever the sum does.
     """
     found = _in_turn(sizes, total, occupied)
     if found is not None:
         return found
-    packed = _in_turn(sizes, total, [taken for taken in occupied if taken.used is None])
+    packed = _in_turn(sizes, total, [taken for taken in occupied if taken.worth is None])
     if packed is None:
         return None
-    idle = [taken for taken in occupied if taken.used is not None]
+    idle = [taken for taken in occupied if taken.worth is not None]
     return [_over(placement.start, size, idle) for placement, size in zip(packed, sizes, strict=True)]
 
 
@@ -82,16 +87,16 @@ def _over(start: int, size: int, idle: Sequence[Occupied]) -> Placement:
 
 def _judge(
     start: int, size: int, total: int, occupied: Sequence[Occupied]
-) -> tuple[tuple[int, int, int], Placement] | None:
+) -> tuple[tuple[Worth, int, int], Placement] | None:
     end = start + size
     if end > total:
         return None
     inside = [taken for taken in occupied if taken.start < end and start < taken.end]
-    latest = -1
+    worthiest = _FREE
     for taken in inside:
-        if taken.used is None:
+        if taken.worth is None:
             return None
-        latest = max(latest, taken.used)
+        worthiest = max(worthiest, taken.worth)
     evicted = tuple(sorted(taken.start for taken in inside))
     gap_end = min((taken.start for taken in occupied if taken.start >= end), default=total)
-    return (latest, len(inside), gap_end - end), Placement(start, evicted)
+    return (worthiest, len(inside), gap_end - end), Placement(start, evicted)

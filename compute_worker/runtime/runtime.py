@@ -15,7 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 
-from compute_worker.contract import AdapterSource, Combiner, Engine, Tokenizer
+from compute_worker.combination import Combiner
+from compute_worker.contract import AdapterSource, Engine
 from compute_worker.runtime.api import (
     BudgetUse,
     CombineCall,
@@ -23,22 +24,29 @@ from compute_worker.runtime.api import (
     Delta,
     Finished,
     GenerateCall,
+    ItemScore,
     ResidentState,
     RouteState,
+    RouteTarget,
+    ScoreCall,
     Started,
     Tier,
-    Weighted,
 )
 from compute_worker.runtime.combine import Combining
-from compute_worker.runtime.generation import Generations, Line
+from compute_worker.runtime.generation import Generations
 from compute_worker.runtime.holdings import Holdings
+from compute_worker.runtime.line import Line
 from compute_worker.runtime.loop import EngineLoop
 from compute_worker.runtime.rights import Homes
 from compute_worker.runtime.scheduler import Scheduler
+from compute_worker.runtime.scoring import Scorings
 from compute_worker.runtime.settings import RuntimeSettings
-from compute_worker.runtime.tally import Busiest, Steps, Tally
+from compute_worker.runtime.tally import Busiest, Steps, Tally, Uses
+from compute_worker.runtime.targets import Targets
+from compute_worker.runtime.traffic import Traffic
 from compute_worker.runtime.version import Choice
 from compute_worker.runtime.waiting import Gate
+from compute_worker.wording import Tokenizer
 from lorry.errors import InvalidInput
 
 # How long a drained worker waits for the step that runs: longer than a step, shorter than its server waits.
@@ -59,7 +67,8 @@ class Figures:
     tiers: Mapping[Tier, int]
     steps: Steps
     tally: Tally
-    requests: Busiest
+    requests: Busiest[str, Uses]
+    traffic: Traffic
 
 
 class Runtime:
@@ -81,12 +90,23 @@ class Runtime:
         self._generations = Generations(
             engine,
             tokenizer,
-            held.resolver,
-            held.routes,
+            held.aims,
             held.cache,
             self._loop,
             executor=self._encoder,
             line=self._line,
+            patience=settings.default_wait,
+        )
+        self._scorings = Scorings(
+            engine,
+            tokenizer,
+            Targets(held.resolver, held.routes),
+            held.cache,
+            self._loop,
+            executor=self._encoder,
+            line=self._line,
+            numbers=self._generations.numbers,
+            requests=self._generations.requests,
             patience=settings.default_wait,
         )
         self._combining = Combining(
@@ -146,20 +166,45 @@ class Runtime:
                 async for item in items:
                     yield item
 
+    async def score(self, call: ScoreCall) -> AsyncGenerator[ItemScore, None]:
+        """The score of each item, in the order in which they are done. Closing it frees everything.
+
+        Raises as `generate`; the first failure ends the call.
+        """
+        with self._gate.inside():
+            async with aclosing(self._scorings.stream(call)) as scores:
+                async for score in scores:
+                    yield score
+
     async def switch(
-        self, route: str, selection: tuple[Weighted, ...], expected_revision: int | None = None
+        self, route: str, targets: Sequence[RouteTarget], expected_revision: int | None = None
     ) -> RouteState:
-        """Point a route to a selection, once all of it is resident.
+        """Point a route to branches, once all of them are resident.
 
         expected_revision: what the route must have, 0: it must not exist, None: no condition.
         Raises InvalidName, RevisionConflict, and as `generate`.
         """
         with self._gate.inside():
-            return await self._held.routes.switch(route, selection, expected_revision)
+            return await self._held.routes.switch(route, targets, expected_revision)
+
+    async def rollback(self, route: str, revision: int, expected_revision: int | None = None) -> RouteState:
+        """Give a route the branches of an earlier revision, 0: of the one before. Raises RouteNotFound,
+        NoEarlierVersion, and as `switch`.
+        """
+        with self._gate.inside():
+            return await self._held.routes.rollback(route, revision, expected_revision)
+
+    def delete_route(self, route: str, expected_revision: int | None = None) -> None:
+        """Have a route no more. Raises RouteNotFound, RevisionConflict, StorageUnavailable, InvalidInput."""
+        self._held.routes.remove(route, expected_revision)
 
     def route(self, name: str) -> RouteState:
         """One route. Raises RouteNotFound."""
         return self._held.routes.get(name).state
+
+    def route_history(self, name: str) -> Sequence[RouteState]:
+        """The revisions of a route that are kept, the present one too, oldest first. Raises RouteNotFound."""
+        return self._held.routes.get(name).history
 
     def routes(self) -> list[RouteState]:
         """All routes, by name."""
@@ -171,14 +216,25 @@ class Runtime:
 
     def route_homes(self, name: str) -> Homes:
         """The namespaces that decide about a route: those of its adapters, none where there is no such route."""
-        return self._held.routes.homes(name)
+        return self._held.aims.route_homes(name)
 
-    async def load(self, adapter: str) -> ResidentState:
-        """Bring an adapter into the pool. Raises as `generate`."""
+    def revision_homes(self, state: RouteState) -> Homes:
+        """The namespaces that decide about a route as it is or was."""
+        return self._held.routes.homes(state)
+
+    def rollback_homes(self, name: str, revision: int) -> Homes:
+        """The namespaces that decide about what a rollback would bring. Raises RouteNotFound, NoEarlierVersion."""
+        return self._held.routes.homes(self._held.routes.get(name).past(revision))
+
+    def session_homes(self, caller: str, session: str, *, follow: bool) -> Homes | None:
+        """The namespaces that decide about what a session keeps or, where it follows, gets; None: there is none."""
+        return self._held.aims.session_homes(caller, session, follow=follow)
+
+    async def load(self, adapter: str, tier: Tier = Tier.POOL) -> ResidentState:
+        """Bring an adapter into a tier, or a nearer one. Raises as `generate`."""
         with self._gate.inside():
-            return await self._held.cache.load(
-                Choice(adapter, await self._held.resolver.version(adapter, asked_anew=True))
-            )
+            version = await self._held.resolver.version(adapter, asked_anew=True)
+            return await self._held.cache.load(Choice(adapter, version), tier)
 
     async def unload(self, adapter: str) -> tuple[str, bool]:
         """(Digest, whether it was resident). Raises AdapterPinned, AdapterInUse, what resolving raises."""
@@ -218,9 +274,10 @@ class Runtime:
             budgets=self.budgets(),
             running=self._scheduler.running,
             tiers=Counter(state.tier for state in self.residents()),
-            steps=self._loop.steps,
+            steps=self._scheduler.steps,
             tally=self._held.ledger.tally,
             requests=self._generations.requests,
+            traffic=self._generations.traffic,
         )
 
     def budgets(self) -> list[BudgetUse]:
@@ -228,10 +285,13 @@ class Runtime:
         limits, blocks = self.engine.limits, self._scheduler.blocks
         rows = self._held.pool.used
         return [
+            BudgetUse("base_bytes", limits.base_bytes, limits.base_bytes),
             BudgetUse("pool_rows", limits.pool_rows, rows),
             BudgetUse("pool_bytes", limits.pool_rows * limits.row_bytes, rows * limits.row_bytes),
             BudgetUse("host_bytes", self._held.host.budget, self._held.host.used),
             BudgetUse("disk_bytes", self._held.disk.budget, self._held.disk.used),
             BudgetUse("kv_tokens", blocks.count * blocks.block_tokens, blocks.used * blocks.block_tokens),
+            BudgetUse("kv_bytes", blocks.count * limits.block_bytes, blocks.used * limits.block_bytes),
+            BudgetUse("prefix_tokens", blocks.count * blocks.block_tokens, blocks.kept * blocks.block_tokens),
             BudgetUse("queue", self._line.limit, len(self._line.waiting)),
         ]

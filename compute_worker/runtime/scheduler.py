@@ -1,86 +1,41 @@
 """Continuous batching: which requests run in the next step, and with which tokens.
 
-Owns the queue, the batch and the KV blocks; a request joins and leaves between two steps. Plain
-and single-threaded: whoever drives it calls plan, runs the rows, and calls apply. Does not know
-threads, text, or how an adapter came into the pool.
+Owns the batch, and who has which KV blocks; a request joins and leaves between two steps. Blocks are
+taken as they are needed: where they run out, a request loses its own and is computed again later. Plain
+and single-threaded: whoever drives it calls admit and plan, runs the rows, and calls apply. Does not
+know threads, text, or how an adapter came into the pool.
 """
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 
-from compute_worker.contract import ActiveAdapter, Drawn, EngineLimits, Sampling, StepRow
+from compute_worker.contract import Computed, Drawn, EngineLimits, Scored
 from compute_worker.runtime.api import FinishReason
+from compute_worker.runtime.job import Admitted, Job, Left, Outcome, Planned
 from compute_worker.runtime.kv import Blocks
-from lorry.errors import Internal, LorryError
+from compute_worker.runtime.sharing import DRAWN_COST, PROMPT_COST, Shares, Waiting
+from compute_worker.runtime.tally import Steps
+from lorry.errors import Internal, InvalidGrammar, LorryError
 
-
-@dataclass(frozen=True, slots=True)
-class Admitted:
-    """The request has its KV blocks and runs from now on."""
-
-
-@dataclass(frozen=True, slots=True)
-class Left:
-    """The request is out; its blocks are free and no step uses its adapters any more. Comes once.
-
-    reason: why it ended by itself, None where it was cancelled or failed. stop_token: the token
-    that ended it, which is not part of the answer. error: what made it fail.
-    """
-
-    reason: FinishReason | None = None
-    stop_token: int | None = None
-    error: LorryError | None = None
-
-
-Event = Admitted | Drawn | Left
-
-
-@dataclass(eq=False, slots=True)
-class Job:
-    """A request inside of the scheduler.
-
-    number: order of arrival. context: prompt, then the answer as it grows. sink: takes the events,
-    called on the event loop.
-    """
-
-    number: int
-    context: list[int]
-    max_new: int
-    adapters: tuple[ActiveAdapter, ...]
-    sampling: Sampling
-    stop_tokens: frozenset[int]
-    sink: Callable[[Event], None]
-    blocks: list[int] = field(default_factory=list)
-    computed: int = 0  # tokens of the context that are in the KV cache
-    drawn: int = 0
-
-    @property
-    def decoding(self) -> bool:
-        """Whether the prompt has been computed, so that one token is left to run."""
-        return self.drawn > 0
-
-
-# What a step computes: the request and its row.
-Planned = tuple[Job, StepRow]
-# What came of it, to be handed to the request's sink.
-Outcome = tuple[Job, Event]
+# Every token that is scored needs its logits: so many of a vocabulary of 49,152 are 50 MB.
+_MAX_TARGETS = 256
 
 
 class Scheduler:
-    """First come, first admitted, as soon as KV blocks for prompt and longest answer are free.
+    """Tenants by turns (see sharing), as far as batch and KV blocks reach.
 
-    max_batch: most requests at once. prefill_tokens: most prompt tokens in one step; the tokens of
-    running answers come first and are not counted.
+    max_batch: most requests at once. prefill_tokens: most prompt tokens in one step, so that running
+    answers, which come first and are not counted, never wait for a long prompt.
     """
 
     def __init__(self, limits: EngineLimits, max_batch: int, prefill_tokens: int) -> None:
         self.blocks = Blocks(limits.kv_blocks, limits.block_tokens)
+        self.steps = Steps()
         self._max_batch = max_batch
         self._prefill_tokens = prefill_tokens
-        self._waiting: list[tuple[int, Job]] = []
+        self._shares = Shares()
+        self._waiting = Waiting(self._shares)
         self._running: list[Job] = []
 
     @property
@@ -94,89 +49,231 @@ class Scheduler:
         return bool(self._waiting or self._running)
 
     def submit(self, job: Job) -> None:
-        """Queue a request, by order of its arrival and not of this call."""
-        heapq.heappush(self._waiting, (job.number, job))
+        """Queue a request."""
+        self._waiting.add(job)
 
     def cancel(self, job: Job) -> list[Outcome]:
         """Take a request out, wherever it is. Nothing happens where it has left."""
         if job in self._running:
             return [self._leave(job, Left())]
-        if (job.number, job) in self._waiting:
-            self._waiting.remove((job.number, job))
-            heapq.heapify(self._waiting)
-            return [(job, Left())]
-        return []
+        return [(job, Left())] if self._waiting.remove(job) else []
 
     def cancel_all(self, error: LorryError) -> list[Outcome]:
         """Take every request out."""
         out: list[Outcome] = [self._leave(job, Left(error=error)) for job in list(self._running)]
-        out += [(job, Left(error=error)) for _, job in self._waiting]
-        self._waiting.clear()
-        return out
+        waiting = list(self._waiting)
+        for job in waiting:
+            self._waiting.remove(job)
+        return out + [(job, Left(error=error)) for job in waiting]
 
     def admit(self) -> list[Outcome]:
         """Let waiting requests in, as far as batch and KV blocks reach."""
         admitted: list[Outcome] = []
-        while self._waiting and len(self._running) < self._max_batch:
-            job = self._waiting[0][1]
-            blocks = self.blocks.take(len(job.context) + job.max_new)
-            if blocks is None:
-                break
-            heapq.heappop(self._waiting)
-            job.blocks = blocks
+        while self._waiting and self._fits(job := self._waiting.first()):
+            self._waiting.remove(job)
             self._running.append(job)
-            admitted.append((job, Admitted()))
+            self._found(job)
+            if not job.begun:
+                job.begun = True
+                admitted.append((job, Admitted()))
         return admitted
 
     def plan(self) -> list[Planned]:
-        """Rows of the next step: every running answer, then prompts by arrival as the budget allows."""
-        planned = [(job, self._row(job, 1)) for job in self._running if job.decoding]
-        budget = self._prefill_tokens
-        for job in self._running:
-            if budget == 0:
-                break
-            if not job.decoding:
-                size = min(budget, len(job.context) - job.computed)
-                budget -= size
-                planned.append((job, self._row(job, size)))
+        """Rows of the next step: every running answer, then prompts as the budget allows.
+
+        Never empty while anything runs: where nobody gets a block, somebody gives some back.
+        """
+        planned: list[Planned] = []
+        while self._running and not planned:
+            order = sorted(self._running, key=self._shares.rank)
+            planned = self._decodes(order)
+            planned += self._prompts(order)
+            if not planned:
+                self._preempt(order[-1])
         return planned
 
-    def apply(self, planned: Sequence[Planned], drawn: Sequence[Drawn | None]) -> list[Outcome]:
-        """Take in what a step computed, one entry of `drawn` a row. Raises Internal where one is missing."""
-        wanted = [row.sample is not None for _, row in planned]
-        if wanted != [token is not None for token in drawn]:
-            raise Internal(f"expected draws for the rows {wanted}, the engine answered {drawn}")
+    def apply(self, planned: Sequence[Planned], computed: Sequence[Computed]) -> list[Outcome]:
+        """Take in what a step computed, one entry a row. Raises Internal where one is missing."""
+        wanted = [row.sample is not None or bool(row.targets) for _, row in planned]
+        if wanted != [result is not None for result in computed]:
+            raise Internal(f"expected results for the rows {wanted}, the engine answered {computed}")
         outcomes: list[Outcome] = []
-        for (job, row), token in zip(planned, drawn, strict=True):
-            job.computed += len(row.tokens)
-            if token is not None:
-                outcomes.extend(self._grow(job, token))
+        for (job, row), result in zip(planned, computed, strict=True):
+            self._computed(job, len(row.tokens))
+            if isinstance(result, Scored):
+                outcomes.extend(self._score(job, result))
+            elif result is not None:
+                outcomes.extend(self._grow(job, result))
         return outcomes
 
     def fail(self, planned: Sequence[Planned], error: LorryError) -> list[Outcome]:
         """Take out the requests of a step that went wrong."""
         return [self._leave(job, Left(error=error)) for job, _ in planned]
 
-    def _row(self, job: Job, size: int) -> StepRow:
-        end = job.computed + size
-        return StepRow(
-            tokens=job.context[job.computed : end],
-            position=job.computed,
-            blocks=job.blocks[: self.blocks.needed(end)],
-            adapters=job.adapters,
-            sample=job.sampling if end == len(job.context) else None,
-            context=job.context,
-            index=job.drawn,
-        )
+    # Admission
+
+    def _fits(self, job: Job) -> bool:
+        """Whether there is room for it now; what the cache has of its context is its own then."""
+        return self._place_in_batch(job) and self._room_in_kv(job)
+
+    def _place_in_batch(self, job: Job) -> bool:
+        if len(self._running) < self._max_batch:
+            return True
+        return self._preempt_for(job)
+
+    def _room_in_kv(self, job: Job) -> bool:
+        while True:
+            self._adopt(job)
+            missing = self.blocks.needed(len(job.context) + 1) - len(job.blocks)
+            # Whoever runs gets a block more before the next one is let in, else somebody is soon pushed out.
+            promised = sum(self._missing(other) + 1 for other in self._running)
+            if missing + promised <= self.blocks.available:
+                return True
+            self._drop(job)
+            if not self._preempt_for(job):
+                return False
+
+    def _missing(self, job: Job) -> int:
+        return max(0, self.blocks.needed(len(job.context)) - len(job.blocks))
+
+    def _preempt_for(self, job: Job) -> bool:
+        """Let a request of the same tenant wait that matters less; whether there was one."""
+        less = [other for other in self._running if other.tenant == job.tenant and other.priority < job.priority]
+        if less:
+            self._preempt(max(less, key=self._shares.rank))
+        return bool(less)
+
+    # The next step
+
+    def _decodes(self, order: Sequence[Job]) -> list[Planned]:
+        """Rows of those who have one token left to run. Who comes late in the order gives its blocks to the others."""
+        planned: list[Planned] = []
+        for job in order:
+            while job.left == 1 and job in self._running:
+                if self._cover(job, 1):
+                    planned.append((job, job.row(1)))
+                    break
+                self._preempt(max(self._running, key=order.index))
+        return planned
+
+    def _prompts(self, order: Sequence[Job]) -> list[Planned]:
+        """Chunks of prompts, within the budget and the blocks that are there.
+
+        Nobody computes what another computes in the same step: it is found in the cache a step later.
+        """
+        planned: list[Planned] = []
+        budget, claimed = self._prefill_tokens, set[bytes]()
+        for job in order:
+            if budget == 0:
+                break
+            if job.left == 1 or job not in self._running:
+                continue
+            self._adopt(job)
+            self._found(job)
+            size = self._size(job, budget, whole=bool(planned))
+            if job.targets:
+                room = _MAX_TARGETS - sum(len(row.targets) for _, row in planned)
+                size = min(size, job.unscored + room - job.computed)
+            if size and claimed.isdisjoint(keys := self._keys(job, size)):
+                claimed.update(keys)
+                self._cover(job, size)
+                budget -= size
+                planned.append((job, job.row(size)))
+        return planned
+
+    def _size(self, job: Job, budget: int, *, whole: bool) -> int:
+        """Tokens of its next chunk, which ends with a block where it can, so that the next may be shared.
+
+        whole: rather none than a part of a block.
+        """
+        tokens = self.blocks.block_tokens
+        reach = (len(job.blocks) + self.blocks.available) * tokens - job.computed
+        size = min(budget, job.left, reach)
+        if size == job.left:
+            return size
+        aligned = size - (job.computed + size) % tokens
+        return aligned if aligned > 0 else 0 if whole else size
+
+    def _keys(self, job: Job, size: int) -> list[bytes]:
+        """Of the blocks that the next `size` tokens lie in, and that will be full."""
+        tokens = self.blocks.block_tokens
+        last = min((job.computed + size - 1) // tokens, len(job.context) // tokens - 1)
+        return [job.key(block, tokens) for block in range(job.computed // tokens, last + 1)]
+
+    def _cover(self, job: Job, size: int) -> bool:
+        """Give it the blocks for its next `size` tokens; whether there were enough."""
+        taken = self.blocks.take(self.blocks.needed(job.computed + size) - len(job.blocks))
+        job.blocks += taken or ()
+        return taken is not None
+
+    # What is in the KV cache
+
+    def _adopt(self, job: Job) -> None:
+        """Share the full blocks behind what is computed, as far as they were computed for anybody.
+
+        A token is always run where something is drawn or scored behind it: that is not in the cache.
+        """
+        tokens = self.blocks.block_tokens
+        while job.computed == len(job.blocks) * tokens and job.computed + tokens <= job.unscored:
+            block = self.blocks.share(job.key(len(job.blocks), tokens))
+            if block is None:
+                break
+            job.blocks.append(block)
+            job.computed += tokens
+
+    def _found(self, job: Job) -> None:
+        """Take in what it shares and was never computed for it."""
+        found = max(0, job.computed - job.reached)
+        job.cached += found
+        self.steps.cached += found
+        job.reached += found
+
+    def _computed(self, job: Job, size: int) -> None:
+        """Take in that the next `size` tokens were computed; nobody pays for what was computed before."""
+        tokens = self.blocks.block_tokens
+        for block in range(job.computed // tokens, (job.computed + size) // tokens):
+            self.blocks.publish(job.blocks[block], job.key(block, tokens))
+        job.computed += size
+        new = max(0, job.computed - job.reached)
+        job.reached += new
+        self.steps.recomputed += size - new
+        if job.drawn == 0:
+            self.steps.prompt += new
+            self._shares.charge(job.tenant, PROMPT_COST * new)
+
+    def _drop(self, job: Job) -> None:
+        self.blocks.give_back(job.blocks)
+        job.computed = 0
+
+    def _preempt(self, job: Job) -> None:
+        """Out of the batch, back into the queue. What it drew stays drawn; its KV will be computed again."""
+        self._running.remove(job)
+        self._drop(job)
+        self._waiting.add(job)
+        self.steps.preempted += 1
 
     def _grow(self, job: Job, token: Drawn) -> list[Outcome]:
         job.drawn += 1
+        self.steps.drawn += 1
+        self._shares.charge(job.tenant, DRAWN_COST)
         if token.token in job.stop_tokens:
             return [self._leave(job, Left(FinishReason.STOP, stop_token=token.token))]
         job.context.append(token.token)
+        if job.guide is not None:
+            job.guide.take(token.token)
+            if job.guide.failed:
+                return [self._leave(job, Left(error=InvalidGrammar(f"too complex to go on with: {job.guide.failed}")))]
+            if job.guide.ended:
+                return [(job, token), self._leave(job, Left(FinishReason.STOP))]
         if job.drawn < job.max_new:
             return [(job, token)]
         return [(job, token), self._leave(job, Left(FinishReason.LENGTH))]
+
+    def _score(self, job: Job, scored: Scored) -> list[Outcome]:
+        job.scored += len(scored.logprobs)
+        if job.scored < len(job.targets):
+            return [(job, scored)]
+        return [(job, scored), self._leave(job, Left(FinishReason.STOP))]
 
     def _leave(self, job: Job, event: Left) -> Outcome:
         self._running.remove(job)

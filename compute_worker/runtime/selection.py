@@ -92,13 +92,18 @@ class Resolver:
 
     async def choose(self, selection: Sequence[Weighted], *, asked_anew: bool = False) -> tuple[Choice, ...]:
         """Every adapter of a selection. Raises InvalidSelection, and as `version`."""
-        if len(selection) > MAX_ADAPTERS:
-            raise InvalidSelection(f"expected at most {MAX_ADAPTERS} adapters, got {len(selection)}")
-        for item in selection:
-            if not math.isfinite(item.weight):
-                raise InvalidSelection(f"{item.adapter}: expected a finite weight, got {item.weight}")
+        check_selection(selection)
         versions = await asyncio.gather(*(self.version(item.adapter, asked_anew=asked_anew) for item in selection))
         return distinct([Choice(i.adapter, v, i.weight) for i, v in zip(selection, versions, strict=True)])
+
+
+def check_selection(selection: Sequence[Weighted]) -> None:
+    """Raise InvalidSelection for too many adapters, or a weight that is not finite."""
+    if len(selection) > MAX_ADAPTERS:
+        raise InvalidSelection(f"expected at most {MAX_ADAPTERS} adapters, got {len(selection)}")
+    for item in selection:
+        if not math.isfinite(item.weight):
+            raise InvalidSelection(f"{item.adapter}: expected a finite weight, got {item.weight}")
 
 
 def distinct(choices: Sequence[Choice]) -> tuple[Choice, ...]:

@@ -19,7 +19,8 @@ class RuntimeSettings:
     prompt tokens in one step. max_batch: most requests in one step. default_wait: seconds that a
     call waits for rows or KV where it has no deadline. tool: recorded in recipes, for example
     `lorry 0.1.0`. base_name: what the base model is called here. signatures: whose an adapter needs.
-    holder: what this worker calls itself at the registry.
+    holder: what this worker calls itself at the registry. sessions: most of one caller. session_seconds:
+    that an unused one is kept. eviction: a key of eviction.EVICTIONS.
     """
 
     cache_dir: Path
@@ -32,4 +33,7 @@ class RuntimeSettings:
     tool: str
     base_name: str
     holder: str
+    sessions: int = 10_000
+    session_seconds: float = 3600.0
     signatures: SignaturePolicy = ANYTHING
+    eviction: str = "cost"

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Generic, TypeVar
 
 from compute_worker.runtime.api import Tier
 
@@ -18,9 +18,12 @@ from compute_worker.runtime.api import Tier
 SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 # Requests in a step: the default batch is 64.
 _ROWS: Final = (1, 2, 4, 8, 16, 32, 64, 128)
-# Adapters that are counted by name, and those that are looked at to find them.
+# What is counted by name where nothing else is said, and what is looked at to find that.
 _NAMED = 20
 _CANDIDATES = 1_000
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
 
 
 class Spread:
@@ -39,48 +42,62 @@ class Spread:
 
 @dataclass(slots=True)
 class Steps:
-    """The engine's steps. prompt, drawn: tokens that were run of prompts, and drawn for answers."""
+    """The engine's steps. prompt, drawn: tokens that were run of prompts, and drawn for answers.
+
+    cached: tokens of prompts that were in the KV cache already. preempted: requests that lost their KV;
+    recomputed: tokens that were run again for that.
+    """
 
     seconds: Spread = field(default_factory=Spread)
     rows: Spread = field(default_factory=lambda: Spread(_ROWS))
     prompt: int = 0
     drawn: int = 0
+    cached: int = 0
+    recomputed: int = 0
+    preempted: int = 0
     failed: int = 0
 
 
-class Busiest:
-    """Requests by adapter: the busiest `named` of them each, the others together.
+class Busiest(Generic[K, V]):
+    """Figures by key: of the busiest `named` keys each, of the others together. `new` makes them, at nothing.
 
-    No number ever shrinks, so that rates are right: an adapter that becomes busier than the least busy
-    named one takes its place and begins at nothing; what came before stays with the others.
+    No number ever shrinks, so that rates are right: a key that becomes busier than the least busy named
+    one takes its place and begins at nothing; what came before stays with the others.
     """
 
-    def __init__(self, named: int = _NAMED, candidates: int = _CANDIDATES) -> None:
-        self.counts: dict[str, int] = {}
-        self.others = 0
-        self._named = named
+    def __init__(self, new: Callable[[], V], named: int = _NAMED, candidates: int = _CANDIDATES) -> None:
+        self.named: dict[K, V] = {}
+        self.others = new()
+        self._new = new
+        self._most = named
         self._candidates = candidates
-        self._heat: Counter[str] = Counter()
+        self._heat: Counter[K] = Counter()
 
-    def add(self, digest: str) -> None:
-        """One more request."""
-        if len(self._heat) >= self._candidates and digest not in self._heat:
+    def of(self, key: K) -> V:
+        """Where one more request is to be counted."""
+        if len(self._heat) >= self._candidates and key not in self._heat:
             # What was busy once cools down, and what came once is forgotten.
-            self._heat = Counter({key: heat // 2 for key, heat in self._heat.items() if heat > 1})
-        self._heat[digest] += 1
-        if digest not in self.counts and not self._let_in(digest):
-            self.others += 1
-            return
-        self.counts[digest] = self.counts.get(digest, 0) + 1
+            self._heat = Counter({one: heat // 2 for one, heat in self._heat.items() if heat > 1})
+        self._heat[key] += 1
+        if key not in self.named and not self._let_in(key):
+            return self.others
+        return self.named.setdefault(key, self._new())
 
-    def _let_in(self, digest: str) -> bool:
-        if len(self.counts) < self._named:
+    def _let_in(self, key: K) -> bool:
+        if len(self.named) < self._most:
             return True
-        coldest = min(self.counts, key=lambda one: self._heat[one])
-        if self._heat[digest] <= self._heat[coldest]:
+        coldest = min(self.named, key=lambda one: self._heat[one])
+        if self._heat[key] <= self._heat[coldest]:
             return False
-        del self.counts[coldest]
+        del self.named[coldest]
         return True
+
+
+@dataclass(slots=True)
+class Uses:
+    """How often an adapter was asked for."""
+
+    count: int = 0
 
 
 @dataclass(slots=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from compute_worker.contract import Tokenizer
+from compute_worker.wording import Tokenizer
 
 # What decoders write for bytes that are no character, or not yet one.
 _REPLACEMENT = "\ufffd"

@@ -9,15 +9,23 @@ from __future__ import annotations
 import math
 
 from compute_worker.contract import EngineLimits, Sampling
-from compute_worker.runtime.api import GenerateCall, Stop
+from compute_worker.runtime.api import GenerateCall, ScoreItem, Stop
 from lorry.errors import InvalidInput, PromptTooLong, RequestTooLarge
 
 DEFAULT_NEW_TOKENS = 256
 MAX_STOP_STRINGS = 16
 MAX_STOP_CHARACTERS = 256
 MAX_STOP_TOKENS = 64
+# Ids that callers make: of users, and of conversations. A UUID has 36 characters.
+MAX_AFFINITY_CHARACTERS = 256
+MAX_SESSION_CHARACTERS = 128
 MAX_LOGPROBS = 20
 MAX_SEED = 2**64 - 1  # uint64 on the wire
+MAX_PRIORITY = 10
+MAX_TENANT_CHARACTERS = 64
+MAX_BEGIN_SECONDS = 86_400.0
+# As the wire promises; what a form of so many characters may cost in time and memory, llguidance bounds.
+MAX_FORM_CHARACTERS = 1 << 16
 # No vocabulary has longer tokens (runs of spaces reach 128 characters), so a text that has more
 # characters for each token of the context cannot fit and need not be tokenised to be refused.
 MAX_CHARACTERS_PER_TOKEN = 256
@@ -25,11 +33,26 @@ MAX_CHARACTERS_PER_TOKEN = 256
 
 def check_call(call: GenerateCall, limits: EngineLimits, vocab_size: int) -> None:
     """Everything that can be said before the prompt is tokenised. Raises InvalidInput, PromptTooLong."""
-    _check_prompt(call, limits, vocab_size)
+    check_prompt(call, limits, vocab_size)
     _check_sampling(call.sampling)
     _check_stop(call.stop, vocab_size)
     if call.seed is not None:
         _between("seed", call.seed, 0, MAX_SEED)
+    _between("characters of the affinity", len(call.affinity), 0, MAX_AFFINITY_CHARACTERS)
+    _between("characters of the session's id", len(call.session), 0, MAX_SESSION_CHARACTERS)
+    if not math.isfinite(call.scale):
+        raise InvalidInput(f"scale: expected a finite number, got {call.scale}")
+    check_turn(call.tenant, call.priority)
+    if call.begin_within is not None:
+        _between("begin_within", call.begin_within, 0, MAX_BEGIN_SECONDS, above=True)
+    if call.constraint is not None:
+        _between(f"characters of {call.constraint.form}", len(call.constraint.text), 1, MAX_FORM_CHARACTERS)
+
+
+def check_turn(tenant: str, priority: int) -> None:
+    """Whose turn it is. Raises InvalidInput."""
+    _between("priority", priority, -MAX_PRIORITY, MAX_PRIORITY)
+    _between("characters of the tenant", len(tenant), 0, MAX_TENANT_CHARACTERS)
 
 
 def fit(prompt_tokens: int, max_new_tokens: int, limits: EngineLimits) -> int:
@@ -53,14 +76,15 @@ def fit(prompt_tokens: int, max_new_tokens: int, limits: EngineLimits) -> int:
     return new
 
 
-def _check_prompt(call: GenerateCall, limits: EngineLimits, vocab_size: int) -> None:
+def check_prompt(call: GenerateCall | ScoreItem, limits: EngineLimits, vocab_size: int) -> None:
+    """Exactly one prompt, of ids that there are, not hopelessly long. Raises InvalidInput, PromptTooLong."""
     given = [name for name in ("text", "chat", "tokens") if getattr(call, name) is not None]
     if len(given) != 1:
         raise InvalidInput(f"expected exactly one of text, chat and tokens, got {' and '.join(given) or 'none'}")
     if call.chat is not None and not call.chat:
         raise InvalidInput("a chat has at least one message, got none")
     if call.tokens is not None:
-        _check_ids("prompt token", call.tokens, vocab_size)
+        check_ids("prompt token", call.tokens, vocab_size)
     characters = len(call.text or "") + sum(len(content) for _, content in call.chat or ())
     if characters > limits.max_context * MAX_CHARACTERS_PER_TOKEN:
         raise PromptTooLong(f"{characters} characters cannot fit a context of {limits.max_context} tokens")
@@ -82,10 +106,11 @@ def _check_stop(stop: Stop, vocab_size: int) -> None:
     _between("number of stop tokens", len(stop.token_ids), 0, MAX_STOP_TOKENS)
     for text in stop.strings:
         _between("characters of a stop string", len(text), 1, MAX_STOP_CHARACTERS)
-    _check_ids("stop token", stop.token_ids, vocab_size)
+    check_ids("stop token", stop.token_ids, vocab_size)
 
 
-def _check_ids(what: str, ids: tuple[int, ...], vocab_size: int) -> None:
+def check_ids(what: str, ids: tuple[int, ...], vocab_size: int) -> None:
+    """Raise InvalidInput where an id is not one of the vocabulary's."""
     wrong = next((token for token in ids if not 0 <= token < vocab_size), None)
     if wrong is not None:
         raise InvalidInput(f"{what}: expected 0 to {vocab_size - 1}, got {wrong}")

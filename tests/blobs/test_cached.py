@@ -14,6 +14,7 @@ from adapter_registry.blobs.cached import CachedStore, CacheSettings
 from adapter_registry.blobs.filesystem import FileStore
 from adapter_registry.blobs.protocol import BlobStore
 from adapter_registry.blobs.s3_bucket import S3Settings
+from adapter_registry.blobs.s3_parts import PART_BYTES
 from lorry.errors import BlobNotFound
 from lorry.format.digest import digest_of
 from tests.suites.blob_store import BlobStoreSuite, BoundedMemorySuite
@@ -40,6 +41,8 @@ def cached_place(inner: Place, folder: Path) -> Place:
 @pytest.mark.long  # on files each rule runs always; a bucket is its slower twin
 class TestCachedS3(ReadingRules, UpkeepRules, BoundedMemorySuite):
     """Uploads pass by the cache: their rules run on the S3 store, and behind the cache on files below."""
+
+    most = 6 * PART_BYTES  # as the S3 store's
 
     @pytest.fixture
     def place(self, s3_settings: S3Settings, s3_bucket: str, tmp_path: Path) -> Place:

@@ -30,6 +30,8 @@ pytestmark = pytest.mark.s3
 
 
 class TestS3Store(BlobStoreSuite, BoundedMemorySuite):
+    most = 6 * PART_BYTES  # five parts, and what the client sends them in
+
     @pytest.fixture
     def place(self, s3_settings: S3Settings, s3_bucket: str) -> Place:
         return s3_place(s3_bucket, s3_settings)

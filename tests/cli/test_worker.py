@@ -60,6 +60,16 @@ def test_generate_says_in_json_what_served_and_why_it_ended(lorry: Lorry) -> Non
     assert last["finished"]["completion_tokens"] <= 3
 
 
+def test_whose_turn_it_is_can_be_said(lorry: Lorry) -> None:
+    turn = ("--tenant", "team", "--priority", "-3", "--begin-within", "30")
+    for cached in (0, 16):
+        *_, last = stream(
+            lorry("generate", "a text of thirty tokens or so.", "--raw", "--base-only", *turn, "-n", "1", "--json")
+        )
+        assert last["finished"]["cached_tokens"] == cached
+    assert lorry("generate", "hello", "--priority", "11").code == 2
+
+
 def test_a_seed_repeats_the_draw(lorry: Lorry) -> None:
     draw = ("generate", "hello", "--raw", "--base-only", "-t", "1.5", "-n", "8", "--seed")
     assert lorry(*draw, "7").out == lorry(*draw, "7").out
@@ -82,7 +92,7 @@ def test_switch_changes_what_callers_get_who_name_nothing(lorry: Lorry) -> None:
     switched = lorry("switch", "pirate", "json=0.5", "--route", "tour", "--expect", "0")
     assert switched.out == "tour -> pirate + 0.5 json  (revision 1)\n"
     assert lorry("switch", "--route", "tour", "--expect", "0").code == 4
-    assert "pirate + 0.5 json" in lorry("routes").out
+    assert "pirate + 0.5 json" in lorry("route", "ls").out
     started = stream(lorry("generate", "hello", "--route", "tour", "-n", "1", "--json"))[0]["started"]
     assert (started["route"], len(started["adapters"])) == ("tour", 2)
 
@@ -103,6 +113,32 @@ def test_a_combination_that_stays_is_known_by_its_recipe(lorry: Lorry) -> None:
     assert lorry("generate", "hello", "-a", made["adapter"], "-n", "2").code == 0
 
 
+def test_a_recipe_is_written_down_and_followed(lorry: Lorry, tmp_path: Path) -> None:
+    options = ("--method", "dare_ties_svd", "--density", "0.5", "--seed", "7", "--rank", "1")
+    made = lorry("combine", "pirate", "json=-0.5", *options, "--publish", "mixed/again", "--json").json
+    written = lorry("combine", "--recipe", "mixed/again")
+    assert written.code == 0, written.err
+    assert "method: dare_ties_svd" in written.out
+    file = tmp_path / "mix.yaml"
+    file.write_text(written.out)
+    again = lorry("combine", "--from", str(file), "--publish", "mixed/again", "--json").json
+    assert (again["existed"], again["recipe_digest"]) == (True, made["recipe_digest"])
+    assert again["version"] == made["version"]
+    assert lorry("combine", "--recipe", "mixed/again", "--json").json["parameters"]["seed"] == 7
+    assert lorry("combine", "--recipe", "pirate").code == 2
+    file.write_text("{")
+    assert lorry("combine", "--from", str(file)).err.startswith("error: INVALID_COMBINATION: ")
+
+
+def test_a_dry_run_shows_what_a_method_costs(lorry: Lorry) -> None:
+    shown = lorry("combine", "pirate", "json=0.25", "--dry-run")
+    assert shown.code == 0, shown.err
+    assert "off the exact sum" in shown.out
+    tried = lorry("combine", "pirate", "json=0.25", "--dry-run", "--json").json
+    assert 0 < tried["dry_run"]["relative_error"] <= tried["dry_run"]["worst_relative_error"]
+    assert tried["recipe_digest"] not in lorry("ps", "--json").out
+
+
 def test_load_ps_pin_and_unload(lorry: Lorry) -> None:
     assert "pool" in lorry("load", "spare").out
     assert "spare" in lorry("ps").out
@@ -110,6 +146,14 @@ def test_load_ps_pin_and_unload(lorry: Lorry) -> None:
     assert lorry("unload", "spare").code == 6
     assert lorry("pin", "spare", "--off").code == 0
     assert lorry("unload", "spare").out.startswith("unloaded sha256:")
+
+
+def test_load_ahead_of_time(lorry: Lorry) -> None:
+    lorry("unload", "spare")
+    assert "disk" in lorry("load", "spare", "--tier", "disk").out
+    assert lorry("load", "spare", "--tier", "host", "--json").json["tier"] == "TIER_HOST"
+    assert "pool" in lorry("load", "spare").out
+    assert lorry("load", "spare", "--tier", "cloud").code == 2
 
 
 def test_caps_tells_base_and_budgets(lorry: Lorry) -> None:
@@ -140,6 +184,24 @@ class TestChat:
         turns = stream(talk(*lines, options=("--json", "-a", "json")))
         starts = [message["started"]["adapters"] for message in turns if "started" in message]
         assert [[a["adapter"] for a in adapters] for adapters in starts] == [["json"], ["pirate", "json"], []]
+
+    @pytest.mark.parametrize(("options", "second"), [((), "pirate"), (("--follow",), "json")])
+    def test_the_conversation_keeps_its_adapters_unless_it_follows(
+        self, worker: str, lorry: Lorry, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], second: str
+    ) -> None:
+        class Moving(io.StringIO):
+            """Standard input that moves the route before each line is read."""
+
+            def readline(self, *_: Any) -> str:
+                with sync.WorkerClient(worker) as client:
+                    client.switch(next(adapters), route="moving")
+                return super().readline()
+
+        adapters = iter(("pirate", "json", "spare"))
+        monkeypatch.setattr(sys, "stdin", Moving("hello\nhello\n"))
+        turns = stream(lorry("chat", "-n", "2", "--json", "--route", "moving", *options))
+        starts = [message["started"]["adapters"] for message in turns if "started" in message]
+        assert [adapter["adapter"] for (adapter,) in starts] == ["pirate", second]
 
     def test_a_refusal_ends_the_turn_and_not_the_conversation(self, talk: Any) -> None:
         result = talk("/adapter nobody", "hello", "/adapter", "hello")

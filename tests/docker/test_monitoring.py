@@ -15,7 +15,8 @@ from prometheus_client import Metric
 from compute_worker.metrics import worker_metrics
 from compute_worker.runtime.api import BudgetUse
 from compute_worker.runtime.runtime import Figures
-from compute_worker.runtime.tally import Busiest, Steps, Tally
+from compute_worker.runtime.tally import Busiest, Steps, Tally, Uses
+from compute_worker.runtime.traffic import Traffic
 from lorry.rpc.metrics import CallMetrics
 from lorry.rpc.requestid import Call
 from tests.support.registry import Client, running_registry, until
@@ -51,7 +52,7 @@ def of_worker() -> list[Metric]:
     calls, call = CallMetrics(), Call("any", "id")
     calls.began(call)
     calls.ended(call)
-    figures = Figures([BudgetUse("queue", 1, 0)], 0, {}, Steps(), Tally(), Busiest())
+    figures = Figures([BudgetUse("queue", 1, 0)], 0, {}, Steps(), Tally(), Busiest(Uses), Traffic())
     return [*calls.collect(), *worker_metrics(figures)]
 
 

@@ -14,6 +14,7 @@ from transformers import GraniteConfig, LlamaConfig, PretrainedConfig, PreTraine
 
 from compute_worker.contract import ActiveAdapter, Sampling
 from compute_worker.engine.admission import GENERAL
+from compute_worker.engine.engine import Budgets, TransformersEngine
 from compute_worker.engine.native import NativeKernels, library
 from lorry.errors import Internal
 from tests.support.models import config_of, from_config, tiny_model
@@ -90,14 +91,44 @@ def test_a_part_that_is_not_what_it_seems_is_found(change: Callable[[PreTrainedM
 
 
 def test_kernels_that_compute_something_else_are_not_admitted(monkeypatch: pytest.MonkeyPatch) -> None:
-    adapt = NativeKernels.adapt
-    monkeypatch.setattr(NativeKernels, "adapt", lambda self, x, y, *rest: adapt(self, 2 * x, y, *rest))
+    pack = NativeKernels.pack
+    monkeypatch.setattr(NativeKernels, "pack", lambda self, weight, dtype: pack(self, 1.01 * weight, dtype))
 
     assert engine_of(tiny_model("llama")).executor == GENERAL
 
 
 def test_the_general_one_can_be_asked_for() -> None:
     assert engine_of(tiny_model("llama"), executor=GENERAL).executor == GENERAL
+
+
+def test_the_weights_are_kept_once_and_can_be_read_on() -> None:
+    model = tiny_model("qwen3")
+    expected = {name: module.weight.clone() for name, module in model.named_modules() if type(module) is nn.Linear}
+
+    engine = engine_of(model)
+
+    assert engine.executor.startswith("native-")
+    for name, weight in expected.items():
+        assert torch.equal(torch.from_numpy(engine.weight(name)), weight)
+    assert not any(model.get_submodule(name).weight.numel() for name in expected)
+
+
+def test_rounding_what_is_stored_stays_nearer_to_float32_than_computing_in_bfloat16(tmp_path: Path) -> None:
+    folder = save_adapter(tiny_model("llama"), tmp_path, r=4, target_modules="all-linear")
+    logits = []
+    for model, stored in (
+        (tiny_model("llama"), torch.float32),
+        (tiny_model("llama"), torch.bfloat16),
+        (tiny_model("llama").to(torch.bfloat16), torch.bfloat16),
+    ):
+        executor = "auto" if model.dtype == torch.float32 else GENERAL
+        engine = TransformersEngine(model, Budgets(1 << 20, 1 << 20), executor, stored)
+        assert engine.dtype == str(stored).removeprefix("torch.")
+        requests = [Request(prompt(20), 0, (install(engine, folder, 5),)), Request(prompt(9), 1)]
+        logits.append(torch.stack(run_all(engine, requests)).float())
+
+    exact, rounded, narrow = logits
+    assert 0 < (rounded - exact).norm() < (narrow - exact).norm()
 
 
 def test_nobody_is_left_in_the_pool_by_the_rehearsal() -> None:

@@ -45,7 +45,7 @@ def changed(good: Path, into: Path, change: Callable[[dict[str, Tensor]], None])
 def state_of(engine: TransformersEngine) -> str:
     """Digest of every number of base, pool and KV."""
     digest = hashlib.sha256()
-    tensors = [tensor for layer in engine._layers.values() for tensor in (layer.a, layer.b)]
+    tensors = [tensor for layer in engine._layers.values() for tensor in (layer.a, layer.b, layer.rows())]
     kv = [*engine._kv._keys.values(), *engine._kv._values.values()]
     for tensor in (*engine._model.parameters(), *tensors, *kv):
         digest.update(tensor.detach().contiguous().view(torch.uint8).numpy().tobytes())
@@ -132,7 +132,7 @@ def dora_with_bias(good: Path, into: Path, facts: AdapterFacts) -> tuple[Path, A
 @pytest.mark.parametrize(
     ("failing", "error", "reason"),
     [
-        (cut_short, InvalidAdapter, "not a safetensors file"),
+        (cut_short, InvalidAdapter, "the tensors end at byte"),
         (tensor_missing, InvalidAdapter, "expected a tensor .*q_proj.lora_A.weight"),
         (other_shape, IncompatibleAdapter, "expected shape"),
         (overflowing_scale, InvalidAdapter, "finite in float32"),

@@ -10,7 +10,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from compute_worker.engine.kernels import Cells, GroupedCell, Heads, Kernels, Places, Segments
+from compute_worker.engine.additions import Added, Additions, GroupedCell, Touch
+from compute_worker.engine.kernels import (
+    NOWHERE,
+    Adapt,
+    AddNorm,
+    Argmax,
+    Attend,
+    Heads,
+    Kernels,
+    Linear,
+    Operation,
+    Places,
+    Segments,
+    SiluMul,
+    Step,
+)
 from compute_worker.engine.native import NativeKernels, library
 from compute_worker.engine.twin import TorchKernels
 from scripts.build_native import build
@@ -18,7 +33,7 @@ from scripts.build_native import build
 TWIN = TorchKernels()
 # Relative to the largest number: sums of up to 200 float32 in another order, and an exponential to 2 ulp.
 CLOSE = 1e-5
-# Drawn shapes are small: what differs between kernels lies at the edges of tiles of 4 by 3 or 6, and of 8 or 16 lanes.
+# Drawn shapes are small: what differs lies at the edges of tiles of up to 12 tokens, and of panels of 16 or 32.
 SHAPES = st.integers(1, 40)
 DTYPES = st.sampled_from([torch.float32, torch.bfloat16])
 QUICK = settings(max_examples=20, deadline=None)
@@ -38,22 +53,69 @@ def noise(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Ten
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed + sum(shape))).to(dtype)
 
 
+def run(
+    kernels: Kernels, operation: Operation, tokens: int, added: Added | None = None, places: Places = NOWHERE
+) -> None:
+    kernels.program([operation]).run(Step(tokens, places, Additions([added or Added()])))
+
+
 def near(got: Tensor, expected: Tensor) -> None:
     assert got.shape == expected.shape
     if got.numel():
         assert (got - expected).abs().max() <= CLOSE * expected.abs().max().clamp(min=1)
 
 
+def product(kernels: Kernels, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Of all tokens but the last one of x, which must not be touched."""
+    out = torch.full((len(x), len(weight)), 7.0)
+    run(kernels, Linear(x, kernels.pack(weight, weight.dtype), bias, out), len(x) - 1)
+    assert bool((out[-1] == 7).all())
+    return out[:-1]
+
+
+def best(kernels: Kernels, x: Tensor, weight: Tensor, bias: Tensor | None) -> list[int]:
+    out = torch.zeros(len(x), dtype=torch.int64)
+    run(kernels, Argmax(x, kernels.pack(weight, weight.dtype), bias, out), len(x))
+    return out.tolist()
+
+
 @QUICK
 @given(tokens=st.integers(0, 70), n=SHAPES, k=st.integers(1, 200), dtype=DTYPES, with_bias=st.booleans())
 def test_linear(native: Kernels, tokens: int, n: int, k: int, dtype: torch.dtype, *, with_bias: bool) -> None:
-    x, weight, bias = noise(tokens, k), noise(n, k, dtype=dtype), noise(n) if with_bias else None
-    got, expected = torch.full((tokens, n), 7.0), torch.empty(tokens, n)
+    x, weight, bias = noise(tokens + 1, k), noise(n, k, dtype=dtype), noise(n) if with_bias else None
 
-    native.linear(x, weight, bias, got)
-    TWIN.linear(x, weight, bias, expected)
+    near(product(native, x, weight, bias), product(TWIN, x, weight, bias))
 
-    near(got, expected)
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("tokens", [1, 7, 45, 100])
+def test_linear_of_a_size_that_is_cut_into_blocks_of_tokens_and_of_the_sum(
+    native: Kernels, tokens: int, dtype: torch.dtype
+) -> None:
+    x, weight = noise(tokens + 1, 1600), noise(150, 1600, dtype=dtype)
+
+    near(product(native, x, weight, None), product(TWIN, x, weight, None))
+
+
+@QUICK
+@given(n=SHAPES, k=st.integers(1, 60), dtype=DTYPES)
+def test_a_packed_matrix_can_be_had_back(native: Kernels, n: int, k: int, dtype: torch.dtype) -> None:
+    weight = noise(n, k, dtype=dtype)
+
+    assert torch.equal(native.pack(weight, dtype).rows(), weight.float())
+    assert torch.equal(native.pack(weight, torch.bfloat16).rows(), weight.bfloat16().float())
+
+
+def test_float32_numbers_that_bfloat16_holds_take_half_the_memory() -> None:
+    path = library()
+    if path is None:
+        pytest.skip("no native kernels for this CPU")
+    kernels, weight = NativeKernels(path, matrix_units=False), noise(64, 64)
+
+    exact = kernels.pack(weight.bfloat16().float(), torch.float32)
+
+    assert exact.memory.nbytes * 2 == kernels.pack(weight, torch.float32).memory.nbytes
+    assert torch.equal(exact.rows(), weight.bfloat16().float())
 
 
 @QUICK
@@ -61,27 +123,26 @@ def test_linear(native: Kernels, tokens: int, n: int, k: int, dtype: torch.dtype
 def test_argmax(native: Kernels, tokens: int, n: int, k: int, dtype: torch.dtype, *, with_bias: bool) -> None:
     x, weight, bias = noise(tokens, k), noise(n, k, dtype=dtype), noise(n) if with_bias else None
 
-    assert native.argmax(x, weight, bias) == TWIN.argmax(x, weight, bias)
+    assert best(native, x, weight, bias) == best(TWIN, x, weight, bias)
 
 
 def test_units_for_bfloat16_take_many_tokens_with_bfloat16s_own_error() -> None:
     path = library()
     if path is None:
         pytest.skip("no native kernels for this CPU")
-    x, weight, bias = noise(70, 32), noise(5, 32, dtype=torch.bfloat16), noise(5)
-    got, expected = torch.empty(70, 5), torch.empty(70, 5)
+    x, weight, bias = noise(71, 32), noise(5, 32, dtype=torch.bfloat16), noise(5)
 
-    NativeKernels(path, matrix_units=True).linear(x, weight, bias, got)
-    TWIN.linear(x, weight, bias, expected)
+    got = product(NativeKernels(path, matrix_units=True), x, weight, bias)
+    expected = product(TWIN, x, weight, bias)
 
     assert 0 < (got - expected).norm() < 1e-2 * expected.norm()
 
 
 def test_the_first_of_equal_rows_wins_and_a_row_of_nan_has_an_answer(native: Kernels) -> None:
-    weight = torch.ones(9, 5)
+    weight = torch.ones(90, 5)
 
-    assert native.argmax(torch.ones(2, 5), weight, None) == [0, 0]
-    assert native.argmax(torch.full((1, 5), float("nan")), weight, None)[0] in range(9)
+    assert best(native, torch.ones(2, 5), weight, None) == [0, 0]
+    assert best(native, torch.full((1, 5), float("nan")), weight, None)[0] in range(90)
 
 
 @QUICK
@@ -90,8 +151,8 @@ def test_add_norm(native: Kernels, tokens: int, size: int, *, first: bool) -> No
     x, y, weight = noise(tokens, size), None if first else noise(tokens, size, seed=1), noise(size)
     mine, other = (x.clone(), torch.empty_like(x)), (x.clone(), torch.empty_like(x))
 
-    native.add_norm(mine[0], y, weight, 1e-6, mine[1])
-    TWIN.add_norm(other[0], y, weight, 1e-6, other[1])
+    run(native, AddNorm(mine[0], y, weight, 1e-6, mine[1]), tokens)
+    run(TWIN, AddNorm(other[0], y, weight, 1e-6, other[1]), tokens)
 
     near(mine[0], other[0])
     near(mine[1], other[1])
@@ -103,44 +164,63 @@ def test_silu_mul(native: Kernels, tokens: int, size: int, spread: float) -> Non
     both = noise(tokens, 2 * size) * spread
     got, expected = torch.empty(tokens, size), torch.empty(tokens, size)
 
-    native.silu_mul(both, got)
-    TWIN.silu_mul(both, expected)
+    run(native, SiluMul(both, got), tokens)
+    run(TWIN, SiluMul(both, expected), tokens)
 
     near(got, expected)
 
 
 @st.composite
-def cells(draw: st.DrawFn) -> tuple[GroupedCell, ...]:
-    """Of 20 tokens, 30 pool rows and two segments; weights and ranks mixed, none at all among them."""
+def added(draw: st.DrawFn) -> Added:
+    """To 150 tokens from 30 pool rows, in two segments; weights and ranks mixed, none at all among them."""
     made = []
     for _ in range(draw(st.integers(0, 6))):
-        begin, first = draw(st.integers(0, 19)), draw(st.integers(0, 29))
-        end, rank = draw(st.integers(begin + 1, 20)), draw(st.integers(1, 30 - first))
+        begin, first = draw(st.integers(0, 149)), draw(st.integers(0, 29))
+        end, rank = draw(st.integers(begin + 1, 150)), draw(st.integers(1, 30 - first))
         weight = draw(st.sampled_from([1.0, 0.5, -2.0]))
         made.append(GroupedCell(draw(st.integers(0, 1)), begin, end, first, rank, weight))
-    return tuple(made)
+    return Added(tuple(made))
 
 
 @QUICK
-@given(cells=cells(), k=SHAPES, widths=st.tuples(SHAPES, SHAPES), dtype=DTYPES)
+@given(
+    added=added(),
+    touched=st.lists(st.tuples(st.integers(0, 1), st.booleans(), st.booleans()), max_size=3),
+    k=SHAPES,
+    widths=st.tuples(SHAPES, SHAPES),
+    dtype=DTYPES,
+)
 def test_adapt(
-    native: Kernels, cells: tuple[GroupedCell, ...], k: int, widths: tuple[int, int], dtype: torch.dtype
+    native: Kernels,
+    added: Added,
+    touched: list[tuple[int, bool, bool]],
+    k: int,
+    widths: tuple[int, int],
+    dtype: torch.dtype,
 ) -> None:
+    """Cells, and biases and magnitudes behind them."""
     a = tuple(noise(30, k, seed=seed, dtype=dtype) for seed in range(2))
     b = tuple(noise(30, width, seed=seed, dtype=dtype) for seed, width in enumerate(widths))
-    segments, x = Segments(a, b, (0, widths[0])), noise(20, k)
-    got = noise(20, sum(widths), seed=5)
+    touches = tuple(
+        Touch(segment, 3 * index, 20, noise(widths[segment]) if gain else None, noise(widths[segment], seed=index), 0.5)
+        if shift
+        else Touch(segment, 3 * index, 20, noise(widths[segment]) if gain else None, None)
+        for index, (segment, gain, shift) in enumerate(touched)
+    )
+    added = Added(added.cells, touches)
+    segments, x = Segments(a, b, (0, widths[0])), noise(150, k)
+    got = noise(150, sum(widths), seed=5)
     expected = got.clone()
 
-    native.adapt(x, got, segments, Cells(cells))
-    TWIN.adapt(x, expected, segments, Cells(cells))
+    run(native, Adapt(x, got, segments, 0), 150, added)
+    run(TWIN, Adapt(x, expected, segments, 0), 150, added)
 
     near(got, expected)
 
 
 @QUICK
 @given(
-    lengths=st.lists(st.integers(1, 40), min_size=0, max_size=4),
+    lengths=st.lists(st.integers(1, 140), min_size=0, max_size=4),
     heads=st.tuples(st.integers(1, 3), st.integers(1, 5)),
     half=st.integers(1, 20),
     window=st.sampled_from([None, 1, 6, 33]),
@@ -156,32 +236,30 @@ def test_attend(
     dtype: torch.dtype,
     forms: tuple[bool, bool],
 ) -> None:
-    """Each request: all of its tokens but one lie in the KV, or (every second one) run as a chunk now."""
+    """Each request: all of its tokens but one lie in the KV, or (every second one) the last 70 run as a chunk now."""
     block, size, kv_heads = 8, 2 * half, heads[0]
     rotary, normed = forms
-    positions, slots, first_block, tables = [], [], [], []
+    rows, tables, tokens = [], [], 0
     for seat, length in enumerate(lengths):
-        blocks = list(range(5 * seat + 4, 5 * seat - 1, -1))
-        for position in range(0 if seat % 2 else length - 1, length):
-            positions.append(position)
-            slots.append(blocks[position // block] * block + position % block)
-            first_block.append(5 * seat)
-        tables.extend(blocks)
-    tokens = len(positions)
+        position = max(0, length - 70) if seat % 2 else length - 1
+        rows.append((tokens, tokens + length - position, position, 18 * seat))
+        tokens += length - position
+        tables.extend(range(18 * seat + 17, 18 * seat - 1, -1))
     places = Places(
-        *(torch.tensor(values, dtype=torch.int64) for values in (positions, slots, first_block, tables)),
+        torch.tensor(rows, dtype=torch.int64).reshape(-1, 4),
+        torch.tensor(tables, dtype=torch.int64),
         noise(tokens, size, seed=2),
         noise(tokens, size, seed=3),
     )
     qkv = noise(tokens, (kv_heads * heads[1] + 2 * kv_heads) * size)
     norms = {"q_norm": noise(size), "k_norm": noise(size, seed=9), "eps": 1e-6} if normed else {}
-    memory = noise(160, kv_heads, size, seed=4, dtype=dtype), noise(160, kv_heads, size, seed=5, dtype=dtype)
+    memory = noise(576, kv_heads, size, seed=4, dtype=dtype), noise(576, kv_heads, size, seed=5, dtype=dtype)
     results = []
     for kernels in (native, TWIN):
         keys, values = memory[0].clone(), memory[1].clone()
         layer = Heads(kv_heads * heads[1], kv_heads, size, 0.3, window, rotary, keys, values, **norms)
         out = torch.empty(tokens, kv_heads * heads[1] * size)
-        kernels.attend(qkv.clone(), places, layer, block, out)
+        run(kernels, Attend(qkv.clone(), layer, block, out), tokens, places=places)
         results.append((out, keys, values))
 
     (got, *written), (expected, *meant) = results

@@ -89,7 +89,7 @@ async def test_a_mix_is_combined_published_pulled_and_loaded_by_peft(terminal: T
 
 def test_a_route_is_switched_listed_and_used(terminal: Terminal) -> None:
     switched = terminal.json("switch", "pirate=0.5", "--route", "tour", "--expect", "0")
-    assert terminal.json("routes")[-1] == switched
+    assert terminal.json("route", "ls")[-1] == switched
     by_route = terminal.run("generate", "hello", "--route", "tour", "-n", "4")
     assert terminal.run("generate", "hello", "-a", "pirate=0.5", "-n", "4") == by_route
     assert "REVISION_CONFLICT" in terminal.run("switch", "--route", "tour", "--expect", "0", code=4)

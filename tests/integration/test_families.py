@@ -18,7 +18,7 @@ from lorry.fingerprint import base_facts
 from lorry.format.compatibility import CarryOver
 from tests.support.pair import PROMPT, agrees, answer
 from tests.support.peft_adapters import QUIET
-from tests.support.registry import DEADLINE, running_registry
+from tests.support.registry import DEADLINE, running_registry, until
 from tests.support.worker import (
     MODEL_NAME,
     RunningWorker,
@@ -89,3 +89,19 @@ async def test_what_is_made_of_them_here_belongs_to_the_variant(home: Home) -> N
     assert made.manifest.base_id == base_facts(home.variant).base_id
     fits = {verdict.base_model: verdict.compatible async for verdict in home.registry.verdicts("both")}
     assert fits == {MODEL_NAME: False, "variant": True}
+
+
+async def test_a_running_worker_hears_that_its_base_takes_them_no_more(home: Home) -> None:
+    await home.registry.push(tiny_adapter(home.folder / "sailor", seed=6), "sailor", base=MODEL_NAME)
+    await home.registry.update_base_model("variant", carry_over=CarryOver.ALLOW)
+    await answer(home.worker, adapters="sailor")
+    await home.registry.update_base_model("variant", carry_over=CarryOver.REFUSE)
+
+    async def refused() -> bool:
+        try:
+            await answer(home.worker, adapters="sailor")
+        except IncompatibleAdapter:
+            return True
+        return False
+
+    await until(refused)

@@ -12,8 +12,9 @@ import pytest
 import pytest_asyncio
 
 from compute_worker.app import engine_settings, worker
-from compute_worker.contract import Engine, Tokenizer
+from compute_worker.contract import Engine
 from compute_worker.engine.build import build_engine
+from compute_worker.wording import Tokenizer
 from lorry import LorryError, RegistryClient, WorkerClient, retry
 from lorry.errors import DeadlineExceeded, RegistryUnavailable
 from tests.support.pair import Answer, agrees, answer

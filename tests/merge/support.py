@@ -5,17 +5,23 @@ Owns adapters that fit the tiny llama of tests.support.models. Does not know any
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pytest
+from numpy.typing import NDArray
 from peft import PeftModel, get_peft_model_state_dict
+from peft.utils import merge_utils
 from safetensors.torch import load_file
 from torch import Tensor
 
-from compute_worker.contract import CombineMethod, CombineSource
+from compute_worker.combination import CombineMethod, CombineSource
 from compute_worker.merge import TorchCombiner
+from compute_worker.merge.draws import draw, key_of
 from lorry.format.bundle import check_bundle
 from lorry.format.digest import digest_of_file
 from tests.support.adapters import WEIGHTS, Modules, write_adapter
@@ -24,6 +30,23 @@ from tests.support.models import tiny_model
 Q, V, DOWN = "self_attn.q_proj", "self_attn.v_proj", "mlp.down_proj"
 # (in, out) of the modules of the tiny llama
 _SHAPES = {Q: (32, 32), V: (32, 16), DOWN: (48, 32)}
+
+
+# Every method, with parameters that prune, choose and cut.
+RECIPES: dict[str, dict[str, Any]] = {
+    "linear": {},
+    "cat": {},
+    "sum": {},
+    "magnitude_prune": {"density": 0.5},
+    "ties": {"density": 0.5, "majority_sign": "frequency"},
+    "dare_linear": {"density": 0.5, "seed": 3},
+    "dare_ties": {"density": 0.5, "majority_sign": "total", "seed": 3},
+    "svd": {"rank": 3, "clamp_quantile": 0.99},
+    "magnitude_prune_svd": {"density": 0.5, "rank": 3},
+    "ties_svd": {"density": 0.5, "majority_sign": "total", "rank": 3},
+    "dare_linear_svd": {"density": 0.5, "seed": 3, "rank": 3, "clamp_quantile": 0.99},
+    "dare_ties_svd": {"density": 0.5, "majority_sign": "frequency", "seed": 3, "rank": 3},
+}
 
 
 def llama_modules(rank: int | Mapping[str, int], *names: str) -> dict[str, tuple[int, int, int]]:
@@ -46,6 +69,12 @@ def source(folder: Path, weight: float = 1.0) -> CombineSource:
     return CombineSource(weights, check_bundle(folder).facts, digest_of_file(weights), weight)
 
 
+def base_weight(module: str) -> NDArray[np.float32]:
+    """The tiny llama's."""
+    weight: NDArray[np.float32] = tiny_model("llama").get_submodule(module).weight.numpy()
+    return weight
+
+
 def method(name: str, **parameters: float | str) -> CombineMethod:
     """A recipe's method."""
     return CombineMethod(name, tuple(parameters.items()))
@@ -54,7 +83,7 @@ def method(name: str, **parameters: float | str) -> CombineMethod:
 def combine(into: Path, how: CombineMethod, folders: Sequence[Path], weights: Sequence[float]) -> dict[str, Tensor]:
     """Our tensors; the folder is checked as a bundle on the way."""
     sources = [source(folder, weight) for folder, weight in zip(folders, weights, strict=True)]
-    TorchCombiner().combine(how, sources, into)
+    TorchCombiner(base_weight).combine(how, sources, into)
     check_bundle(into)
     return load_file(into / WEIGHTS)
 
@@ -76,6 +105,54 @@ def peft_combine(folders: Sequence[Path], weights: Sequence[float], name: str, *
     merged = {key: tensor.detach().clone() for key, tensor in state.items()}
     model.delete_adapter("merged")
     return merged
+
+
+def peft_formula(
+    sources: Mapping[Path, str], weights: Sequence[float], name: str, parameters: Mapping[str, Any]
+) -> dict[str, Tensor]:
+    """PEFT's own formula, module by module, of our parameters: a single source is not turned into `linear`.
+
+    sources: folders with their digests. Where PEFT draws, it draws our numbers.
+    """
+    model = _loaded(tuple(sources))
+    names = [f"a{number}" for number in range(len(sources))]
+    digests = dict(zip(names, sources.values(), strict=True))
+    merged = {}
+    for path, layer in model.named_modules():
+        held = [adapter for adapter in names if adapter in getattr(layer, "lora_A", {})]
+        if held:
+            sides = ["delta"] if name.endswith("svd") else ["A", "B"]
+            module = path.removeprefix("base_model.model.")
+            places = [(module, side, digests[adapter]) for side in sides for adapter in held]
+            with _our_draws(parameters.get("seed", 0), places):
+                a, b = _peft_module(model, layer, names, list(weights), name, parameters)
+            merged |= {f"{path}.lora_A.weight": a.detach(), f"{path}.lora_B.weight": b.detach()}
+    return merged
+
+
+def _peft_module(
+    model: PeftModel, layer: Any, names: list[str], weights: list[float], name: str, given: Mapping[str, Any]
+) -> tuple[Tensor, Tensor]:
+    density, sign = given.get("density"), given.get("majority_sign", "total")
+    if not name.endswith("svd"):
+        way = model.base_model._generalized_task_arithmetic_weighted_adapter
+        return tuple(way(name, names, weights, layer, density, sign))
+    way = model.base_model._svd_generalized_task_arithmetic_weighted_adapter
+    rank = given.get("rank") or max(model.peft_config[adapter].r for adapter in names)
+    return tuple(way(name, names, weights, rank, layer, None, None, density, sign, given.get("clamp_quantile")))
+
+
+@contextmanager
+def _our_draws(seed: int, places: Sequence[tuple[str, str, str]]) -> Iterator[None]:
+    left = iter(places)
+
+    def pruned(tensor: Tensor, density: float, *, rescale: bool) -> Tensor:
+        assert rescale
+        return tensor * draw(tensor.shape, density, key_of(seed, *next(left))) / density
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(merge_utils, "random_pruning", pruned)
+        yield
 
 
 @cache

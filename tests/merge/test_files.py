@@ -10,23 +10,27 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
-from compute_worker.contract import CombineMethod
+from compute_worker.combination import CombineMethod
 from compute_worker.merge import TorchCombiner
 from lorry.errors import DataLoss, InvalidCombination, LorryError, UnsupportedCombination
 from lorry.format.bundle import check_bundle
-from tests.merge.support import DOWN, Q, V, adapter, combine, deltas, llama_modules, method, source
+from tests.merge.support import (
+    DOWN,
+    RECIPES,
+    Q,
+    V,
+    adapter,
+    base_weight,
+    combine,
+    deltas,
+    llama_modules,
+    method,
+    source,
+)
 from tests.support.adapters import CONFIG, WEIGHTS
 from tests.support.models import tiny_model
 
-RECIPES = [
-    method("linear"),
-    method("cat"),
-    method("magnitude_prune", density=0.5),
-    method("ties", density=0.5),
-    method("dare_linear", density=0.5, seed=3),
-    method("dare_ties", density=0.5, seed=3),
-    method("svd", rank=3, clamp_quantile=0.99),
-]
+METHODS = [method(name, **parameters) for name, parameters in RECIPES.items()]
 TOKENS = torch.tensor([[5, 17, 3, 99, 42]])
 
 
@@ -41,7 +45,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)
+@pytest.mark.parametrize("recipe", METHODS, ids=lambda recipe: recipe.name)
 def test_peft_loads_the_result_with_the_logits_of_the_formula(
     recipe: CombineMethod, folders: list[Path], tmp_path: Path
 ) -> None:
@@ -56,7 +60,7 @@ def test_peft_loads_the_result_with_the_logits_of_the_formula(
     assert (expected - base).abs().max() > 0.01
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)
+@pytest.mark.parametrize("recipe", METHODS, ids=lambda recipe: recipe.name)
 def test_the_same_recipe_gives_the_same_bytes(recipe: CombineMethod, folders: list[Path], tmp_path: Path) -> None:
     combine(tmp_path / "first", recipe, folders, (0.6, -0.3))
     combine(tmp_path / "second", recipe, folders, (0.6, -0.3))
@@ -124,7 +128,7 @@ def refused(into: Path, how: CombineMethod, folder: Path, weight: float, error: 
     """Asserts that combining raises and leaves nothing; answers the message."""
     taken = source(folder, weight)
     with pytest.raises(error) as caught:
-        TorchCombiner().combine(how, [taken], into)
+        TorchCombiner(base_weight).combine(how, [taken], into)
     assert not into.exists() or list(into.iterdir()) == []
     return caught.value.message
 
@@ -135,7 +139,7 @@ def test_a_result_that_its_type_cannot_hold_is_refused_and_nothing_written(tmp_p
     assert "expected values that torch.float16 holds" in message
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)
+@pytest.mark.parametrize("recipe", METHODS, ids=lambda recipe: recipe.name)
 def test_a_weight_that_no_float_holds_is_refused_by_every_method(recipe: CombineMethod, tmp_path: Path) -> None:
     refused(tmp_path / "out", recipe, adapter(tmp_path, 1), 1e300, InvalidCombination)
 
@@ -151,7 +155,7 @@ def test_a_file_cut_short_since_it_was_verified_is_data_loss(tmp_path: Path) -> 
     for size in (0, 7, 100, len(whole) - 1):
         taken.weights.write_bytes(whole[:size])
         with pytest.raises(DataLoss, match=f"{taken.digest}: expected a sound safetensors file"):
-            TorchCombiner().combine(method("linear"), [taken], tmp_path / "out")
+            TorchCombiner(base_weight).combine(method("linear"), [taken], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -160,7 +164,7 @@ def test_a_file_that_is_another_adapters_is_data_loss(tmp_path: Path) -> None:
     other = adapter(tmp_path, 2, llama_modules(4, Q))
     taken.weights.write_bytes((other / WEIGHTS).read_bytes())
     with pytest.raises(DataLoss, match=r"expected a tensor .*down_proj\.lora_A\.weight, got none"):
-        TorchCombiner().combine(method("linear"), [taken], tmp_path / "out")
+        TorchCombiner(base_weight).combine(method("linear"), [taken], tmp_path / "out")
 
 
 def test_tensors_that_a_merge_would_lose_are_refused(tmp_path: Path) -> None:
@@ -168,4 +172,4 @@ def test_tensors_that_a_merge_would_lose_are_refused(tmp_path: Path) -> None:
     tensors = load_file(taken.weights)
     save_file({**tensors, "base_model.model.lm_head.weight": torch.ones(2, 2)}, taken.weights)
     with pytest.raises(UnsupportedCombination, match=r"would lose .*lm_head\.weight"):
-        TorchCombiner().combine(method("cat"), [taken], tmp_path / "out")
+        TorchCombiner(base_weight).combine(method("cat"), [taken], tmp_path / "out")

@@ -7,8 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compute_worker.merge.factorwise import elected_mean, generator_of, keep_largest, keep_random
-from compute_worker.merge.stacked import Factors, stack, truncate
+from compute_worker.merge.draws import draw, key_of
+from compute_worker.merge.operators import elected_mean, keep_largest, keep_random
+from compute_worker.merge.stacked import Factors, bounded, nearest, norm, stack, truncate
 from lorry.errors import InvalidCombination
 
 SEEDS = st.integers(0, 2**32)
@@ -97,20 +98,74 @@ def test_the_sign_is_elected_before_the_weights_and_ties_are_positive() -> None:
     assert elected_mean(list(factors_of_three), weights, "frequency").tolist() == [[-10.0, 1.0]]
 
 
+def test_of_equal_values_the_first_are_kept() -> None:
+    assert keep_largest(torch.tensor([[1.0, -1.0, 2.0], [1.0, 0.0, -1.0]]), 0.5).tolist() == [[1, -1, 2], [0, 0, 0]]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(-4, 4), min_size=1, max_size=40), st.floats(0, 1))
+def test_pruning_keeps_exactly_its_share_and_nothing_smaller_than_what_it_drops(
+    values: list[int], density: float
+) -> None:
+    tensor = torch.tensor(values, dtype=torch.float32) + 0.5  # none is 0
+    kept = keep_largest(tensor, density) != 0
+    assert int(kept.sum()) == int(density * len(values))
+    if kept.any() and not kept.all():
+        assert tensor[kept].abs().min() >= tensor[~kept].abs().max()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(SEEDS, WEIGHT), min_size=1, max_size=4))
+def test_an_elected_mean_is_the_weighted_mean_of_those_that_agree(sources: list[tuple[int, float]]) -> None:
+    tensors = [torch.randn(6, generator=torch.Generator().manual_seed(seed)) for seed, _ in sources]
+    weights = [weight for _, weight in sources]
+    merged = elected_mean(tensors, weights, "total")
+    for entry, value in enumerate(merged.tolist()):
+        own = [float(tensor[entry]) for tensor in tensors]
+        sign = 1 if sum(own) >= 0 else -1
+        agreeing = [weight * x for weight, x in zip(weights, own, strict=True) if x * sign > 0]
+        assert value == pytest.approx(sum(agreeing) / max(1, len(agreeing)), abs=1e-4)
+
+
+@settings(max_examples=40, deadline=None)
+@given(SEEDS, st.integers(1, 12), st.tuples(st.integers(1, 9), st.integers(1, 9)))
+def test_a_bounded_sum_is_the_same_delta_at_full_rank_at_most(seed: int, rank: int, shape: tuple[int, int]) -> None:
+    exact = factors(seed, rank, *shape)
+    short = bounded(exact)
+    assert short.a.shape[0] == min(rank, *shape)
+    torch.testing.assert_close(delta(short), delta(exact), rtol=1e-6, atol=1e-5)
+    assert norm(exact) == pytest.approx(float(delta(exact).norm()), rel=1e-6)
+
+
+@pytest.mark.parametrize("rank", [1, 3, 30, 99])
+@pytest.mark.parametrize(("out_features", "in_features"), [(40, 30), (30, 40), (30, 30)])
+def test_the_nearest_of_a_dense_delta_is_its_dense_svd(rank: int, out_features: int, in_features: int) -> None:
+    dense = torch.randn(out_features, in_features, generator=torch.Generator().manual_seed(rank))
+    ours = nearest(dense, rank, None)
+    b, a = reference_svd(dense, rank)
+    torch.testing.assert_close(ours.b.double(), b, rtol=0, atol=1e-5)
+    torch.testing.assert_close(ours.a.double(), a, rtol=0, atol=1e-5)
+
+
 def test_dare_keeps_its_share_and_rescales_it() -> None:
-    kept = keep_random(torch.ones(200, 200), 0.25, generator_of(0, "m", "A", "sha256:0"))
+    kept = keep_random(torch.ones(200, 200), 0.25, key_of(0, "m", "A", "sha256:0"))
     assert set(kept.unique().tolist()) == {0.0, 4.0}
     assert float(kept.mean()) == pytest.approx(1.0, abs=0.05)
 
 
 def test_each_module_side_and_source_draws_its_own_numbers() -> None:
     keys = [(0, "m", "A", "x"), (1, "m", "A", "x"), (0, "n", "A", "x"), (0, "m", "B", "x"), (0, "m", "A", "y")]
-    draws = {tuple(torch.rand(8, generator=generator_of(*key)).tolist()) for key in keys}
+    draws = {tuple(draw(torch.Size([64]), 0.5, key_of(*key)).tolist()) for key in keys}
     assert len(draws) == len(keys)
-    again = torch.rand(8, generator=generator_of(*keys[0]))
-    assert tuple(again.tolist()) in draws
+    assert tuple(draw(torch.Size([64]), 0.5, key_of(*keys[0])).tolist()) in draws
 
 
-def test_a_seed_means_the_same_numbers_everywhere() -> None:
-    drawn = torch.rand(4, generator=generator_of(2**64 - 1, "model.layers.0.self_attn.q_proj", "A", "sha256:00"))
-    assert drawn.tolist() == pytest.approx([0.35075796, 0.53057849, 0.85536027, 0.38164228], abs=1e-7)
+def test_an_entry_is_drawn_by_its_place_alone() -> None:
+    key = key_of(1, "m", "A", "x")
+    long = draw(torch.Size([5, 7]), 0.5, key).flatten()
+    assert torch.equal(draw(torch.Size([11]), 0.5, key), long[:11])
+
+
+def test_a_seed_means_the_same_draws_everywhere() -> None:
+    drawn = draw(torch.Size([32]), 0.5, key_of(2**64 - 1, "model.layers.0.self_attn.q_proj", "A", "sha256:00"))
+    assert "".join(str(int(kept)) for kept in drawn) == "11011100010101001110111110001101"

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from compute_worker.contract import CombineMethod, CombineSource
+from compute_worker.combination import CombineMethod, CombineSource
 from compute_worker.merge import METHODS, check_method
+from compute_worker.merge.methods import Form
 from lorry.errors import InvalidCombination
 from tests.merge.support import DOWN, Q, adapter, llama_modules, method, source
 
@@ -32,6 +33,8 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> list[CombineSource]:
         method("dare_ties", density=0.5, majority_sign="total", seed=2**64 - 1),
         method("svd"),
         method("svd", rank=0, clamp_quantile=1.0),
+        method("sum"),
+        method("dare_ties_svd", density=0.5, majority_sign="total", seed=1, rank=2, clamp_quantile=0.9),
     ],
 )
 def test_what_is_taken(recipe: CombineMethod, sources: list[CombineSource]) -> None:
@@ -47,7 +50,9 @@ def test_defaults_are_filled_in(sources: list[CombineSource]) -> None:
 @pytest.mark.parametrize(
     ("recipe", "message"),
     [
-        (method("sum"), "expected a method of linear"),
+        (method("average"), "expected a method of linear"),
+        (method("dare_ties_svd", density=0.0), r"density to be a number in \(0, 1\]"),
+        (method("ties_svd", density=0.5, seed=1), "each at most once"),
         (method("linear", density=0.5), r"linear: expected of \[\] each at most once, got \['density'\]"),
         (method("ties"), r"ties: expected density, a number in \[0, 1\]; got none"),
         (method("ties", density=1.01), r"density to be a number in \[0, 1\], got 1.01"),
@@ -94,13 +99,16 @@ def test_a_version_twice_is_refused(sources: list[CombineSource]) -> None:
         check_method(method("linear"), [sources[0], sources[0]])
 
 
-@pytest.mark.parametrize("name", sorted(name for name, how in METHODS.items() if how.factorwise))
+@pytest.mark.parametrize("name", sorted(name for name, how in METHODS.items() if how.form is Form.FACTORS))
 def test_unequal_ranks_are_refused_where_factors_are_added(
     name: str, sources: list[CombineSource], tmp_path: Path
 ) -> None:
     other = source(adapter(tmp_path, 3, llama_modules(8)))
     required = {key: 0.5 for key, parameter in METHODS[name].parameters.items() if parameter.required}
-    with pytest.raises(InvalidCombination, match=f"expected 4 in model.*, got 8 from {other.digest}; cat and svd take"):
+    with pytest.raises(
+        InvalidCombination,
+        match=f"expected 4 in model.*, got 8 from {other.digest}; cat, sum and the methods with an svd take",
+    ):
         check_method(method(name, **required), [sources[0], other])
 
 

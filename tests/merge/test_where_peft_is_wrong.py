@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from lorry.errors import InvalidCombination, UnsupportedCombination
+from lorry.errors import InvalidAdapter, InvalidCombination, UnsupportedAdapter
 from lorry.format.bundle import check_bundle
 from tests.merge.support import (
     DOWN,
@@ -22,6 +23,9 @@ from tests.merge.support import (
     peft_model,
     source,
 )
+from tests.support.adapters import WEIGHTS
+from tests.support.models import tiny_model
+from tests.support.peft_adapters import save_adapter
 
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
 
@@ -107,21 +111,39 @@ def test_dare_of_density_0_is_refused(tmp_path: Path) -> None:
         combine(tmp_path / "out", method("dare_linear", density=0.0), folders, (1.0, 1.0))
 
 
-@pytest.mark.filterwarnings("ignore::peft.utils.warning.PeftWarning")
-def test_lora_bias_is_refused_rather_than_dropped(tmp_path: Path) -> None:
-    folders = [adapter(tmp_path, seed, lora_bias=True) for seed in (1, 2)]
-    theirs = peft_combine(folders, (1.0, 1.0), "cat")
-    biases = [tensor for name, tensor in theirs.items() if name.endswith("bias")]
-    assert biases
-    assert all(bias.count_nonzero() == 0 for bias in biases)
-    with pytest.raises(UnsupportedCombination, match="lora_bias"):
-        combine(tmp_path / "out", method("cat"), folders, (1.0, 1.0))
+def test_modules_to_save_are_refused_rather_than_replaced_by_the_bases(tmp_path: Path) -> None:
+    folder = save_adapter(tiny_model("llama"), tmp_path / "saving", target_modules=[Q], modules_to_save=["lm_head"])
+    trained = load_file(folder / WEIGHTS)["base_model.model.lm_head.weight"] + 1
+    model = peft_model([folder, adapter(tmp_path, 2)])
+    head = model.get_submodule("base_model.model.lm_head")
+    head.modules_to_save["a0"].weight.data = trained
+    model.base_model.add_weighted_adapter(["a0", "a1"], [1.0, 1.0], "merged", combination_type="cat")
+    assert torch.equal(head.modules_to_save["merged"].weight, head.original_module.weight)
+    with pytest.raises((InvalidAdapter, UnsupportedAdapter), match=r"modules_to_save|lm_head"):
+        source(folder)
 
 
-def test_dora_is_refused_rather_than_reset(tmp_path: Path) -> None:
-    folders = [adapter(tmp_path, 1, dora=True), adapter(tmp_path, 2)]
-    with pytest.raises(UnsupportedCombination, match=f"{source(folders[0]).digest} is a DoRA adapter"):
-        combine(tmp_path / "out", method("cat"), folders, (1.0, 1.0))
+def test_a_failed_combination_leaves_nothing_behind(tmp_path: Path) -> None:
+    folders = [adapter(tmp_path, seed) for seed in (1, 2)]
+    model = peft_model(folders)
+    with pytest.raises(ValueError, match="Density should be"):
+        model.base_model.add_weighted_adapter(["a0", "a1"], [1.0, 1.0], "ghost", combination_type="ties", density=-1.0)
+    assert "ghost" in model.peft_config
+    with pytest.raises(InvalidCombination):
+        combine(tmp_path / "out", method("ties", density=-1.0), folders, (1.0, 1.0))
+    assert not (tmp_path / "out").exists()
+
+
+def test_peft_ignores_a_name_that_is_taken_and_a_weight_that_is_missing(tmp_path: Path) -> None:
+    # Ours has neither: a result is named by its recipe, and a weight belongs to its source.
+    folders = [adapter(tmp_path, seed) for seed in (1, 2)]
+    model = peft_model(folders)
+    model.base_model.add_weighted_adapter(["a0", "a1"], [1.0], "short", combination_type="linear")
+    layer = model.get_submodule(f"base_model.model.model.layers.0.{Q}")
+    assert torch.equal(layer.lora_A["short"].weight, layer.lora_A["a0"].weight)
+    before = layer.lora_A["short"].weight.clone()
+    model.base_model.add_weighted_adapter(["a1"], [5.0], "short", combination_type="linear")
+    assert torch.equal(layer.lora_A["short"].weight, before)
 
 
 def test_a_misspelt_method_is_refused_rather_than_a_zero_adapter(tmp_path: Path) -> None:

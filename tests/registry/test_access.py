@@ -8,6 +8,7 @@ import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,15 @@ def _in(**span: float) -> datetime:
     return datetime.now(UTC) + timedelta(**span)
 
 
+async def is_refused(client: RegistryClient) -> bool:
+    """Also by what the registry remembers of callers for a second, past which `whoami` looks."""
+    try:
+        await client.find_missing(["sha256:" + "0" * 64], namespace="ours")
+    except Unauthenticated:
+        return True
+    return False
+
+
 async def test_a_revoked_token_ends_also_where_it_was_just_used(world: World) -> None:
     async with world.client(OPERATOR) as operator, world.client(OURS) as ours:
         await ours.whoami()
@@ -77,15 +87,23 @@ async def test_a_revoked_token_ends_also_where_it_was_just_used(world: World) ->
         assert await operator.revoke_principal(OURS) == revoked
         with pytest.raises(PrincipalNotFound):
             await operator.revoke_principal("nobody")
+        await until(partial(is_refused, ours))
 
-        async def refused() -> bool:
-            try:
-                await ours.whoami()
-            except Unauthenticated:
-                return True
-            return False
 
-        await until(refused)
+async def test_a_watch_ends_with_its_callers_rights(world: World, tmp_path: Path) -> None:
+    await furnish(world, tmp_path)
+    async with (
+        world.client(OPERATOR) as operator,
+        world.client(OURS) as ours,
+        aclosing(await ours.listen(namespace="ours")) as events,
+    ):
+        await operator.set_alias("ours/secret@1", "before")
+        assert (await anext(events)).alias_moved.alias == "before"
+        await operator.revoke_principal(OURS)
+        await until(partial(is_refused, ours))
+        await operator.set_alias("ours/secret@1", "later")
+        with pytest.raises(Unauthenticated):
+            await anext(events)
 
 
 async def test_whoever_proves_nothing_is_refused_in_the_same_words(world: World) -> None:

@@ -14,6 +14,7 @@ from lorry.errors import (
     AlreadyRunning,
     BlobBeingSwept,
     BlobNotFound,
+    CorruptBlob,
     InvalidInput,
     LorryError,
     MissingBlobs,
@@ -200,6 +201,35 @@ async def test_a_reader_of_what_is_swept_gets_all_of_it_or_an_error(parts: Parts
         assert len(got) < len(data)
     else:
         assert got == data
+
+
+async def damaged(parts: Parts, digest: str) -> None:
+    """What a read does about bytes that are not right."""
+    parts.place.spoil(digest)
+    with pytest.raises(CorruptBlob):
+        await parts.read(digest)
+
+
+async def test_damaged_bytes_are_kept_as_long_as_a_version_lacks_sound_ones(parts: Parts) -> None:
+    named, garbage = await a_stock(parts)
+    for digest in (named, garbage):
+        await damaged(parts, digest)
+    early = await parts.collector().collect(grace=DAY)
+    assert (early.discarded_blobs, len(list(parts.store.quarantined()))) == (0, 2)
+    would = await parts.collector().collect(dry_run=True, grace=AT_ONCE)
+    done = await parts.collector().collect(grace=AT_ONCE)
+    assert (would.discarded_blobs, would.discarded_bytes) == (1, len(GARBAGE))
+    assert (done.discarded_blobs, done.discarded_bytes) == (1, len(GARBAGE))
+    assert [aside.digest for aside in parts.store.quarantined()] == [named]
+
+
+async def test_damaged_bytes_go_once_sound_ones_are_back(parts: Parts) -> None:
+    named, _ = await a_stock(parts)
+    await damaged(parts, named)
+    await parts.send(NAMED)
+    assert (await parts.collector().collect(grace=AT_ONCE)).discarded_blobs == 1
+    assert list(parts.store.quarantined()) == []
+    assert await parts.read(named) == NAMED
 
 
 async def test_of_two_replicas_one_collects(parts: Parts, place: Place) -> None:

@@ -11,16 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from adapter_registry.domain.acting import Actor, Permission, Rights, acting
+from adapter_registry.domain.acting import Actor, Permission, Rights, act_as, acting
 from adapter_registry.domain.garbage import Ages
 from adapter_registry.domain.records import Event, EventKind
+from adapter_registry.service import watching
 from adapter_registry.service.pool import Pool
 from adapter_registry.service.watching import Watcher
 from adapter_registry.store.catalog import SqlCatalog
 from adapter_registry.store.database import create_engine_for
 from adapter_registry.store.events import tell_each
 from adapter_registry.store.migrate import upgrade
-from lorry.errors import Draining, PermissionDenied, ResumeTokenExpired, StorageUnavailable
+from lorry.errors import Draining, PermissionDenied, ResumeTokenExpired, StorageUnavailable, Unauthenticated
 from tests.suites.catalog_values import a_base, digest
 from tests.support.registry import DEADLINE
 
@@ -113,6 +114,47 @@ async def test_a_hundred_watchers_share_one_look(catalog: CountingCatalog, watch
     everybody = await asyncio.gather(*reading)
     assert [[event.sequence for event in got] for got in everybody] == [[2, 3]] * 100
     assert catalog.reads - before < 10
+
+
+async def test_what_a_watcher_may_hear_is_judged_whenever_something_is_sent(
+    catalog: CountingCatalog, watcher: Watcher
+) -> None:
+    rights = Rights({"team": Permission.READ, "other": Permission.READ})
+
+    async def judge() -> None:
+        act_as(Actor("reader", rights))
+
+    with acting(Actor("reader", rights)):
+        async with asyncio.timeout(DEADLINE), aclosing(watcher.watch("0", None, judge)) as events:
+            catalog.happen(1, "other")
+            assert (await anext(events)).namespace == "other"
+            rights = Rights({"team": Permission.READ})
+            catalog.happen(1, "other")
+            catalog.happen(1, "team")
+            assert (await anext(events)).namespace == "team"
+        async with asyncio.timeout(DEADLINE), aclosing(watcher.watch("0", "team", judge)) as events:
+            assert (await anext(events)).namespace == "team"
+            rights = Rights()
+            catalog.happen(1, "team")
+            with pytest.raises(PermissionDenied):
+                await anext(events)
+
+
+async def test_who_is_not_known_any_more_is_sent_away_though_nothing_happens(
+    watcher: Watcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watching, "_JUDGED_SECONDS", 0.01)
+    judged = 0
+
+    async def judge() -> None:
+        nonlocal judged
+        judged += 1
+        if judged > 3:
+            raise Unauthenticated("revoked")
+
+    async with asyncio.timeout(DEADLINE), aclosing(watcher.watch("", None, judge)) as events:
+        with pytest.raises(Unauthenticated):
+            await anext(events)
 
 
 async def test_an_event_of_another_process_is_told(url: str, watcher: Watcher) -> None:

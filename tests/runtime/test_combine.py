@@ -1,11 +1,12 @@
 """Combine: one computation a recipe, the same guard as for any adapter, and a way back to the registry."""
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from compute_worker.contract import CombineMethod
+from compute_worker.combination import CombineMethod
 from compute_worker.runtime.api import CombineCall, Combined, PublishAs, Tier, Weighted
 from lorry.errors import InvalidCombination, InvalidName, LorryError, RegistryUnavailable, VersionNotFound
 from tests.support.toy_engine import content_of
@@ -97,6 +98,29 @@ async def test_an_unpublished_combination_cannot_be_a_parent(world: World) -> No
     with pytest.raises(InvalidCombination, match=r"publish combined@sha256:[0-9a-f]+ first"):
         await world.runtime.combine(recipe(inner.adapter, "one", publish=PublishAs("outer")))
     assert world.combiner.calls == 1
+
+
+async def test_a_dry_run_says_what_it_would_be_and_keeps_nothing(world: World) -> None:
+    add_sources(world)
+    asked = recipe("one", "two", publish=PublishAs("both"))
+    tried = await asyncio.gather(*(world.runtime.combine(replace(asked, dry_run=True)) for _ in range(4)))
+    assert {(one.existed, one.adapter, one.resident, one.published) for one in tried} == {(False, "", None, None)}
+    dry = tried[0].dry
+    assert dry is not None
+    assert (dry.rank, dry.deviation.relative_error) == (5, 0.5)
+    assert world.combiner.calls == 1
+    assert (world.runtime.residents(), world.registry.publications) == ([], [])
+    assert list((world.cache_dir / "combined").iterdir()) == []
+    made = await world.runtime.combine(recipe("one", "two"))
+    assert (made.existed, made.recipe_digest) == (False, tried[0].recipe_digest)
+    assert (await world.runtime.combine(replace(asked, dry_run=True))).existed
+
+
+async def test_a_dry_run_of_what_has_no_meaning_is_refused_likewise(world: World) -> None:
+    add_sources(world)
+    asked = recipe("one", "two", method=CombineMethod("ties", (("density", 2.0),)))
+    with pytest.raises(InvalidCombination, match="at most 1"):
+        await world.runtime.combine(replace(asked, dry_run=True))
 
 
 BAD: list[tuple[CombineCall, type[LorryError], str]] = [

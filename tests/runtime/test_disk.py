@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from compute_worker.runtime.disk import DiskCache
+from compute_worker.runtime.eviction import LeastRecentlyUsed
 from lorry.errors import CacheBusy, DigestMismatch, RegistryUnavailable, RequestTooLarge, StorageUnavailable
 from lorry.format.digest import digest_of
 from lorry.format.manifest import ManifestFile
+from lorry.partfile import Sink
 
 BUDGET = 100
 
@@ -30,10 +32,11 @@ class Origin:
         self.data[digest_of(data)] = data
         return ManifestFile(text, digest_of(data), size)
 
-    async def fetch(self, file: ManifestFile, into: Path) -> None:
+    async def fetch(self, file: ManifestFile, into: Sink) -> None:
         self.fetched[file.name] += 1
         await self.gate.wait()
-        await asyncio.to_thread(into.write_bytes, self.data[file.digest])
+        into.append(0, self.data[file.digest])
+        into.commit()
 
 
 @pytest.fixture
@@ -53,7 +56,7 @@ async def disk(tmp_path: Path, executor: ThreadPoolExecutor) -> DiskCache:
 
 
 async def started(path: Path, executor: ThreadPoolExecutor, patience: float = 5.0) -> DiskCache:
-    disk = DiskCache(path, BUDGET, executor, patience)
+    disk = DiskCache(path, BUDGET, executor, LeastRecentlyUsed(), patience=patience)
     await disk.start()
     return disk
 
@@ -134,8 +137,8 @@ async def test_wrong_bytes_never_become_visible(disk: DiskCache, tmp_path: Path,
 
 
 async def test_a_fetch_that_fails_leaves_no_trace(disk: DiskCache, tmp_path: Path, origin: Origin) -> None:
-    async def broken(_: ManifestFile, into: Path) -> None:
-        await asyncio.to_thread(into.write_bytes, b"half")
+    async def broken(_: ManifestFile, into: Sink) -> None:
+        into.append(0, b"half")
         raise RegistryUnavailable("gone")
 
     with pytest.raises(RegistryUnavailable):
@@ -188,7 +191,7 @@ async def test_a_smaller_budget_after_a_restart_is_kept(
     tmp_path: Path, executor: ThreadPoolExecutor, origin: Origin
 ) -> None:
     await read(await started(tmp_path, executor), origin, origin.file("a", 50), origin.file("b", 50))
-    smaller = DiskCache(tmp_path, 60, executor, 1.0)
+    smaller = DiskCache(tmp_path, 60, executor, LeastRecentlyUsed(), patience=1.0)
     await smaller.start()
     assert smaller.used == 50
 

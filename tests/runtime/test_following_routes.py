@@ -28,7 +28,7 @@ def served(world: World) -> list[str]:
 async def test_a_route_moves_with_its_name_once_all_of_it_is_resident(world: World, reference: str) -> None:
     old, beside = world.registry.add("one"), world.registry.add("beside")
     world.registry.point("one", "prod", old)
-    await world.runtime.switch("default", (Weighted(reference, 0.5), Weighted("beside@1")), None)
+    await world.switch("default", (Weighted(reference, 0.5), Weighted("beside@1")), None)
     world.engine.installing.clear()
     new = world.registry.add("one", rank=4)
     world.registry.point("one", "prod", new)
@@ -45,7 +45,7 @@ async def test_a_route_moves_with_its_name_once_all_of_it_is_resident(world: Wor
 @pytest.mark.parametrize("written", ["one@1", "one@{digest}"])
 async def test_a_route_that_was_written_exactly_stays(world: World, written: str) -> None:
     old = world.registry.add("one")
-    await world.runtime.switch("default", (Weighted(written.format(digest=old.digest)),), None)
+    await world.switch("default", (Weighted(written.format(digest=old.digest)),), None)
     world.registry.add("one", rank=4)
     await world.settled()
     assert served(world) == [old.digest]
@@ -53,7 +53,7 @@ async def test_a_route_that_was_written_exactly_stays(world: World, written: str
 
 async def test_a_route_stays_where_its_name_moved_to_what_cannot_be_served(world: World) -> None:
     old = world.registry.add("one")
-    await world.runtime.switch("default", (Weighted("one"),), None)
+    await world.switch("default", (Weighted("one"),), None)
     world.registry.add("one", rank=4, base_id=digest_of(b"another base"))
     await world.settled()
     assert served(world) == [old.digest]
@@ -66,7 +66,7 @@ async def test_a_route_stays_where_its_name_moved_to_what_cannot_be_served(world
 async def test_a_name_that_moves_while_a_switch_loads_is_followed_afterwards(world: World) -> None:
     old = world.registry.add("one")
     gate = world.registry.hold(old)
-    switch = asyncio.create_task(world.runtime.switch("default", (Weighted("one"),), None))
+    switch = asyncio.create_task(world.switch("default", (Weighted("one"),), None))
     await eventually(lambda: world.registry.fetched[world.registry.weights(old).digest] == 1)
     new = world.registry.add("one", rank=4)
     await world.settled()
@@ -78,11 +78,11 @@ async def test_a_name_that_moves_while_a_switch_loads_is_followed_afterwards(wor
 async def test_a_switch_wins_over_a_name_that_is_being_followed(world: World) -> None:
     world.registry.add("one")
     chosen = world.registry.add("chosen")
-    await world.runtime.switch("default", (Weighted("one"),), None)
+    await world.switch("default", (Weighted("one"),), None)
     new = world.registry.add("one", rank=4)
     gate = world.registry.hold(new)
     await eventually(lambda: world.registry.fetched[world.registry.weights(new).digest] == 1)
-    await world.runtime.switch("default", (Weighted("chosen"),), None)
+    await world.switch("default", (Weighted("chosen"),), None)
     gate.set()
     await world.settled()
     assert served(world) == [chosen.digest]
@@ -91,8 +91,8 @@ async def test_a_switch_wins_over_a_name_that_is_being_followed(world: World) ->
 async def test_a_route_to_a_yanked_version_refuses_until_it_is_switched(world: World) -> None:
     one = world.registry.add("one")
     world.registry.point("one", "prod", one)
-    await world.runtime.switch("default", (Weighted("one:prod"),), None)
-    await world.runtime.switch("exact", (Weighted(f"one@{one.digest}"),), None)
+    await world.switch("default", (Weighted("one:prod"),), None)
+    await world.switch("exact", (Weighted(f"one@{one.digest}"),), None)
     world.registry.yank("one", one, "it leaks")
     await world.settled()
     for _ in range(2):
@@ -108,13 +108,13 @@ async def test_a_route_to_a_yanked_version_refuses_until_it_is_switched(world: W
 async def test_a_route_to_a_deleted_version_says_so_and_lets_it_go(world: World) -> None:
     one = world.registry.add("one")
     for name, written in {"default": "one@1", "exact": f"one@{one.digest}"}.items():
-        await world.runtime.switch(name, (Weighted(written),), None)
+        await world.switch(name, (Weighted(written),), None)
     world.registry.delete("one", one)
     await eventually(lambda: world.tiers() == {})
     for route in ("default", "exact"):
         with pytest.raises(VersionNotFound, match="was deleted"):
             await world.ask(call(route=route, **BY_ROUTE))
-    await world.runtime.switch("default", (), None)
+    await world.switch("default", (), None)
     await world.ask(call(**BY_ROUTE))
 
 
@@ -122,7 +122,7 @@ async def test_requests_by_route_get_one_version_or_the_next_whole_while_its_nam
     versions = [world.registry.add("one", rank=rank) for rank in (2, 3)]
     by_digest = {version.digest: version for version in versions}
     world.registry.point("one", "prod", versions[0])
-    await world.runtime.switch("default", (Weighted("one:prod"),), None)
+    await world.switch("default", (Weighted("one:prod"),), None)
     done = False
 
     async def client() -> None:
@@ -147,7 +147,7 @@ async def test_a_route_that_could_not_follow_for_want_of_rows_does_so_later(tmp_
         await world.listening()
         world.registry.add("one")
         world.registry.add("big", rank=14)
-        await world.runtime.switch("default", (Weighted("one"),), None)
+        await world.switch("default", (Weighted("one"),), None)
         world.engine.running.clear()
         holding = asyncio.create_task(world.ask(call("hello", "big")))
         await eventually(lambda: world.budget("kv_tokens") > 0)

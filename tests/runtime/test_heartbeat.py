@@ -49,7 +49,7 @@ async def test_what_the_registry_misses_is_dropped_as_if_it_had_been_heard(world
     one = world.registry.add("one")
     world.registry.add("other")
     await world.runtime.load("one")
-    await world.runtime.switch("default", (Weighted("one"),), None)
+    await world.switch("default", (Weighted("one"),), None)
     await eventually(lambda: len(told(world)) == 1)
     world.registry.delete("one", one)
     await world.runtime.load("other")
@@ -61,7 +61,7 @@ async def test_what_the_registry_misses_is_dropped_as_if_it_had_been_heard(world
 async def test_what_the_registry_has_yanked_is_refused_with_its_reason(world: World) -> None:
     one = world.registry.add("one")
     world.registry.add("other")
-    await world.runtime.switch("default", (Weighted("one"),), None)
+    await world.switch("default", (Weighted("one"),), None)
     await eventually(lambda: len(told(world)) == 1)
     world.registry.yank("one", one, "it leaks")
     await world.runtime.load("other")

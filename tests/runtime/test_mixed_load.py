@@ -81,7 +81,7 @@ async def meddler(world: World, seed: int) -> None:
             elif action == 2:
                 await world.runtime.pin(name, ttl=0.01)
             else:
-                await world.runtime.switch("side", (Weighted("a0"),) * draw.randrange(2), None)
+                await world.switch("side", (Weighted("a0"),) * draw.randrange(2), None)
         except (AdapterPinned, AdapterInUse):
             pass
         await asyncio.sleep(0.001)
@@ -94,7 +94,7 @@ async def test_no_answer_depends_on_its_batch_mates(crowded: World, seed: int) -
     assert not meddling.done(), meddling.exception()
     meddling.cancel()
     await asyncio.gather(meddling, return_exceptions=True)
-    await crowded.runtime.switch("side", (), None)
+    await crowded.switch("side", (), None)
     assert sum(wrong) == 0
     assert max(len(step) for step in crowded.engine.steps) > 4
     assert len(crowded.engine.installs) > 30
@@ -111,7 +111,7 @@ async def test_requests_by_route_get_one_selection_or_the_other_whole(crowded: W
 
     async def switch() -> None:
         for n in range(30):
-            await crowded.runtime.switch("default", selections[n % 3], None)
+            await crowded.switch("default", selections[n % 3], None)
             await asyncio.sleep(0.002)
 
     async def ask() -> None:

@@ -67,8 +67,8 @@ async def test_routes_come_back_with_their_revisions_and_are_resident_again(tmp_
     registry = ToyRegistry()
     one = registry.add("one")
     async with running(tmp_path, registry=registry) as world:
-        await world.runtime.switch("news", (Weighted("one", 0.5),), None)
-        await world.runtime.switch("default", (Weighted("one@1"),), None)
+        await world.switch("news", (Weighted("one", 0.5),), None)
+        await world.switch("default", (Weighted("one@1"),), None)
         before = world.runtime.routes()
     registry.down = True
     async with running(tmp_path, registry=registry) as world:
@@ -85,8 +85,8 @@ async def test_a_route_that_was_written_by_name_follows_what_moved_meanwhile(tmp
     old = registry.add("one")
     registry.point("one", "prod", old)
     async with running(tmp_path, registry=registry) as world:
-        await world.runtime.switch("default", (Weighted("one:prod"),), None)
-        await world.runtime.switch("exact", (Weighted("one@1"),), None)
+        await world.switch("default", (Weighted("one:prod"),), None)
+        await world.switch("exact", (Weighted("one@1"),), None)
     new = registry.add("one", rank=4)
     registry.point("one", "prod", new)
     async with running(tmp_path, registry=registry) as world:
@@ -101,7 +101,7 @@ async def test_a_route_whose_bytes_are_gone_comes_back_with_the_registry(tmp_pat
     registry = ToyRegistry()
     one = registry.add("one")
     async with running(tmp_path, registry=registry) as world:
-        await world.runtime.switch("default", (Weighted("one"),), None)
+        await world.switch("default", (Weighted("one"),), None)
     for path in (tmp_path / "blobs").iterdir():
         path.unlink()
     registry.down = True
@@ -116,24 +116,24 @@ async def test_a_switch_is_stronger_than_a_route_that_is_coming_back(tmp_path: P
     registry = ToyRegistry()
     one = registry.add("one")
     async with running(tmp_path, registry=registry) as world:
-        await world.runtime.switch("default", (Weighted("one"),), None)
+        await world.switch("default", (Weighted("one"),), None)
     for path in (tmp_path / "blobs").iterdir():
         path.unlink()
     gate = registry.hold(one)
     async with running(tmp_path, registry=registry) as world:
         await eventually(lambda: registry.fetched[registry.weights(one).digest] == 2)
-        await world.runtime.switch("default", (), None)
+        await world.switch("default", (), None)
         gate.set()
         await eventually(lambda: not world.runtime._held.routes._restoring)
         assert (world.runtime.route("default").revision, world.runtime.route("default").adapters) == (3, ())
 
 
-@pytest.mark.parametrize("damage", [b"", b"[]", b'{"base_id": 1}', b"{}", None])
+@pytest.mark.parametrize("damage", [b"", b"[]", b'{"base_id": 1, "history": []}', b"{}", None])
 async def test_routes_that_cannot_be_read_are_gone(tmp_path: Path, damage: bytes | None) -> None:
     registry = ToyRegistry()
     async with running(tmp_path, registry=registry) as world:
-        await world.runtime.switch("news", (), None)
-    file = tmp_path / "routes.json"
+        await world.switch("news", (), None)
+    file = tmp_path / "routes" / "news.json"
     said = json.loads(file.read_bytes())
     assert said["base_id"] == BASE.base_id
     file.write_bytes(json.dumps(said | {"base_id": "another"}).encode() if damage is None else damage)

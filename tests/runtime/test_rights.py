@@ -83,7 +83,7 @@ async def test_residents_and_routes_know_their_homes(world: World) -> None:
     for name in ("a/one", "b/one"):
         await world.runtime.load(name)
     assert [state.homes for state in world.runtime.residents()] == [(A | B,)]
-    await world.runtime.switch("news", (Weighted("a/one"),), None)
+    await world.switch("news", (Weighted("a/one"),), None)
     assert world.runtime.route_homes("news") == (A,)
     assert world.runtime.route_homes("none") == world.runtime.route_homes("default") == ()
 

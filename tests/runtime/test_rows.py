@@ -1,9 +1,15 @@
-"""Where rows go: contiguous, by the oldest occupants, never over those that must stay."""
+"""Where rows go: contiguous, over the least worthy occupants, never over those that must stay."""
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from compute_worker.runtime.eviction import Worth
 from compute_worker.runtime.rows import Occupied, Placement, place, place_all
+
+
+def old(used: int) -> Worth:
+    """Of whoever was used then: as least recently used goes."""
+    return (0.0, used)
 
 
 def test_an_empty_pool_is_filled_from_the_start() -> None:
@@ -15,18 +21,18 @@ def test_the_tightest_gap_is_taken() -> None:
     assert place(2, 16, occupied) == Placement(12, ())
 
 
-def test_the_oldest_occupant_makes_room() -> None:
-    occupied = [Occupied(0, 4, used=3), Occupied(4, 4, used=1), Occupied(8, 8, used=2)]
+def test_the_least_worthy_occupant_makes_room() -> None:
+    occupied = [Occupied(0, 4, old(3)), Occupied(4, 4, old(1)), Occupied(8, 8, old(2))]
     assert place(4, 16, occupied) == Placement(4, (4,))
 
 
-def test_neighbours_are_evicted_together_rather_than_someone_used_later() -> None:
-    occupied = [Occupied(0, 2, used=1), Occupied(2, 2, used=2), Occupied(4, 4, used=9)]
+def test_neighbours_are_evicted_together_rather_than_someone_worthier() -> None:
+    occupied = [Occupied(0, 2, old(1)), Occupied(2, 2, old(2)), Occupied(4, 4, old(9))]
     assert place(4, 8, occupied) == Placement(0, (0, 2))
 
 
 def test_a_gap_counts_towards_the_room_beside_it() -> None:
-    occupied = [Occupied(0, 2), Occupied(4, 2, used=1), Occupied(6, 2)]
+    occupied = [Occupied(0, 2), Occupied(4, 2, old(1)), Occupied(6, 2)]
     assert place(4, 8, occupied) == Placement(2, (4,))
 
 
@@ -40,8 +46,8 @@ def test_several_are_placed_all_or_none() -> None:
     assert place_all([2, 7], 8, []) is None
 
 
-def test_several_are_packed_where_sparing_the_recently_used_would_leave_no_room() -> None:
-    occupied = [Occupied(0, 3, used=9), Occupied(3, 3, used=1), Occupied(6, 3, used=2), Occupied(9, 3, used=9)]
+def test_several_are_packed_where_sparing_the_worthy_would_leave_no_room() -> None:
+    occupied = [Occupied(0, 3, old(9)), Occupied(3, 3, old(1)), Occupied(6, 3, old(2)), Occupied(9, 3, old(9))]
     assert place(6, 12, occupied) == Placement(3, (3, 6))
     assert place_all([6, 5], 12, occupied) == [Placement(0, (0, 3)), Placement(6, (6, 9))]
 
@@ -51,7 +57,7 @@ def pools(draw: st.DrawFn) -> tuple[int, list[Occupied]]:
     occupied, at = [], draw(st.integers(0, 3))
     for used in draw(st.lists(st.one_of(st.none(), st.integers(0, 20)), max_size=6)):
         size = draw(st.integers(1, 4))
-        occupied.append(Occupied(at, size, used))
+        occupied.append(Occupied(at, size, None if used is None else old(used)))
         at += size + draw(st.integers(0, 3))
     return at + draw(st.integers(0, 4)), occupied
 
@@ -60,7 +66,7 @@ def pools(draw: st.DrawFn) -> tuple[int, list[Occupied]]:
 @given(pools(), st.integers(1, 8))
 def test_a_placement_is_found_exactly_where_there_is_one(pool: tuple[int, list[Occupied]], size: int) -> None:
     total, occupied = pool
-    fixed = {row for taken in occupied if taken.used is None for row in range(taken.start, taken.end)}
+    fixed = {row for taken in occupied if taken.worth is None for row in range(taken.start, taken.end)}
     possible = any(fixed.isdisjoint(range(start, start + size)) for start in range(total - size + 1))
     found = place(size, total, occupied)
     assert (found is not None) == possible
@@ -69,7 +75,7 @@ def test_a_placement_is_found_exactly_where_there_is_one(pool: tuple[int, list[O
         assert max(rows) < total
         hit = [taken for taken in occupied if rows & set(range(taken.start, taken.end))]
         assert sorted(taken.start for taken in hit) == list(found.evicted)
-        assert all(taken.used is not None for taken in hit)
+        assert all(taken.worth is not None for taken in hit)
 
 
 @settings(deadline=None, derandomize=True)
@@ -79,11 +85,11 @@ def test_no_other_range_would_spare_whom_this_one_evicts(pool: tuple[int, list[O
     found = place(size, total, occupied)
     if found is None:
         return
-    latest = max((taken.used or 0 for taken in occupied if taken.start in found.evicted), default=-1)
+    worthiest = max((taken.worth or old(0) for taken in occupied if taken.start in found.evicted), default=old(-1))
     for start in range(total - size + 1):
         hit = [taken for taken in occupied if taken.start < start + size and start < taken.end]
-        if all(taken.used is not None for taken in hit):
-            assert latest <= max((taken.used or 0 for taken in hit), default=-1)
+        if all(taken.worth is not None for taken in hit):
+            assert worthiest <= max((taken.worth or old(0) for taken in hit), default=old(-1))
 
 
 @settings(deadline=None, derandomize=True)
@@ -94,11 +100,11 @@ def test_several_never_overlap_each_other_or_those_that_must_stay(
     total, occupied = pool
     placements = place_all(sizes, total, occupied)
     if placements is None:
-        fixed = [taken for taken in occupied if taken.used is None]
+        fixed = [taken for taken in occupied if taken.worth is None]
         assert fixed or sum(sizes) > total
         return
     gone = {start for placement in placements for start in placement.evicted}
-    assert all(taken.used is not None for taken in occupied if taken.start in gone)
+    assert all(taken.worth is not None for taken in occupied if taken.start in gone)
     rows = [row for taken in occupied if taken.start not in gone for row in range(taken.start, taken.end)]
     for placement, size in zip(placements, sizes, strict=True):
         rows += range(placement.start, placement.start + size)

@@ -85,9 +85,13 @@ def test_stop_conditions_at_their_edges_are_taken() -> None:
         (GenerateCall(tokens=(-1,)), "got -1"),
         (GenerateCall(text="a", seed=-1), "seed"),
         (GenerateCall(text="a", seed=2**64), "seed"),
+        (GenerateCall(text="a", priority=11), "priority: expected -10 to 10, got 11"),
+        (GenerateCall(text="a", tenant="t" * 65), "characters of the tenant: expected 0 to 64, got 65"),
+        (GenerateCall(text="a", begin_within=0.0), "begin_within: expected above 0, up to 86400"),
+        (GenerateCall(text="a", begin_within=90_000.0), "begin_within"),
     ],
 )
-def test_prompts_and_seeds_that_cannot_be_are_refused(call: GenerateCall, message: str) -> None:
+def test_prompts_seeds_and_turns_that_cannot_be_are_refused(call: GenerateCall, message: str) -> None:
     with pytest.raises(InvalidInput, match=message):
         check(call)
 

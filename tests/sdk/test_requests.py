@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from google.protobuf.duration_pb2 import Duration
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -98,6 +99,9 @@ class TestGenerate:
                 "stop_token_ids": [3],
                 "ignore_eos": True,
                 "logprobs": 0,
+                "tenant": "team",
+                "priority": -3,
+                "begin_within": 1.5,
             },
         )
         assert request == pb.GenerateRequest(
@@ -106,7 +110,15 @@ class TestGenerate:
             sampling=pb.Sampling(temperature=0.5, top_k=5, top_p=0.5, min_p=0.25, repetition_penalty=1.5, seed=7),
             stop=pb.StopConditions(max_new_tokens=9, strings=["\n"], token_ids=[3], ignore_eos=True),
             logprobs=0,
+            tenant="team",
+            priority=-3,
+            begin_within=Duration(seconds=1, nanos=500_000_000),
         )
+
+    @pytest.mark.parametrize("seconds", [float("nan"), float("inf"), 1e30])
+    def test_a_span_that_cannot_be_written_down_is_refused(self, seconds: float) -> None:
+        with pytest.raises(InvalidInput):
+            generate_request("a", {"begin_within": seconds})
 
     def test_a_number_that_does_not_fit_the_wire_is_bad_input(self) -> None:
         with pytest.raises(InvalidInput):
@@ -119,7 +131,8 @@ class TestGenerate:
 
 class TestCombine:
     def test_the_methods_are_the_contracts(self) -> None:
-        assert METHODS == ("linear", "cat", "magnitude_prune", "ties", "dare_linear", "dare_ties", "svd")
+        pruning = ("magnitude_prune", "ties", "dare_linear", "dare_ties")
+        assert set(METHODS) == {"linear", "cat", "sum", "svd", *pruning, *(f"{name}_svd" for name in pruning)}
 
     def test_a_method_without_parameters_is_still_named(self) -> None:
         assert combine_request("a", "cat", {}, None).WhichOneof("method") == "cat"

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -15,6 +16,8 @@ from lorry.errors import (
     AdapterPinned,
     DeadlineExceeded,
     InvalidCombination,
+    InvalidInput,
+    InvalidSelection,
     RevisionConflict,
     RouteNotFound,
 )
@@ -102,6 +105,39 @@ async def test_a_route_is_switched_by_compare_and_swap(pair: Pair) -> None:
     await pair.worker.switch([], route="tour", expected_revision=made.revision)
     assert list((await pair.worker.route("tour")).adapters) == []
     assert [route.name async for route in pair.worker.routes()] == ["default", "tour"]
+
+
+async def test_shares_are_changed_without_writing_the_branches_anew(pair: Pair) -> None:
+    made = await pair.worker.split({"control": (0.9, "pirate"), "canary": (0.1, {"json": 0.5})}, route="tour")
+    shared = await pair.worker.share({"canary": 0.3}, route="tour")
+    assert [(t.name, t.share) for t in shared.targets] == [("control", 0.9), ("canary", 0.3)]
+    assert [t.adapters for t in shared.targets] == [t.adapters for t in made.targets]
+    with pytest.raises(InvalidSelection, match="control, canary"):
+        await pair.worker.share({"carrion": 1}, route="tour")
+
+
+async def test_an_interpolation_is_the_weighted_pairs_along_the_line(pair: Pair) -> None:
+    asked = {"max_new_tokens": 6, "ignore_eos": True}
+    points = await pair.worker.interpolate("pirate", "json", "hello", steps=3, **asked)
+    assert [point.position for point in points] == [0, 0.5, 1]
+    assert [point.weights for point in points] == [{"pirate": 1}, {"pirate": 0.5, "json": 0.5}, {"json": 1}]
+    for point in points:
+        assert point.text == await pair.worker.generate("hello", adapters=point.weights, **asked).text()
+
+
+async def test_an_interpolation_draws_with_one_seed(pair: Pair) -> None:
+    drawn = {"temperature": 1.5, "max_new_tokens": 8, "ignore_eos": True, "seed": 7}
+    points = await pair.worker.interpolate("pirate", "json", "hello", steps=2, **drawn)
+    assert points[0].text == await pair.worker.generate("hello", adapters="pirate", **drawn).text()
+
+
+@pytest.mark.parametrize("wrong", [{"steps": 1}, {"steps": 65}, {"adapters": "pirate"}, {"route": "tour"}])
+async def test_an_interpolation_that_makes_no_sense_is_refused(pair: Pair, wrong: dict[str, Any]) -> None:
+    with pytest.raises(InvalidInput):
+        await pair.worker.interpolate("pirate", "json", "hello", **wrong)
+    with pytest.raises(AdapterNotFound):
+        await pair.worker.interpolate("pirate", "nobody", "hello")
+    assert await eventually_idle(pair)
 
 
 async def test_residency_is_loaded_pinned_and_dropped(pair: Pair) -> None:

@@ -82,7 +82,7 @@ class UpkeepRules(StoreRules):
         store.quarantine(damaged)
         store.sweep_uploads(in_an_hour())
         assert read(store, kept) == b"kept"
-        assert list(store.quarantined()) == [damaged]
+        assert [each.digest for each in store.quarantined()] == [damaged]
 
     # Quarantine
 
@@ -95,7 +95,7 @@ class UpkeepRules(StoreRules):
         assert list(store.blobs()) == []
         with pytest.raises(BlobNotFound):
             store.open(digest)
-        assert list(place.open().quarantined()) == [digest]
+        assert [each.digest for each in place.open().quarantined()] == [digest]
         assert put(store, data) == digest
         assert read(store, digest) == data
 
@@ -119,7 +119,23 @@ class UpkeepRules(StoreRules):
         assert not second.quarantine(digest)
         assert read(second, digest) == b"bytes"
 
+    def test_a_damaged_blob_is_kept_aside_until_it_is_discarded(self, place: Place) -> None:
+        store, began = place.open(), datetime.now(UTC)
+        digest = put(store, blob(70_000))
+        place.damage(digest)
+        store.quarantine(digest)
+        put(store, blob(70_000))
+        (aside,) = place.open().quarantined()
+        assert (aside.digest, aside.size) == (digest, 70_000)
+        assert began - ROUNDING <= aside.modified <= datetime.now(UTC) + ROUNDING
+        for _ in range(2):
+            store.discard(digest)
+        assert list(place.open().quarantined()) == []
+        assert read(store, digest) == blob(70_000)
+
     def test_what_is_not_there_or_no_digest_cannot_be_damaged(self, store: BlobStore) -> None:
         assert not store.quarantine(digest_of(b"never stored"))
         with pytest.raises(InvalidDigest):
             store.quarantine("sha256:../../etc/passwd")
+        with pytest.raises(InvalidDigest):
+            store.discard("sha256:../../etc/passwd")

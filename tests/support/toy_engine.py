@@ -10,16 +10,18 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
-from compute_worker.contract import ActiveAdapter, Drawn, EngineLimits, Sampling, StepRow
+from compute_worker.contract import ActiveAdapter, Computed, Drawn, EngineLimits, Sampling, Scored, StepRow
+from compute_worker.wording import Constraint
 from lorry.errors import InvalidInput
 from lorry.format.base import BaseFacts, BaseModule, ModuleKind
 from lorry.format.digest import digest_of
 from lorry.format.facts import AdapterFacts, Variant
+from lorry.format.header import LENGTH_BYTES, TensorEntry
 
 EOS = 256
 MODULE = "model.layers.0.self_attn.q_proj"
@@ -53,13 +55,23 @@ class ToyTokenizer:
             raise InvalidInput("a message needs a role")
         return self.encode("".join(f"{role}: {content}\n" for role, content in messages))
 
+    def encode_more(self, text: str) -> list[int]:
+        return self.encode(text)
+
+    def encode_pair(self, prompt: str, continuation: str) -> tuple[list[int], list[int]]:
+        return (self.encode(prompt) or [EOS]), self.encode(continuation)
+
+    def guide(self, constraint: Constraint) -> ToyGuide:
+        return ToyGuide(constraint.text)
+
     def decode(self, ids: Sequence[int]) -> str:
         return bytes(i for i in ids if i < EOS).decode("utf-8", errors="replace")
 
 
 def content_of(weights: bytes) -> str:
-    """What the rows of an adapter hold."""
-    return hashlib.sha256(weights).hexdigest()
+    """What the rows of an adapter hold: the values of its file."""
+    begin = LENGTH_BYTES + int.from_bytes(weights[:LENGTH_BYTES], "little")
+    return hashlib.sha256(weights[begin:]).hexdigest()
 
 
 def next_token(cells: Sequence[Cell], sampling: Sampling, index: int) -> int:
@@ -67,6 +79,17 @@ def next_token(cells: Sequence[Cell], sampling: Sampling, index: int) -> int:
     drawn = (sampling.seed, index) if sampling.temperature else ()
     value = int.from_bytes(hashlib.sha256(repr((list(cells), drawn)).encode()).digest()[:4], "big")
     return EOS if value % 64 == 0 else (value >> 8) % 256
+
+
+def likelihood(cells: Sequence[Cell], token: int) -> float:
+    """The toy's log-probability of a token behind these."""
+    return -int.from_bytes(hashlib.sha256(repr((list(cells), token)).encode()).digest()[:2], "big") / 1024
+
+
+def likelihoods(prompt: Sequence[int], continuation: Sequence[int], active: Active) -> list[float]:
+    """What a continuation must get, whatever runs beside it."""
+    cells = [(token, active) for token in (*prompt, *continuation)]
+    return [likelihood(cells[:end], cells[end][0]) for end in range(len(prompt), len(cells))]
 
 
 def reference(prompt: Sequence[int], active: Active, max_new: int, sampling: Sampling | None = None) -> list[int]:
@@ -78,6 +101,36 @@ def reference(prompt: Sequence[int], active: Active, max_new: int, sampling: Sam
     return context[len(prompt) :]
 
 
+def _scored(cells: Sequence[Cell], targets: Sequence[int]) -> Scored:
+    behind = [(cells[: len(cells) - len(targets) + 1 + at], target) for at, target in enumerate(targets)]
+    return Scored(
+        tuple(likelihood(before, target) for before, target in behind),
+        tuple(next_token(before, Sampling(), 0) == target for before, target in behind),
+    )
+
+
+class ToyGuide:
+    """Any letters of the form, as many as it has; a `!` among them is too much for it."""
+
+    def __init__(self, form: str) -> None:
+        self._letters = form.encode()
+        self._taken: list[int] = []
+        self.failed = ""
+
+    @property
+    def ended(self) -> bool:
+        return len(self._taken) >= len(self._letters) or EOS in self._taken
+
+    def allowed(self) -> bytes:
+        bits = sum(1 << letter for letter in set(self._letters))
+        return bits.to_bytes(EOS // 8 + 1, "little")
+
+    def take(self, token: int) -> None:
+        self._taken.append(token)
+        if token == ord("!"):
+            self.failed = "a `!`"
+
+
 @dataclass(frozen=True)
 class ToyHost:
     """A parsed adapter."""
@@ -86,6 +139,24 @@ class ToyHost:
     rank: int
     nbytes: int
     exclusive: bool
+
+
+class ToyReading:
+    """Values that come tensor by tensor."""
+
+    def __init__(self, engine: ToyEngine, facts: AdapterFacts) -> None:
+        self._engine = engine
+        self._facts = facts
+        self._values = bytearray()
+
+    def take(self, tensor: TensorEntry, data: bytearray) -> None:
+        self._engine._require(tensor.end - tensor.start == len(data), "a tensor came in part")
+        self._values += data
+
+    def finish(self) -> ToyHost:
+        self._engine.reads += 1
+        content = hashlib.sha256(self._values).hexdigest()
+        return ToyHost(content, self._facts.rank, len(self._values), self._facts.variant is Variant.DORA)
 
 
 class ToyEngine:
@@ -118,10 +189,8 @@ class ToyEngine:
         self._reading: set[int] = set()
         self._lock = threading.Lock()
 
-    def read(self, weights: Path, facts: AdapterFacts) -> ToyHost:
-        data = weights.read_bytes()
-        self.reads += 1
-        return ToyHost(content_of(data), facts.rank, len(data), facts.variant is Variant.DORA)
+    def reading(self, facts: AdapterFacts) -> ToyReading:
+        return ToyReading(self, facts)
 
     def install(self, adapter: ToyHost, start: int) -> None:
         rows = set(range(start, start + adapter.rank))
@@ -137,13 +206,14 @@ class ToyEngine:
                 self._pool[row] = adapter.content
         self.installs.append(adapter.content)
 
-    def step(self, rows: Sequence[StepRow]) -> list[Drawn | None]:
+    def step(self, rows: Sequence[StepRow]) -> list[Computed]:
         self.running.wait()
         if self.broken:
             self.broken -= 1
             raise RuntimeError("the device fell over")
-        blocks = [block for row in rows for block in row.blocks]
-        self._require(len(blocks) == len(set(blocks)), "two rows share a KV block")
+        uses = Counter(block for row in rows for block in row.blocks)
+        written = [block for row in rows for block in row.blocks[row.position // self.limits.block_tokens :]]
+        self._require(all(uses[block] == 1 for block in written), "a KV block is written that another row uses")
         self.steps.append([len(row.tokens) for row in rows])
         used = {at for row in rows for one in row.adapters for at in range(one.start, one.start + one.rank)}
         with self._marked(self._reading, used):
@@ -151,19 +221,24 @@ class ToyEngine:
             time.sleep(self.step_seconds)
         return drawn
 
-    def _run(self, row: StepRow) -> Drawn | None:
+    def _run(self, row: StepRow) -> Computed:
         size, end = self.limits.block_tokens, row.position + len(row.tokens)
         self._require(len(row.blocks) * size >= end, "the blocks do not cover the row")
         self._require(list(row.context[row.position : end]) == list(row.tokens), "tokens are not the context's")
         active = tuple((self._content(one), one.weight) for one in row.adapters)
         for position, token in enumerate(row.tokens, row.position):
             self._kv[row.blocks[position // size], position % size] = (token, active)
+        cells = [self._kv.get((row.blocks[at // size], at % size), (-1, ())) for at in range(end)]
+        if row.sample or row.targets:
+            self._require([cell[0] for cell in cells] == list(row.context[:end]), "the KV cache holds other tokens")
+        if row.targets:
+            return _scored(cells, row.targets)
         if row.sample is None:
             return None
-        cells = [self._kv.get((row.blocks[at // size], at % size), (-1, ())) for at in range(end)]
-        self._require([cell[0] for cell in cells] == list(row.context), "the KV cache holds other tokens")
-        logprob = -1.0 if row.sample.logprobs is not None else None
-        return Drawn(next_token(cells, row.sample, row.index), logprob)
+        token = next_token(cells, row.sample, row.index)
+        while row.allowed is not None and not row.allowed[token // 8] >> token % 8 & 1:
+            token = (token + 1) % (EOS + 1)
+        return Drawn(token, -1.0 if row.sample.logprobs is not None else None)
 
     def _content(self, one: ActiveAdapter) -> str:
         contents = set(self._pool[one.start : one.start + one.rank])

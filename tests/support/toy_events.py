@@ -38,7 +38,9 @@ class ToyEvents:
         self._down = down
         self._wake()
 
-    def tell(self, change: str, adapter: AdapterName, digest: str = "", *, alias: str = "", reason: str = "") -> None:
+    def tell(
+        self, change: str, adapter: AdapterName | str = "", digest: str = "", *, alias: str = "", reason: str = ""
+    ) -> None:
         token = str(len(self._log) + 1)
         self._log.append(CatalogEvent(token, Change[change], str(adapter), digest, alias, reason))
         self._wake()

@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file
 
-from compute_worker.contract import CombineMethod, CombineSource, Publication, PublishedAdapter
+from compute_worker.combination import CombineMethod, CombineSource, Deviation
+from compute_worker.contract import Publication, PublishedAdapter
 from lorry.errors import (
     AdapterNotFound,
     AliasNotFound,
@@ -30,6 +31,7 @@ from lorry.format.digest import digest_of
 from lorry.format.header import header_length
 from lorry.format.manifest import Manifest, ManifestFile, Recipe, build_manifest
 from lorry.format.reference import AdapterName, Reference, parse_adapter_name, parse_reference
+from lorry.partfile import Sink
 from tests.support.adapters import adapter_bytes, encode, json_bytes, peft_config, safetensors_bytes
 from tests.support.toy_engine import BASE, MODULE, WIDTH, content_of
 from tests.support.toy_events import ToyEvents
@@ -45,6 +47,7 @@ class ToyRegistry(ToyEvents):
         self.publications: list[Publication] = []
         self.corrupt: set[str] = set()  # digests that are sent with a bit flipped
         self.held: dict[str, asyncio.Event] = {}  # digests whose transfer waits
+        self.piece = 1 << 20  # bytes that are sent at a time
         self.answering = asyncio.Event()  # cleared: answers wait, made already, on their way
         self.answering.set()
         self.blobs: dict[str, bytes] = {}
@@ -124,7 +127,7 @@ class ToyRegistry(ToyEvents):
             raise VersionYanked(f"{asked} was yanked: {found[-1].yank_reason}")
         return found[-1]
 
-    async def fetch(self, file: ManifestFile, into: Path) -> None:
+    async def fetch(self, file: ManifestFile, into: Sink) -> None:
         self.check_up()
         self.fetched[file.digest] += 1
         if file.digest in self.held:
@@ -133,7 +136,9 @@ class ToyRegistry(ToyEvents):
         data = bytearray(self.blobs[file.digest])
         if file.digest in self.corrupt:
             data[-1] ^= 1
-        await asyncio.to_thread(into.write_bytes, data)
+        for start in range(0, len(data), self.piece):
+            await asyncio.to_thread(into.append, start, memoryview(data)[start : start + self.piece])
+        await asyncio.to_thread(into.commit)
 
     async def publish(self, directory: Path, publication: Publication) -> PublishedAdapter:
         self.check_up()
@@ -189,3 +194,6 @@ class ToyCombiner:
         rank = len(stacked[names[0]])
         (into / CONFIG_NAME).write_bytes(json_bytes(peft_config(r=rank, lora_alpha=rank)))
         (into / WEIGHTS_NAME).write_bytes(safetensors_bytes(encode(stacked)))
+
+    def compare(self, sources: Sequence[CombineSource], made: Path) -> Deviation:
+        return Deviation(0.25 * len(sources), MODULE, float((made / WEIGHTS_NAME).stat().st_size))

@@ -13,8 +13,20 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from compute_worker.contract import CombineMethod, EngineLimits, PublishedAdapter
-from compute_worker.runtime.api import CombineCall, Combined, Delta, Finished, GenerateCall, Started, Stop, Weighted
+from compute_worker.combination import CombineMethod
+from compute_worker.contract import EngineLimits, PublishedAdapter
+from compute_worker.runtime.api import (
+    CombineCall,
+    Combined,
+    Delta,
+    Finished,
+    GenerateCall,
+    RouteState,
+    RouteTarget,
+    Started,
+    Stop,
+    Weighted,
+)
 from compute_worker.runtime.runtime import Runtime
 from compute_worker.runtime.settings import RuntimeSettings
 from lorry.errors import LorryError
@@ -54,6 +66,10 @@ class World:
         """A combination of some adapters, weight 1 each."""
         sources = tuple(Weighted(adapter) for adapter in adapters)
         return await self.runtime.combine(CombineCall(sources, CombineMethod("cat")))
+
+    async def switch(self, route: str, selection: tuple[Weighted, ...], expected: int | None) -> RouteState:
+        """Give a route one branch."""
+        return await self.runtime.switch(route, (RouteTarget(selection),), expected)
 
     def expected(self, call: GenerateCall, *adapters: tuple[PublishedAdapter, float]) -> list[int]:
         """The tokens that the request must get, the end of text left out."""

@@ -14,17 +14,18 @@ from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer as RawTokenizer
-from tokenizers import decoders, models
+from tokenizers import decoders, models, pre_tokenizers
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from compute_worker.app import engine_settings, worker
-from compute_worker.contract import Engine, Tokenizer
+from compute_worker.contract import Engine
 from compute_worker.engine.build import build_engine
 from compute_worker.settings import Settings
+from compute_worker.wording import Tokenizer
 from lorry.fingerprint import base_facts
 from lorry.format.base import BaseFacts
 from tests.support.adapters import write_adapter
-from tests.support.models import VOCABULARY, config_of, from_config
+from tests.support.models import config_of, from_config
 from tests.support.process import ServerProcess, server_process
 
 MODEL_NAME = "tiny"
@@ -67,9 +68,14 @@ def tiny_base() -> BaseFacts:
 def save_model(into: Path, model: PreTrainedModel | None = None) -> Path:
     """A Hugging Face folder: weights, tokenizer and chat template."""
     (model or tiny_llama()).save_pretrained(into)
-    ids = {token: number for number, token in enumerate((*_SPECIAL, *map(chr, range(VOCABULARY - len(_SPECIAL)))))}
+    # Visible characters stand for themselves, the other bytes for later letters in their order (GPT-2's alphabet).
+    signs = [
+        chr(byte) if chr(byte).isprintable() and byte > ord(" ") else chr(256 + min(byte, 33)) for byte in range(128)
+    ]
+    ids = {token: number for number, token in enumerate((*_SPECIAL, *signs))}
     raw = RawTokenizer(models.BPE(vocab=ids, merges=[], unk_token="?"))  # noqa: S106 - a token, no password
-    raw.decoder = decoders.Fuse()
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    raw.decoder = decoders.ByteLevel()
     raw.add_special_tokens(list(_SPECIAL))
     pad, bos, eos = _SPECIAL
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, pad_token=pad, bos_token=bos, eos_token=eos)

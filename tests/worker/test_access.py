@@ -27,9 +27,13 @@ SHORT = {"max_new_tokens": 1}
 # What each rpc asks for that is ours'. Those that show lists, or nothing of anybody's, let everybody in.
 CASES: dict[str, dict[str, Any]] = {
     "Generate": {"text": "x", "selection": SELECTION, "stop": SHORT},
+    "Score": {"items": [{"text": "x", "continuation_text": "y", "selection": SELECTION}]},
     "Switch": {"route": ROUTE, "targets": [{"selection": SELECTION}]},
     "GetRoute": {"route": ROUTE},
     "ListRoutes": {},
+    "ListRouteHistory": {"route": ROUTE},
+    "RollbackRoute": {"route": ROUTE},
+    "DeleteRoute": {"route": ROUTE},
     "Load": {"adapter": "ours/secret"},
     "Unload": {"adapter": "ours/other"},
     "Pin": {"adapter": "ours/secret", "unpin": True},
@@ -112,12 +116,12 @@ async def listed(town: Town, name: str) -> tuple[set[str], set[str]]:
 
 async def test_every_rpc_answers_its_owner_and_nobody_else(town: Town) -> None:
     for method, fields in CASES.items():
-        if method != "WatchResidency":
-            assert not isinstance(await town.call(OURS, method, **fields), type), method
         for stranger in (NOBODY, EXPIRED, REVOKED):
             assert await town.call(stranger, method, **fields) is Unauthenticated, (method, stranger)
         if method not in LISTS:
             assert await town.call(THEIRS, method, **fields) is PermissionDenied, method
+        if method != "WatchResidency":
+            assert not isinstance(await town.call(OURS, method, **fields), type), method
 
 
 async def test_lists_show_what_the_caller_may_read_and_no_more(town: Town) -> None:
@@ -142,10 +146,43 @@ async def test_a_route_is_for_those_who_may_read_what_it_serves(town: Town) -> N
     assert await town.call(THEIRS, "Switch", route=ROUTE, targets=[{}]) is PermissionDenied
 
 
+async def test_one_item_of_somebody_elses_shuts_the_whole_call_out(town: Town) -> None:
+    text = {"text": "x", "continuation_text": "y"}
+    mine = {**text, "selection": {"adapters": [{"adapter": "theirs/mine"}]}}
+    assert len(await town.call(THEIRS, "Score", items=[mine, mine])) == 2
+    for other in ({"selection": SELECTION}, {"route": ROUTE}):
+        assert await town.call(THEIRS, "Score", items=[mine, {**text, **other}]) is PermissionDenied
+        assert len(await town.call(READER, "Score", items=[{**text, **other}])) == 1
+
+
+async def test_what_a_route_was_is_for_those_who_may_read_what_it_served(town: Town) -> None:
+    async with town.client(OPERATOR) as operator:
+        for adapter in ("ours/secret", "theirs/mine"):
+            await operator.switch(adapter, route="shared")
+    history = (await town.call(THEIRS, "ListRouteHistory", route="shared")).revisions
+    assert [(r.revision, r.principal) for r in history] == [(2, OPERATOR)]
+    assert await town.call(THEIRS, "RollbackRoute", route="shared") is PermissionDenied
+    assert await town.call(OURS, "ListRouteHistory", route="shared") is PermissionDenied
+
+
+async def test_a_session_is_its_callers_and_is_judged_by_what_it_keeps(town: Town) -> None:
+    session = {"text": "x", "stop": SHORT, "session": {"id": "talk"}}
+    assert len((await town.call(OURS, "Generate", **session, route=ROUTE))[0].started.adapters) == 1
+    for name, kept in {OURS: 1, THEIRS: 0, READER: 0}.items():
+        (first, *_) = await town.call(name, "Generate", **session)
+        assert (len(first.started.adapters), first.started.new_session) == (kept, name != OURS), name
+    async with town.client(OPERATOR) as operator:
+        await operator.switch("theirs/mine", route=ROUTE)
+    # What the route serves now is not for ours; what their session keeps is.
+    assert len((await town.call(OURS, "Generate", **session))[0].started.adapters) == 1
+    follow = {"session": {"id": "talk", "follow": True}}
+    assert await town.call(OURS, "Generate", **session | follow) is PermissionDenied
+
+
 async def test_reading_is_not_pushing(town: Town) -> None:
-    for method in ("Generate", "GetRoute", "Load", "Combine"):
+    for method in ("Generate", "GetRoute", "ListRouteHistory", "Load", "Combine"):
         assert not isinstance(await town.call(READER, method, **CASES[method]), type), method
-    for method in ("Switch", "Unload", "Pin"):
+    for method in ("Switch", "RollbackRoute", "DeleteRoute", "Unload", "Pin"):
         assert await town.call(READER, method, **CASES[method]) is PermissionDenied, method
     assert await town.call(READER, "Switch", route="new", targets=[{}]) is PermissionDenied
     publish = {"publish": {"adapter": "ours/mix"}}

@@ -2,28 +2,22 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lorry.errors import AdapterNotFound, InvalidCombination, VersionNotFound
+from lorry.errors import AdapterNotFound, InvalidCombination, UnsupportedCombination, VersionNotFound
+from lorry.recipe import read
 from lorry.v1.residency_pb2 import TIER_POOL
+from tests.merge.support import RECIPES
 from tests.support.pair import Answer, Pair, agrees, running_pair
 from tests.support.peft_adapters import QUIET
 from tests.support.worker import tiny_llama
 
 pytestmark = QUIET
 
-METHODS: list[tuple[str, dict[str, Any]]] = [
-    ("linear", {}),
-    ("cat", {}),
-    ("magnitude_prune", {"density": 0.5}),
-    ("ties", {"density": 0.5, "majority_sign": "frequency"}),
-    ("dare_linear", {"density": 0.6, "seed": 3}),
-    ("dare_ties", {"density": 0.6}),
-    ("svd", {"rank": 3}),
-]
 SOURCES = {"first": 0.8, "second": -0.4}
 
 
@@ -37,7 +31,7 @@ async def answered_by(pair: Pair, folder: Path, given: Answer) -> bool:
     return agrees(given, tiny_llama(), [folder], pair.serving.tokenizer.encode("the quick brown fox"))
 
 
-@pytest.mark.parametrize(("method", "parameters"), METHODS, ids=[name for name, _ in METHODS])
+@pytest.mark.parametrize(("method", "parameters"), RECIPES.items(), ids=list(RECIPES))
 async def test_a_combination_is_served_and_published_with_its_lineage(
     pair: Pair, method: str, parameters: dict[str, Any]
 ) -> None:
@@ -62,6 +56,60 @@ async def test_cat_is_what_the_weighted_pair_is(pair: Pair) -> None:
     await published(pair)
     made = await pair.worker.combine(SOURCES, "cat")
     assert (await pair.answer(made.adapter)).same_as(await pair.answer(SOURCES))
+
+
+async def test_a_dry_run_reports_and_keeps_nothing(pair: Pair) -> None:
+    await published(pair)
+    exact = await pair.worker.combine(SOURCES, "cat", dry_run=True, publish="mix")
+    linear = await pair.worker.combine(SOURCES, "linear", dry_run=True)
+    assert [exact.dry_run.rank, linear.dry_run.rank] == [4, 2]
+    assert exact.dry_run.size_bytes > linear.dry_run.size_bytes
+    assert exact.dry_run.relative_error < 1e-6
+    assert linear.dry_run.relative_error > 0.1
+    assert linear.dry_run.worst_relative_error >= linear.dry_run.relative_error
+    assert linear.dry_run.worst_module.startswith("model.layers.")
+    assert (exact.adapter, exact.HasField("resident"), exact.HasField("version")) == ("", False, False)
+    assert [each async for each in pair.worker.residents()] == []
+    with pytest.raises(AdapterNotFound):
+        await pair.registry.adapter("mix")
+    made = await pair.worker.combine(SOURCES, "cat")
+    assert (made.recipe_digest, made.existed) == (exact.recipe_digest, False)
+
+
+async def test_a_dora_is_combined_against_the_workers_base(pair: Pair) -> None:
+    await pair.publish("first", dora=True)
+    await pair.publish("second")
+    made = await pair.worker.combine("first", "svd", rank=48)
+    alone, expected = await pair.answer(made.adapter), await pair.answer("first")
+    assert alone.tokens == expected.tokens
+    beside = await pair.worker.combine({"first": 1, "second": 0.5}, "ties_svd", density=0.5, dry_run=True)
+    assert beside.dry_run.rank == 2
+    with pytest.raises(UnsupportedCombination, match="against the base"):
+        await pair.worker.combine(SOURCES, "cat")
+
+
+async def test_a_published_recipe_makes_the_same_version_again(tmp_path: Path, model: Path) -> None:
+    async with running_pair(tmp_path, model) as pair:
+        await published(pair)
+        made = await pair.worker.combine(SOURCES, "dare_ties_svd", density=0.5, seed=2**63, publish="team/mix")
+        recipe = await pair.registry.recipe("team/mix")
+        assert read(recipe.document()) == recipe
+        await pair.publish("first", rank=3)  # names move on; what the recipe says does not
+    shutil.rmtree(tmp_path / "worker")
+    async with running_pair(tmp_path, model) as pair:
+        again = await pair.worker.combine(recipe.sources, recipe.method, publish="team/mix", **recipe.parameters)
+        assert (again.existed, again.recipe_digest) == (False, made.recipe_digest)
+        assert (again.version.digest, again.version.number) == (made.version.digest, 1)
+
+
+async def test_a_version_without_a_recipe_or_without_its_sources_has_none_to_write(pair: Pair) -> None:
+    digests = await published(pair)
+    await pair.worker.combine(SOURCES, "cat", publish="mix")
+    with pytest.raises(InvalidCombination, match="first has no recipe"):
+        await pair.registry.recipe("first")
+    await pair.registry.delete_version(f"second@{digests[1]}", force=True)
+    with pytest.raises(VersionNotFound, match=f"mix was made out of {digests[1]}"):
+        await pair.registry.recipe("mix")
 
 
 async def test_the_same_recipe_is_answered_from_what_is_there(pair: Pair) -> None:

@@ -10,8 +10,9 @@ import grpc.aio
 import pytest
 
 from compute_worker.runtime import residency
-from lorry.errors import AdapterInUse, AdapterPinned, CacheBusy, Lagging, QueueFull
+from lorry.errors import AdapterInUse, AdapterPinned, CacheBusy, InvalidInput, Lagging, QueueFull
 from lorry.v1.residency_pb2 import (
+    TIER_DISK,
     TIER_HOST,
     TIER_POOL,
     TIER_UNSPECIFIED,
@@ -22,6 +23,7 @@ from lorry.v1.residency_pb2_grpc import ResidencyServiceStub
 from lorry.v1.types_pb2 import VARIANT_DORA, VARIANT_LORA, VARIANT_RSLORA
 from tests.support.pair import Pair, running_pair
 from tests.support.registry import DEADLINE, until
+from tests.support.worker import KV_BYTES, tiny_llama
 
 ROW_BYTES = 4364
 ENDLESS = {"max_new_tokens": 2000, "ignore_eos": True}
@@ -40,6 +42,26 @@ async def test_load_brings_an_adapter_into_the_pool_once(pair: Pair) -> None:
     assert await pair.used("pool_rows") == 7
     assert await pair.used("pool_bytes") == 7 * ROW_BYTES
     assert 0 < await pair.used("host_bytes") < await pair.used("disk_bytes")
+
+
+async def test_an_adapter_is_brought_as_near_as_is_asked_for(pair: Pair) -> None:
+    version = await pair.publish("ahead", rank=3)
+    size = sum(file.size_bytes for file in version.manifest.files)
+    for tier, number in (("disk", TIER_DISK), ("host", TIER_HOST), ("pool", TIER_POOL)):
+        resident = await pair.worker.load("ahead", tier=tier)
+        assert (resident.digest, resident.tier, resident.rank, resident.hits) == (version.digest, number, 3, 0)
+        if tier == "disk":
+            assert resident.size_bytes == size
+    for tier in ("disk", "host"):
+        assert (await pair.worker.load("ahead", tier=tier)).tier == TIER_POOL
+    assert await pair.used("pool_rows") == 3
+
+
+async def test_a_tier_that_is_none_is_refused(pair: Pair) -> None:
+    with pytest.raises(InvalidInput, match="expected one of pool, host, disk, got 'cloud'"):
+        await pair.worker.load("any", tier="cloud")
+    with pytest.raises(InvalidInput, match="TIER_POOL, TIER_HOST, TIER_DISK or none, got 9"):
+        await pair.stubs.call("Load", adapter="any", tier=9)
 
 
 async def test_callers_who_ask_at_once_share_one_load(pair: Pair) -> None:
@@ -237,15 +259,22 @@ async def test_capabilities_tell_what_it_was_built_with(pair: Pair) -> None:
     limits = pair.serving.engine.limits
     assert (known.base_model, known.device, known.dtype) == ("tiny", "cpu", "float32")
     assert (known.max_rank, known.max_context_tokens) == (limits.pool_rows, limits.max_context)
+    base = tiny_llama()
+    whole = sum(tensor.nbytes for tensor in (*base.parameters(), *base.buffers()))
+    assert whole / 2 <= limits.base_bytes <= whole  # what bfloat16 holds exactly takes two bytes a number
+    assert limits.block_bytes == KV_BYTES // limits.kv_blocks
     assert list(known.variants) == [VARIANT_LORA, VARIANT_RSLORA, VARIANT_DORA]
     budgets = {budget.name: (budget.limit, budget.used) for budget in known.budgets}
+    assert budgets.pop("prefix_tokens")[0] == limits.kv_blocks * limits.block_tokens
     assert budgets == {
+        "base_bytes": (limits.base_bytes, limits.base_bytes),
         "pool_rows": (limits.pool_rows, 0),
         "pool_bytes": (limits.pool_rows * limits.row_bytes, 0),
         "host_bytes": (512 << 20, 0),
         "disk_bytes": (4 << 30, 0),
         "kv_tokens": (limits.kv_blocks * limits.block_tokens, 0),
-        "queue": (256, 0),
+        "kv_bytes": (limits.kv_blocks * limits.block_bytes, 0),
+        "queue": (512, 0),
     }
 
 

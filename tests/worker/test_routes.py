@@ -84,7 +84,8 @@ async def test_a_running_request_keeps_what_it_started_with(pair: Pair) -> None:
     running = [asyncio.create_task(pair.answer(None, length=200)) for _ in range(3)]
 
     async def admitted() -> bool:
-        return await pair.used("kv_tokens") >= 3 * 200
+        leases = [each.leases async for each in pair.worker.residents() if "old" in each.names]
+        return leases == [3] and not await pair.used("queue")
 
     await until(admitted)
     for name in ("new", "old", "new"):

@@ -21,6 +21,7 @@ from lorry.errors import (
 from lorry.format.compatibility import CarryOver
 from lorry.format.digest import digest_of
 from lorry.format.manifest import ManifestFile, Recipe, RecipeSource
+from lorry.partfile import PartFile
 from tests.support.adapters import BASE_NAME, adapter_bytes, base_for, write_adapter
 from tests.support.evil_registry import EvilRegistry, evil_registry
 from tests.support.registry import running_registry
@@ -72,9 +73,10 @@ async def test_a_registry_that_is_not_there_is_unavailable(tmp_path: Path, monke
         nowhere = RegistrySource(client)
         with pytest.raises(RegistryUnavailable, match=r"127\.0\.0\.1:1"):
             await nowhere.resolve("plain")
+        part = PartFile(tmp_path / "x", digest_of(b"x"), 1)
         with pytest.raises(RegistryUnavailable):
-            await nowhere.fetch(ManifestFile("x", digest_of(b"x"), 1), tmp_path / "x")
-    assert names_in(tmp_path) == []
+            await nowhere.fetch(ManifestFile("x", digest_of(b"x"), 1), part)
+        part.discard()
 
 
 async def test_the_registrys_verdict_says_whether_a_version_fits(tmp_path: Path) -> None:
@@ -91,13 +93,18 @@ async def test_the_registrys_verdict_says_whether_a_version_fits(tmp_path: Path)
         assert not await RegistrySource(client).fits("pirate", stranger.base_id)  # not registered
 
 
-async def test_a_file_is_fetched_whole_or_not_at_all(evil: tuple[EvilRegistry, RegistrySource], tmp_path: Path) -> None:
+async def test_a_file_is_committed_whole_or_not_at_all(
+    evil: tuple[EvilRegistry, RegistrySource], tmp_path: Path
+) -> None:
     registry, source = evil
     registry.blobs[digest_of(b"bytes")] = b"bytes"
-    await source.fetch(ManifestFile("x", digest_of(b"bytes"), 5), tmp_path / "x")
+    right, wrong = digest_of(b"bytes"), digest_of(b"other")
+    await source.fetch(ManifestFile("x", right, 5), PartFile(tmp_path / "x", right, 5))
     assert (tmp_path / "x").read_bytes() == b"bytes"
+    part = PartFile(tmp_path / "y", wrong, 5)
     with pytest.raises(BlobNotFound):
-        await source.fetch(ManifestFile("y", digest_of(b"other"), 5), tmp_path / "y")
+        await source.fetch(ManifestFile("y", wrong, 5), part)
+    part.discard()
     assert names_in(tmp_path) == ["x"]
 
 

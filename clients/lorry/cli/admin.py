@@ -59,6 +59,7 @@ def _tell(done: CollectGarbageResponse) -> None:
             ("kept blobs", f"{done.kept_blobs}  ({output.size(done.kept_bytes)})"),
             ("swept uploads", done.swept_uploads),
             ("forgotten rows", done.forgotten_rows),
+            ("from quarantine", f"{done.discarded_blobs}  ({output.size(done.discarded_bytes)})"),
         ]
     )
 

@@ -19,13 +19,17 @@ from lorry.cli import (
     bases,
     catalog,
     combine,
+    compare,
     generate,
+    interpolate,
     keys,
     leases,
     lineage,
     namespaces,
     residency,
     routes,
+    score,
+    search,
     transfer,
 )
 from lorry.cli.context import REGISTRY, WORKER, Addresses
@@ -86,10 +90,27 @@ def _configure(  # noqa: PLR0913 - the global options
     ctx.obj = Addresses(registry=registry, worker=worker, token_file=token_file, ca=ca, cert=cert, key=key)
 
 
-for _module in (access, admin, transfer, keys, catalog, lineage, leases, generate, routes, combine, residency):
+for _module in (
+    access,
+    admin,
+    transfer,
+    keys,
+    catalog,
+    lineage,
+    leases,
+    generate,
+    interpolate,
+    routes,
+    combine,
+    score,
+    compare,
+    search,
+    residency,
+):
     _module.register(app)
 app.add_typer(aliases.app, name="alias")
 app.add_typer(bases.app, name="base")
 app.add_typer(namespaces.app, name="namespace")
 app.add_typer(access.tokens, name="token")
 app.add_typer(keys.app, name="key")
+app.add_typer(routes.app, name="route")

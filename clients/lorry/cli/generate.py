@@ -1,12 +1,13 @@
 """Text from a worker: `lorry generate` and the conversation `lorry chat`.
 
 Owns how an answer streams to the terminal and what the conversation's own commands mean. The
-conversation is kept here; the worker sees all of it each time.
+conversation is kept here, and the worker sees all of it each time; which adapters it keeps, the worker does.
 """
 
 from __future__ import annotations
 
 import sys
+import uuid
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -36,7 +37,9 @@ def generate(  # noqa: PLR0913 - one parameter an option
     adapter: Active = None,
     base_only: options.BaseOnly = False,
     route: options.Route = None,
-    raw: Annotated[bool, typer.Option("--raw", help="Go on with the text as it is, without a chat template.")] = False,
+    scale: options.Scale = None,
+    affinity: options.Affinity = None,
+    raw: options.Raw = False,
     system: options.System = "",
     max_new_tokens: options.MaxNewTokens = None,
     temperature: options.Temperature = None,
@@ -46,20 +49,25 @@ def generate(  # noqa: PLR0913 - one parameter an option
     repetition_penalty: options.Penalty = None,
     seed: options.Seed = None,
     stop: options.Stop = None,
+    json_schema: options.JsonSchema = None,
+    regex: options.Regex = None,
+    grammar: options.Grammar = None,
+    tenant: options.Tenant = None,
+    priority: options.Priority = None,
+    begin_within: options.BeginWithin = None,
     as_json: Json = False,
 ) -> None:
     """Generate text under any selection of adapters: `lorry generate "Hello" -a pirate -a json=0.5`.
 
     With neither -a, --route nor --base-only the worker's route `default` decides.
     """
-    text = sys.stdin.read() if prompt == "-" else prompt
-    asked = {"messages": None} if raw else {"messages": [*_opening(system), ("user", text)]}
     with worker(ctx) as client:
         answer = client.generate(
-            text if raw else None,
-            messages=asked["messages"],
-            adapters=_selection(adapter, base_only=base_only),
+            **options.asked(prompt, raw=raw, system=system),
+            adapters=options.selection(adapter, base_only=base_only),
             route=route,
+            scale=scale,
+            affinity=affinity,
             max_new_tokens=max_new_tokens,
             temperature=temperature,
             top_k=top_k,
@@ -68,6 +76,8 @@ def generate(  # noqa: PLR0913 - one parameter an option
             repetition_penalty=repetition_penalty,
             seed=seed,
             stop=stop,
+            **options.form(json_schema, regex, grammar),
+            **options.turn(tenant, priority, begin_within),
         )
         _stream(answer, as_json=as_json)
 
@@ -78,16 +88,25 @@ def chat(  # noqa: PLR0913 - one parameter an option
     adapter: Active = None,
     base_only: options.BaseOnly = False,
     route: options.Route = None,
+    scale: options.Scale = None,
+    affinity: options.Affinity = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Take what a route or an alias means at each turn, not at the first.")
+    ] = False,
     system: options.System = "",
     max_new_tokens: options.MaxNewTokens = None,
     temperature: options.Temperature = None,
     seed: options.Seed = None,
     as_json: Json = False,
 ) -> None:
-    """Talk with the model: /adapter REF... changes the adapters in mid-conversation, /exit leaves."""
-    chosen: dict[str, Any] = {"adapters": _selection(adapter, base_only=base_only), "route": route}
+    """Talk with the model: /adapter REF... changes the adapters in mid-conversation, /exit leaves.
+
+    The conversation is a session: it keeps its adapters even if the route or an alias moves meanwhile.
+    """
+    chosen: dict[str, Any] = {"adapters": options.selection(adapter, base_only=base_only), "route": route}
     drawn: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
-    history = _opening(system)
+    kept: dict[str, Any] = {"session": uuid.uuid4().hex, "follow": follow, "scale": scale, "affinity": affinity}
+    history = options.opening(system)
     with worker(ctx) as client:
         for line in _lines():
             if line.startswith("/adapter"):
@@ -95,7 +114,7 @@ def chat(  # noqa: PLR0913 - one parameter an option
             elif line.startswith("/"):
                 output.note(_HELP)
             else:
-                _turn(client, history, line, chosen | drawn, as_json=as_json)
+                _turn(client, history, line, chosen | drawn | kept, as_json=as_json)
 
 
 def _turn(
@@ -124,16 +143,6 @@ def _lines() -> Iterator[str]:
             return
         if line.strip():
             yield line.strip()
-
-
-def _opening(system: str) -> list[tuple[str, str]]:
-    return [("system", system)] if system else []
-
-
-def _selection(given: list[str] | None, *, base_only: bool) -> Any:
-    if given and base_only:
-        raise typer.BadParameter("expected --adapter or --base-only, got both")
-    return adapters(given) if given or base_only else None
 
 
 def _stream(answer: Generation, *, as_json: bool) -> str:

@@ -32,7 +32,9 @@ def _run() -> int | None:
     from typer import TyperException
 
     from lorry.cli.app import app
+    from lorry.rpc.malloc import keep_memory
 
+    keep_memory()
     try:
         code: int | None = app(standalone_mode=False)
     except TyperException as error:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -183,6 +183,21 @@ def bars(verb: str) -> Iterator[Progress]:
             shown.update(tasks[name], completed=done, total=total)
 
         yield advance
+
+
+@contextmanager
+def bar(text: str, total: int) -> Iterator[Callable[[], None]]:
+    """One bar while the block runs; each call of what it gives is one of `total` done."""
+    if not sys.stderr.isatty():
+        yield lambda: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn(text), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as shown:
+        task = shown.add_task(text, total=total)
+        yield lambda: shown.advance(task)
 
 
 @contextmanager

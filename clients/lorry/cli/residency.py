@@ -23,10 +23,16 @@ def register(app: typer.Typer) -> None:
         app.command()(command)
 
 
-def load(ctx: typer.Context, reference: Reference, *, as_json: Json = False) -> None:
-    """Bring an adapter into the pool, so that the first request finds it there."""
+def load(
+    ctx: typer.Context,
+    reference: Reference,
+    *,
+    tier: Annotated[str, typer.Option(metavar="TIER", help="pool, or ahead of time: host or disk.")] = "pool",
+    as_json: Json = False,
+) -> None:
+    """Bring an adapter into the pool, so that the first request finds it there; or nearer to it, ahead of time."""
     with worker(ctx) as client, output.spinner(f"loading {reference}"):
-        resident = client.load(reference)
+        resident = client.load(reference, tier=tier)
     _tell(resident, as_json=as_json)
 
 

@@ -36,6 +36,14 @@ def check_finite(index: TensorIndex, chunks: Iterable[bytes | memoryview]) -> No
     scan.finish()
 
 
+def check_values(tensor: TensorEntry, data: bytes | bytearray | memoryview) -> None:
+    """Raise InvalidAdapter where a value of a whole tensor's bytes is NaN or infinite."""
+    width = ITEM_BYTES[tensor.dtype]
+    bits = np.frombuffer(data, _UNSIGNED[width])
+    for start in range(0, len(bits), _PIECE // width):
+        _check(tensor, bits[start : start + _PIECE // width])
+
+
 class _Scan:
     """Where in the file the stream is, and the cut value that waits for its other bytes."""
 

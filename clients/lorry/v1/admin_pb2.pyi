@@ -306,6 +306,8 @@ class CollectGarbageResponse(_message.Message):
     KEPT_BYTES_FIELD_NUMBER: _builtins.int
     SWEPT_UPLOADS_FIELD_NUMBER: _builtins.int
     FORGOTTEN_ROWS_FIELD_NUMBER: _builtins.int
+    DISCARDED_BLOBS_FIELD_NUMBER: _builtins.int
+    DISCARDED_BYTES_FIELD_NUMBER: _builtins.int
     expired_version_count: _builtins.int
     """How many versions retention deleted."""
     swept_blobs: _builtins.int
@@ -320,6 +322,12 @@ class CollectGarbageResponse(_message.Message):
     """Broken uploads swept."""
     forgotten_rows: _builtins.int
     """Rows of expired leases, old events and, where an age is set, old audit entries forgotten."""
+    discarded_blobs: _builtins.int
+    """Damaged blobs removed from quarantine: put aside longer ago than the grace, and either no version
+    names them or a sound copy is back.
+    """
+    discarded_bytes: _builtins.int
+    """Their bytes."""
     @_builtins.property
     def expired_versions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Versions that retention deleted, `namespace/name@number`; the first 1,000."""
@@ -335,10 +343,12 @@ class CollectGarbageResponse(_message.Message):
         kept_bytes: _builtins.int = ...,
         swept_uploads: _builtins.int = ...,
         forgotten_rows: _builtins.int = ...,
+        discarded_blobs: _builtins.int = ...,
+        discarded_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["expired_version_count", b"expired_version_count", "expired_versions", b"expired_versions", "forgotten_rows", b"forgotten_rows", "kept_blobs", b"kept_blobs", "kept_bytes", b"kept_bytes", "swept_blobs", b"swept_blobs", "swept_bytes", b"swept_bytes", "swept_uploads", b"swept_uploads"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["discarded_blobs", b"discarded_blobs", "discarded_bytes", b"discarded_bytes", "expired_version_count", b"expired_version_count", "expired_versions", b"expired_versions", "forgotten_rows", b"forgotten_rows", "kept_blobs", b"kept_blobs", "kept_bytes", b"kept_bytes", "swept_blobs", b"swept_blobs", "swept_bytes", b"swept_bytes", "swept_uploads", b"swept_uploads"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1580,8 +1580,9 @@ Global___CheckCompatibilityResponse: _TypeAlias = CheckCompatibilityResponse  # 
 
 @_typing.final
 class WatchRequest(_message.Message):
-    """Asks for events, of namespaces that the caller may read when the call begins; those of bases are
-    everybody's.
+    """Asks for events, of namespaces that the caller may read when they are sent; those of bases are
+    everybody's. The stream of who is not known any more ends with UNAUTHENTICATED, of who may not read the
+    asked namespace any more with PERMISSION_DENIED, some seconds after it became so.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

@@ -22,57 +22,82 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from lorry.v1 import types_pb2 as lorry_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18lorry/v1/inference.proto\x12\x08lorry.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x14lorry/v1/types.proto\",\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"/\n\x04\x43hat\x12\'\n\x08messages\x18\x01 \x03(\x0b\x32\x15.lorry.v1.ChatMessage\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\x05\"\xe2\x01\n\x08Sampling\x12\x18\n\x0btemperature\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05top_k\x18\x02 \x01(\x05H\x01\x88\x01\x01\x12\x12\n\x05top_p\x18\x03 \x01(\x01H\x02\x88\x01\x01\x12\x12\n\x05min_p\x18\x04 \x01(\x01H\x03\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x05 \x01(\x01H\x04\x88\x01\x01\x12\x11\n\x04seed\x18\x06 \x01(\x04H\x05\x88\x01\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_kB\x08\n\x06_top_pB\x08\n\x06_min_pB\x15\n\x13_repetition_penaltyB\x07\n\x05_seed\"`\n\x0eStopConditions\x12\x16\n\x0emax_new_tokens\x18\x01 \x01(\x05\x12\x0f\n\x07strings\x18\x02 \x03(\t\x12\x11\n\ttoken_ids\x18\x03 \x03(\x05\x12\x12\n\nignore_eos\x18\x04 \x01(\x08\"\xa8\x02\n\x0fGenerateRequest\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12\x1e\n\x04\x63hat\x18\x02 \x01(\x0b\x32\x0e.lorry.v1.ChatH\x00\x12$\n\x06tokens\x18\x03 \x01(\x0b\x32\x12.lorry.v1.TokenIdsH\x00\x12(\n\tselection\x18\x04 \x01(\x0b\x32\x13.lorry.v1.SelectionH\x01\x12\x0f\n\x05route\x18\x05 \x01(\tH\x01\x12$\n\x08sampling\x18\x06 \x01(\x0b\x32\x12.lorry.v1.Sampling\x12&\n\x04stop\x18\x07 \x01(\x0b\x32\x18.lorry.v1.StopConditions\x12\x15\n\x08logprobs\x18\x08 \x01(\x05H\x02\x88\x01\x01\x42\x08\n\x06promptB\x08\n\x06targetB\x0b\n\t_logprobs\"\x9b\x01\n\x0fGenerateStarted\x12\x0f\n\x07\x62\x61se_id\x18\x01 \x01(\t\x12+\n\x08\x61\x64\x61pters\x18\x02 \x03(\x0b\x32\x19.lorry.v1.ResolvedAdapter\x12\r\n\x05route\x18\x03 \x01(\t\x12\x16\n\x0eroute_revision\x18\x04 \x01(\x03\x12\x15\n\rprompt_tokens\x18\x05 \x01(\x05\x12\x0c\n\x04seed\x18\x06 \x01(\x04\"1\n\x0cTokenLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\x05\x12\x0f\n\x07logprob\x18\x02 \x01(\x01\"\x88\x01\n\rGenerateDelta\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\x05\x12(\n\x08logprobs\x18\x03 \x03(\x0b\x32\x16.lorry.v1.TokenLogprob\x12,\n\x0ctop_logprobs\x18\x04 \x03(\x0b\x32\x16.lorry.v1.TokenLogprob\"c\n\x10GenerateFinished\x12&\n\x06reason\x18\x01 \x01(\x0e\x32\x16.lorry.v1.FinishReason\x12\x0c\n\x04stop\x18\x02 \x01(\t\x12\x19\n\x11\x63ompletion_tokens\x18\x03 \x01(\x05\"\xa5\x01\n\x10GenerateResponse\x12,\n\x07started\x18\x01 \x01(\x0b\x32\x19.lorry.v1.GenerateStartedH\x00\x12(\n\x05\x64\x65lta\x18\x02 \x01(\x0b\x32\x17.lorry.v1.GenerateDeltaH\x00\x12.\n\x08\x66inished\x18\x03 \x01(\x0b\x32\x1a.lorry.v1.GenerateFinishedH\x00\x42\t\n\x07message\"S\n\x0bRouteTarget\x12&\n\tselection\x18\x01 \x01(\x0b\x32\x13.lorry.v1.Selection\x12\x12\n\x05share\x18\x02 \x01(\x01H\x00\x88\x01\x01\x42\x08\n\x06_share\"\xad\x01\n\x05Route\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12&\n\x07targets\x18\x03 \x03(\x0b\x32\x15.lorry.v1.RouteTarget\x12+\n\x08\x61\x64\x61pters\x18\x04 \x03(\x0b\x32\x19.lorry.v1.ResolvedAdapter\x12/\n\x0bupdate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"|\n\rSwitchRequest\x12\r\n\x05route\x18\x01 \x01(\t\x12&\n\x07targets\x18\x02 \x03(\x0b\x32\x15.lorry.v1.RouteTarget\x12\x1e\n\x11\x65xpected_revision\x18\x03 \x01(\x03H\x00\x88\x01\x01\x42\x14\n\x12_expected_revision\"0\n\x0eSwitchResponse\x12\x1e\n\x05route\x18\x01 \x01(\x0b\x32\x0f.lorry.v1.Route\" \n\x0fGetRouteRequest\x12\r\n\x05route\x18\x01 \x01(\t\"2\n\x10GetRouteResponse\x12\x1e\n\x05route\x18\x01 \x01(\x0b\x32\x0f.lorry.v1.Route\":\n\x11ListRoutesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"N\n\x12ListRoutesResponse\x12\x1f\n\x06routes\x18\x01 \x03(\x0b\x32\x0f.lorry.v1.Route\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*_\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x32\xa0\x02\n\x10InferenceService\x12\x43\n\x08Generate\x12\x19.lorry.v1.GenerateRequest\x1a\x1a.lorry.v1.GenerateResponse0\x01\x12;\n\x06Switch\x12\x17.lorry.v1.SwitchRequest\x1a\x18.lorry.v1.SwitchResponse\x12\x41\n\x08GetRoute\x12\x19.lorry.v1.GetRouteRequest\x1a\x1a.lorry.v1.GetRouteResponse\x12G\n\nListRoutes\x12\x1b.lorry.v1.ListRoutesRequest\x1a\x1c.lorry.v1.ListRoutesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18lorry/v1/inference.proto\x12\x08lorry.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x14lorry/v1/types.proto\",\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"/\n\x04\x43hat\x12\'\n\x08messages\x18\x01 \x03(\x0b\x32\x15.lorry.v1.ChatMessage\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\x05\"\xe2\x01\n\x08Sampling\x12\x18\n\x0btemperature\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05top_k\x18\x02 \x01(\x05H\x01\x88\x01\x01\x12\x12\n\x05top_p\x18\x03 \x01(\x01H\x02\x88\x01\x01\x12\x12\n\x05min_p\x18\x04 \x01(\x01H\x03\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x05 \x01(\x01H\x04\x88\x01\x01\x12\x11\n\x04seed\x18\x06 \x01(\x04H\x05\x88\x01\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_kB\x08\n\x06_top_pB\x08\n\x06_min_pB\x15\n\x13_repetition_penaltyB\x07\n\x05_seed\"`\n\x0eStopConditions\x12\x16\n\x0emax_new_tokens\x18\x01 \x01(\x05\x12\x0f\n\x07strings\x18\x02 \x03(\t\x12\x11\n\ttoken_ids\x18\x03 \x03(\x05\x12\x12\n\nignore_eos\x18\x04 \x01(\x08\"%\n\x07Session\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06\x66ollow\x18\x02 \x01(\x08\"\x98\x04\n\x0fGenerateRequest\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12\x1e\n\x04\x63hat\x18\x02 \x01(\x0b\x32\x0e.lorry.v1.ChatH\x00\x12$\n\x06tokens\x18\x03 \x01(\x0b\x32\x12.lorry.v1.TokenIdsH\x00\x12(\n\tselection\x18\x04 \x01(\x0b\x32\x13.lorry.v1.SelectionH\x01\x12\x0f\n\x05route\x18\x05 \x01(\tH\x01\x12$\n\x08sampling\x18\x06 \x01(\x0b\x32\x12.lorry.v1.Sampling\x12&\n\x04stop\x18\x07 \x01(\x0b\x32\x18.lorry.v1.StopConditions\x12\x15\n\x08logprobs\x18\x08 \x01(\x05H\x03\x88\x01\x01\x12\x0e\n\x06tenant\x18\t \x01(\t\x12\x10\n\x08priority\x18\n \x01(\x05\x12/\n\x0c\x62\x65gin_within\x18\x0b \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x15\n\x0bjson_schema\x18\x14 \x01(\tH\x02\x12\x0f\n\x05regex\x18\x15 \x01(\tH\x02\x12\x11\n\x07grammar\x18\x16 \x01(\tH\x02\x12\x10\n\x08\x61\x66\x66inity\x18\x0c \x01(\t\x12\x12\n\x05scale\x18\r \x01(\x01H\x04\x88\x01\x01\x12\"\n\x07session\x18\x0e \x01(\x0b\x32\x11.lorry.v1.SessionB\x08\n\x06promptB\x08\n\x06targetB\x0c\n\nconstraintB\x0b\n\t_logprobsB\x08\n\x06_scale\"\xd7\x01\n\x0fGenerateStarted\x12\x0f\n\x07\x62\x61se_id\x18\x01 \x01(\t\x12+\n\x08\x61\x64\x61pters\x18\x02 \x03(\x0b\x32\x19.lorry.v1.ResolvedAdapter\x12\r\n\x05route\x18\x03 \x01(\t\x12\x16\n\x0eroute_revision\x18\x04 \x01(\x03\x12\x15\n\rprompt_tokens\x18\x05 \x01(\x05\x12\x0c\n\x04seed\x18\x06 \x01(\x04\x12\x15\n\rcached_tokens\x18\x07 \x01(\x05\x12\x0e\n\x06\x62ranch\x18\t \x01(\t\x12\x13\n\x0bnew_session\x18\n \x01(\x08\"1\n\x0cTokenLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\x05\x12\x0f\n\x07logprob\x18\x02 \x01(\x01\"\x88\x01\n\rGenerateDelta\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\x05\x12(\n\x08logprobs\x18\x03 \x03(\x0b\x32\x16.lorry.v1.TokenLogprob\x12,\n\x0ctop_logprobs\x18\x04 \x03(\x0b\x32\x16.lorry.v1.TokenLogprob\"z\n\x10GenerateFinished\x12&\n\x06reason\x18\x01 \x01(\x0e\x32\x16.lorry.v1.FinishReason\x12\x0c\n\x04stop\x18\x02 \x01(\t\x12\x19\n\x11\x63ompletion_tokens\x18\x03 \x01(\x05\x12\x15\n\rcached_tokens\x18\x04 \x01(\x05\"\xa5\x01\n\x10GenerateResponse\x12,\n\x07started\x18\x01 \x01(\x0b\x32\x19.lorry.v1.GenerateStartedH\x00\x12(\n\x05\x64\x65lta\x18\x02 \x01(\x0b\x32\x17.lorry.v1.GenerateDeltaH\x00\x12.\n\x08\x66inished\x18\x03 \x01(\x0b\x32\x1a.lorry.v1.GenerateFinishedH\x00\x42\t\n\x07message\"\x90\x02\n\tScoreItem\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12\x1e\n\x04\x63hat\x18\x02 \x01(\x0b\x32\x0e.lorry.v1.ChatH\x00\x12$\n\x06tokens\x18\x03 \x01(\x0b\x32\x12.lorry.v1.TokenIdsH\x00\x12\x1b\n\x11\x63ontinuation_text\x18\x04 \x01(\tH\x01\x12\x31\n\x13\x63ontinuation_tokens\x18\x05 \x01(\x0b\x32\x12.lorry.v1.TokenIdsH\x01\x12(\n\tselection\x18\x06 \x01(\x0b\x32\x13.lorry.v1.SelectionH\x02\x12\x0f\n\x05route\x18\x07 \x01(\tH\x02\x42\x08\n\x06promptB\x0e\n\x0c\x63ontinuationB\x08\n\x06target\"T\n\x0cScoreRequest\x12\"\n\x05items\x18\x01 \x03(\x0b\x32\x13.lorry.v1.ScoreItem\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\x10\n\x08priority\x18\x03 \x01(\x05\"?\n\nTokenScore\x12\x10\n\x08token_id\x18\x01 \x01(\x05\x12\x0f\n\x07logprob\x18\x02 \x01(\x01\x12\x0e\n\x06greedy\x18\x03 \x01(\x08\"\xe1\x01\n\rScoreResponse\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x0f\n\x07logprob\x18\x02 \x01(\x01\x12\x0e\n\x06greedy\x18\x03 \x01(\x08\x12$\n\x06tokens\x18\x04 \x03(\x0b\x32\x14.lorry.v1.TokenScore\x12\x15\n\rprompt_tokens\x18\x05 \x01(\x05\x12\x0f\n\x07\x62\x61se_id\x18\x06 \x01(\t\x12+\n\x08\x61\x64\x61pters\x18\x07 \x03(\x0b\x32\x19.lorry.v1.ResolvedAdapter\x12\r\n\x05route\x18\x08 \x01(\t\x12\x16\n\x0eroute_revision\x18\t \x01(\x03\"\xa8\x01\n\x0bRouteTarget\x12&\n\tselection\x18\x01 \x01(\x0b\x32\x13.lorry.v1.Selection\x12\x12\n\x05share\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x0c\n\x04name\x18\x03 \x01(\t\x12+\n\x08\x61\x64\x61pters\x18\x04 \x03(\x0b\x32\x19.lorry.v1.ResolvedAdapter\x12\x18\n\x10selection_digest\x18\x05 \x01(\tB\x08\n\x06_share\"\xe7\x01\n\x05Route\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12&\n\x07targets\x18\x03 \x03(\x0b\x32\x15.lorry.v1.RouteTarget\x12+\n\x08\x61\x64\x61pters\x18\x04 \x03(\x0b\x32\x19.lorry.v1.ResolvedAdapter\x12/\n\x0bupdate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12%\n\x06\x63hange\x18\x06 \x01(\x0e\x32\x15.lorry.v1.RouteChange\x12\x11\n\tprincipal\x18\x07 \x01(\t\"|\n\rSwitchRequest\x12\r\n\x05route\x18\x01 \x01(\t\x12&\n\x07targets\x18\x02 \x03(\x0b\x32\x15.lorry.v1.RouteTarget\x12\x1e\n\x11\x65xpected_revision\x18\x03 \x01(\x03H\x00\x88\x01\x01\x42\x14\n\x12_expected_revision\"0\n\x0eSwitchResponse\x12\x1e\n\x05route\x18\x01 \x01(\x0b\x32\x0f.lorry.v1.Route\" \n\x0fGetRouteRequest\x12\r\n\x05route\x18\x01 \x01(\t\"2\n\x10GetRouteResponse\x12\x1e\n\x05route\x18\x01 \x01(\x0b\x32\x0f.lorry.v1.Route\":\n\x11ListRoutesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"N\n\x12ListRoutesResponse\x12\x1f\n\x06routes\x18\x01 \x03(\x0b\x32\x0f.lorry.v1.Route\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"O\n\x17ListRouteHistoryRequest\x12\r\n\x05route\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"W\n\x18ListRouteHistoryResponse\x12\"\n\trevisions\x18\x01 \x03(\x0b\x32\x0f.lorry.v1.Route\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"m\n\x14RollbackRouteRequest\x12\r\n\x05route\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12\x1e\n\x11\x65xpected_revision\x18\x03 \x01(\x03H\x00\x88\x01\x01\x42\x14\n\x12_expected_revision\"7\n\x15RollbackRouteResponse\x12\x1e\n\x05route\x18\x01 \x01(\x0b\x32\x0f.lorry.v1.Route\"Y\n\x12\x44\x65leteRouteRequest\x12\r\n\x05route\x18\x01 \x01(\t\x12\x1e\n\x11\x65xpected_revision\x18\x02 \x01(\x03H\x00\x88\x01\x01\x42\x14\n\x12_expected_revision\"\x15\n\x13\x44\x65leteRouteResponse*_\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02*x\n\x0bRouteChange\x12\x1c\n\x18ROUTE_CHANGE_UNSPECIFIED\x10\x00\x12\x17\n\x13ROUTE_CHANGE_SWITCH\x10\x01\x12\x17\n\x13ROUTE_CHANGE_FOLLOW\x10\x02\x12\x19\n\x15ROUTE_CHANGE_ROLLBACK\x10\x03\x32\xd5\x04\n\x10InferenceService\x12\x43\n\x08Generate\x12\x19.lorry.v1.GenerateRequest\x1a\x1a.lorry.v1.GenerateResponse0\x01\x12:\n\x05Score\x12\x16.lorry.v1.ScoreRequest\x1a\x17.lorry.v1.ScoreResponse0\x01\x12;\n\x06Switch\x12\x17.lorry.v1.SwitchRequest\x1a\x18.lorry.v1.SwitchResponse\x12\x41\n\x08GetRoute\x12\x19.lorry.v1.GetRouteRequest\x1a\x1a.lorry.v1.GetRouteResponse\x12G\n\nListRoutes\x12\x1b.lorry.v1.ListRoutesRequest\x1a\x1c.lorry.v1.ListRoutesResponse\x12Y\n\x10ListRouteHistory\x12!.lorry.v1.ListRouteHistoryRequest\x1a\".lorry.v1.ListRouteHistoryResponse\x12P\n\rRollbackRoute\x12\x1e.lorry.v1.RollbackRouteRequest\x1a\x1f.lorry.v1.RollbackRouteResponse\x12J\n\x0b\x44\x65leteRoute\x12\x1c.lorry.v1.DeleteRouteRequest\x1a\x1d.lorry.v1.DeleteRouteResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'lorry.v1.inference_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_FINISHREASON']._serialized_start=2119
-  _globals['_FINISHREASON']._serialized_end=2214
-  _globals['_CHATMESSAGE']._serialized_start=93
-  _globals['_CHATMESSAGE']._serialized_end=137
-  _globals['_CHAT']._serialized_start=139
-  _globals['_CHAT']._serialized_end=186
-  _globals['_TOKENIDS']._serialized_start=188
-  _globals['_TOKENIDS']._serialized_end=211
-  _globals['_SAMPLING']._serialized_start=214
-  _globals['_SAMPLING']._serialized_end=440
-  _globals['_STOPCONDITIONS']._serialized_start=442
-  _globals['_STOPCONDITIONS']._serialized_end=538
-  _globals['_GENERATEREQUEST']._serialized_start=541
-  _globals['_GENERATEREQUEST']._serialized_end=837
-  _globals['_GENERATESTARTED']._serialized_start=840
-  _globals['_GENERATESTARTED']._serialized_end=995
-  _globals['_TOKENLOGPROB']._serialized_start=997
-  _globals['_TOKENLOGPROB']._serialized_end=1046
-  _globals['_GENERATEDELTA']._serialized_start=1049
-  _globals['_GENERATEDELTA']._serialized_end=1185
-  _globals['_GENERATEFINISHED']._serialized_start=1187
-  _globals['_GENERATEFINISHED']._serialized_end=1286
-  _globals['_GENERATERESPONSE']._serialized_start=1289
-  _globals['_GENERATERESPONSE']._serialized_end=1454
-  _globals['_ROUTETARGET']._serialized_start=1456
-  _globals['_ROUTETARGET']._serialized_end=1539
-  _globals['_ROUTE']._serialized_start=1542
-  _globals['_ROUTE']._serialized_end=1715
-  _globals['_SWITCHREQUEST']._serialized_start=1717
-  _globals['_SWITCHREQUEST']._serialized_end=1841
-  _globals['_SWITCHRESPONSE']._serialized_start=1843
-  _globals['_SWITCHRESPONSE']._serialized_end=1891
-  _globals['_GETROUTEREQUEST']._serialized_start=1893
-  _globals['_GETROUTEREQUEST']._serialized_end=1925
-  _globals['_GETROUTERESPONSE']._serialized_start=1927
-  _globals['_GETROUTERESPONSE']._serialized_end=1977
-  _globals['_LISTROUTESREQUEST']._serialized_start=1979
-  _globals['_LISTROUTESREQUEST']._serialized_end=2037
-  _globals['_LISTROUTESRESPONSE']._serialized_start=2039
-  _globals['_LISTROUTESRESPONSE']._serialized_end=2117
-  _globals['_INFERENCESERVICE']._serialized_start=2217
-  _globals['_INFERENCESERVICE']._serialized_end=2505
+  _globals['_FINISHREASON']._serialized_start=3763
+  _globals['_FINISHREASON']._serialized_end=3858
+  _globals['_ROUTECHANGE']._serialized_start=3860
+  _globals['_ROUTECHANGE']._serialized_end=3980
+  _globals['_CHATMESSAGE']._serialized_start=125
+  _globals['_CHATMESSAGE']._serialized_end=169
+  _globals['_CHAT']._serialized_start=171
+  _globals['_CHAT']._serialized_end=218
+  _globals['_TOKENIDS']._serialized_start=220
+  _globals['_TOKENIDS']._serialized_end=243
+  _globals['_SAMPLING']._serialized_start=246
+  _globals['_SAMPLING']._serialized_end=472
+  _globals['_STOPCONDITIONS']._serialized_start=474
+  _globals['_STOPCONDITIONS']._serialized_end=570
+  _globals['_SESSION']._serialized_start=572
+  _globals['_SESSION']._serialized_end=609
+  _globals['_GENERATEREQUEST']._serialized_start=612
+  _globals['_GENERATEREQUEST']._serialized_end=1148
+  _globals['_GENERATESTARTED']._serialized_start=1151
+  _globals['_GENERATESTARTED']._serialized_end=1366
+  _globals['_TOKENLOGPROB']._serialized_start=1368
+  _globals['_TOKENLOGPROB']._serialized_end=1417
+  _globals['_GENERATEDELTA']._serialized_start=1420
+  _globals['_GENERATEDELTA']._serialized_end=1556
+  _globals['_GENERATEFINISHED']._serialized_start=1558
+  _globals['_GENERATEFINISHED']._serialized_end=1680
+  _globals['_GENERATERESPONSE']._serialized_start=1683
+  _globals['_GENERATERESPONSE']._serialized_end=1848
+  _globals['_SCOREITEM']._serialized_start=1851
+  _globals['_SCOREITEM']._serialized_end=2123
+  _globals['_SCOREREQUEST']._serialized_start=2125
+  _globals['_SCOREREQUEST']._serialized_end=2209
+  _globals['_TOKENSCORE']._serialized_start=2211
+  _globals['_TOKENSCORE']._serialized_end=2274
+  _globals['_SCORERESPONSE']._serialized_start=2277
+  _globals['_SCORERESPONSE']._serialized_end=2502
+  _globals['_ROUTETARGET']._serialized_start=2505
+  _globals['_ROUTETARGET']._serialized_end=2673
+  _globals['_ROUTE']._serialized_start=2676
+  _globals['_ROUTE']._serialized_end=2907
+  _globals['_SWITCHREQUEST']._serialized_start=2909
+  _globals['_SWITCHREQUEST']._serialized_end=3033
+  _globals['_SWITCHRESPONSE']._serialized_start=3035
+  _globals['_SWITCHRESPONSE']._serialized_end=3083
+  _globals['_GETROUTEREQUEST']._serialized_start=3085
+  _globals['_GETROUTEREQUEST']._serialized_end=3117
+  _globals['_GETROUTERESPONSE']._serialized_start=3119
+  _globals['_GETROUTERESPONSE']._serialized_end=3169
+  _globals['_LISTROUTESREQUEST']._serialized_start=3171
+  _globals['_LISTROUTESREQUEST']._serialized_end=3229
+  _globals['_LISTROUTESRESPONSE']._serialized_start=3231
+  _globals['_LISTROUTESRESPONSE']._serialized_end=3309
+  _globals['_LISTROUTEHISTORYREQUEST']._serialized_start=3311
+  _globals['_LISTROUTEHISTORYREQUEST']._serialized_end=3390
+  _globals['_LISTROUTEHISTORYRESPONSE']._serialized_start=3392
+  _globals['_LISTROUTEHISTORYRESPONSE']._serialized_end=3479
+  _globals['_ROLLBACKROUTEREQUEST']._serialized_start=3481
+  _globals['_ROLLBACKROUTEREQUEST']._serialized_end=3590
+  _globals['_ROLLBACKROUTERESPONSE']._serialized_start=3592
+  _globals['_ROLLBACKROUTERESPONSE']._serialized_end=3647
+  _globals['_DELETEROUTEREQUEST']._serialized_start=3649
+  _globals['_DELETEROUTEREQUEST']._serialized_end=3738
+  _globals['_DELETEROUTERESPONSE']._serialized_start=3740
+  _globals['_DELETEROUTERESPONSE']._serialized_end=3761
+  _globals['_INFERENCESERVICE']._serialized_start=3983
+  _globals['_INFERENCESERVICE']._serialized_end=4580
 # @@protoc_insertion_point(module_scope)

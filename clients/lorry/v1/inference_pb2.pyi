@@ -5,6 +5,7 @@ Text out of a base model under any selection of adapters, and the routes that ca
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
@@ -44,6 +45,34 @@ FINISH_REASON_STOP: FinishReason.ValueType  # 1
 FINISH_REASON_LENGTH: FinishReason.ValueType  # 2
 """max_new_tokens were made, or the context is full."""
 Global___FinishReason: _TypeAlias = FinishReason  # noqa: Y015
+
+class _RouteChange:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RouteChangeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RouteChange.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ROUTE_CHANGE_UNSPECIFIED: _RouteChange.ValueType  # 0
+    """Never sent by a server."""
+    ROUTE_CHANGE_SWITCH: _RouteChange.ValueType  # 1
+    """By Switch, or `default` was there from the start."""
+    ROUTE_CHANGE_FOLLOW: _RouteChange.ValueType  # 2
+    """By itself: a name or an alias that it was written with has moved."""
+    ROUTE_CHANGE_ROLLBACK: _RouteChange.ValueType  # 3
+    """By RollbackRoute."""
+
+class RouteChange(_RouteChange, metaclass=_RouteChangeEnumTypeWrapper):
+    """How a route came to its branches."""
+
+ROUTE_CHANGE_UNSPECIFIED: RouteChange.ValueType  # 0
+"""Never sent by a server."""
+ROUTE_CHANGE_SWITCH: RouteChange.ValueType  # 1
+"""By Switch, or `default` was there from the start."""
+ROUTE_CHANGE_FOLLOW: RouteChange.ValueType  # 2
+"""By itself: a name or an alias that it was written with has moved."""
+ROUTE_CHANGE_ROLLBACK: RouteChange.ValueType  # 3
+"""By RollbackRoute."""
+Global___RouteChange: _TypeAlias = RouteChange  # noqa: Y015
 
 @_typing.final
 class ChatMessage(_message.Message):
@@ -227,6 +256,35 @@ class StopConditions(_message.Message):
 Global___StopConditions: _TypeAlias = StopConditions  # noqa: Y015
 
 @_typing.final
+class Session(_message.Message):
+    """A conversation that keeps its adapters, by digest and with their weights, wherever its route points
+    meanwhile. It begins with the first request that names it, and ends when it has not been used for
+    LORRY_WORKER_SESSION_SECONDS, or with the worker. Who did not begin it has another one of that id.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    FOLLOW_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """The caller's own id of it: 1 to 128 characters."""
+    follow: _builtins.bool
+    """Take what the target means now, and keep that from here on."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        follow: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["follow", b"follow", "id", b"id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Session: _TypeAlias = Session  # noqa: Y015
+
+@_typing.final
 class GenerateRequest(_message.Message):
     """What to generate, under which adapters."""
 
@@ -240,6 +298,15 @@ class GenerateRequest(_message.Message):
     SAMPLING_FIELD_NUMBER: _builtins.int
     STOP_FIELD_NUMBER: _builtins.int
     LOGPROBS_FIELD_NUMBER: _builtins.int
+    TENANT_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    BEGIN_WITHIN_FIELD_NUMBER: _builtins.int
+    JSON_SCHEMA_FIELD_NUMBER: _builtins.int
+    REGEX_FIELD_NUMBER: _builtins.int
+    GRAMMAR_FIELD_NUMBER: _builtins.int
+    AFFINITY_FIELD_NUMBER: _builtins.int
+    SCALE_FIELD_NUMBER: _builtins.int
+    SESSION_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """Raw text, tokenised as it is, special tokens of the tokenizer added."""
     route: _builtins.str
@@ -248,6 +315,27 @@ class GenerateRequest(_message.Message):
     """With every token, its log-probability and those of this many likeliest tokens, up to 20,
     before temperature and filters. Unset means none at all; 0 means the token's own alone.
     """
+    tenant: _builtins.str
+    """Who shares the worker fairly with others, up to 64 characters; unset is a tenant, too. Where callers
+    are known by their credentials, these decide and this is ignored.
+    """
+    priority: _builtins.int
+    """Order among the requests of the same tenant, -10 to 10: a larger one is served first, and where the
+    batch or the KV cache is full, a smaller one makes room for it and goes on later. Unset means 0.
+    """
+    json_schema: _builtins.str
+    """A JSON document that this JSON Schema (draft 2020-12, `$ref` within it alone) allows."""
+    regex: _builtins.str
+    """A text that this regular expression matches as a whole (Rust's syntax, no look-around)."""
+    grammar: _builtins.str
+    """A text of this context-free grammar, in Lark's EBNF; its rule `start` is the text."""
+    affinity: _builtins.str
+    """Decides which branch of a route serves the request: a user's id, for example. The same key stays
+    on one branch while the branches' names and shares stay. Up to 256 characters. Unset means the
+    session's id, else the seed.
+    """
+    scale: _builtins.float
+    """Factor on the weights of all adapters, the route's too; may be negative. Unset means 1."""
     @_builtins.property
     def chat(self) -> Global___Chat:
         """A conversation."""
@@ -268,6 +356,17 @@ class GenerateRequest(_message.Message):
     def stop(self) -> Global___StopConditions:
         """When to end."""
 
+    @_builtins.property
+    def begin_within(self) -> _duration_pb2.Duration:
+        """The longest wait for adapters, batch and KV cache, above 0, up to a day: a request that has not begun by then ends
+        with CACHE_BUSY or DEADLINE_EXCEEDED. Unset means as long as the call's deadline, and without one as
+        long as the worker is set to wait.
+        """
+
+    @_builtins.property
+    def session(self) -> Global___Session:
+        """Unset means that the request stands alone. Errors: QUOTA_EXCEEDED where the caller has too many."""
+
     def __init__(
         self,
         *,
@@ -279,19 +378,36 @@ class GenerateRequest(_message.Message):
         sampling: Global___Sampling | None = ...,
         stop: Global___StopConditions | None = ...,
         logprobs: _builtins.int | None = ...,
+        tenant: _builtins.str = ...,
+        priority: _builtins.int = ...,
+        begin_within: _duration_pb2.Duration | None = ...,
+        json_schema: _builtins.str = ...,
+        regex: _builtins.str = ...,
+        grammar: _builtins.str = ...,
+        affinity: _builtins.str = ...,
+        scale: _builtins.float | None = ...,
+        session: Global___Session | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_logprobs", b"_logprobs", "chat", b"chat", "logprobs", b"logprobs", "prompt", b"prompt", "route", b"route", "sampling", b"sampling", "selection", b"selection", "stop", b"stop", "target", b"target", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_logprobs", b"_logprobs", "_scale", b"_scale", "begin_within", b"begin_within", "chat", b"chat", "constraint", b"constraint", "grammar", b"grammar", "json_schema", b"json_schema", "logprobs", b"logprobs", "prompt", b"prompt", "regex", b"regex", "route", b"route", "sampling", b"sampling", "scale", b"scale", "selection", b"selection", "session", b"session", "stop", b"stop", "target", b"target", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_logprobs", b"_logprobs", "chat", b"chat", "logprobs", b"logprobs", "prompt", b"prompt", "route", b"route", "sampling", b"sampling", "selection", b"selection", "stop", b"stop", "target", b"target", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_logprobs", b"_logprobs", "_scale", b"_scale", "affinity", b"affinity", "begin_within", b"begin_within", "chat", b"chat", "constraint", b"constraint", "grammar", b"grammar", "json_schema", b"json_schema", "logprobs", b"logprobs", "priority", b"priority", "prompt", b"prompt", "regex", b"regex", "route", b"route", "sampling", b"sampling", "scale", b"scale", "selection", b"selection", "session", b"session", "stop", b"stop", "target", b"target", "tenant", b"tenant", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__logprobs: _TypeAlias = _typing.Literal["logprobs"]  # noqa: Y015
     _WhichOneofArgType__logprobs: _TypeAlias = _typing.Literal["_logprobs", b"_logprobs"]  # noqa: Y015
+    _WhichOneofReturnType__scale: _TypeAlias = _typing.Literal["scale"]  # noqa: Y015
+    _WhichOneofArgType__scale: _TypeAlias = _typing.Literal["_scale", b"_scale"]  # noqa: Y015
+    _WhichOneofReturnType_constraint: _TypeAlias = _typing.Literal["json_schema", "regex", "grammar"]  # noqa: Y015
+    _WhichOneofArgType_constraint: _TypeAlias = _typing.Literal["constraint", b"constraint"]  # noqa: Y015
     _WhichOneofReturnType_prompt: _TypeAlias = _typing.Literal["text", "chat", "tokens"]  # noqa: Y015
     _WhichOneofArgType_prompt: _TypeAlias = _typing.Literal["prompt", b"prompt"]  # noqa: Y015
     _WhichOneofReturnType_target: _TypeAlias = _typing.Literal["selection", "route"]  # noqa: Y015
     _WhichOneofArgType_target: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__logprobs) -> _WhichOneofReturnType__logprobs | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__scale) -> _WhichOneofReturnType__scale | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_constraint) -> _WhichOneofReturnType_constraint | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_prompt) -> _WhichOneofReturnType_prompt | None: ...
     @_typing.overload
@@ -311,6 +427,9 @@ class GenerateStarted(_message.Message):
     ROUTE_REVISION_FIELD_NUMBER: _builtins.int
     PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
+    CACHED_TOKENS_FIELD_NUMBER: _builtins.int
+    BRANCH_FIELD_NUMBER: _builtins.int
+    NEW_SESSION_FIELD_NUMBER: _builtins.int
     base_id: _builtins.str
     """base_id of the base model."""
     route: _builtins.str
@@ -321,6 +440,12 @@ class GenerateStarted(_message.Message):
     """Length of the prompt in tokens."""
     seed: _builtins.int
     """Seed of the random numbers, for a repeat."""
+    cached_tokens: _builtins.int
+    """Tokens of the prompt whose keys and values were there already, from requests of the same selection."""
+    branch: _builtins.str
+    """Branch of that route."""
+    new_session: _builtins.bool
+    """True where the request began its session, or gave it another selection than it had."""
     @_builtins.property
     def adapters(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.ResolvedAdapter]:
         """Adapters by digest, with weights, in the order of the selection; none means the base alone."""
@@ -334,10 +459,13 @@ class GenerateStarted(_message.Message):
         route_revision: _builtins.int = ...,
         prompt_tokens: _builtins.int = ...,
         seed: _builtins.int = ...,
+        cached_tokens: _builtins.int = ...,
+        branch: _builtins.str = ...,
+        new_session: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "base_id", b"base_id", "prompt_tokens", b"prompt_tokens", "route", b"route", "route_revision", b"route_revision", "seed", b"seed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "base_id", b"base_id", "branch", b"branch", "cached_tokens", b"cached_tokens", "new_session", b"new_session", "prompt_tokens", b"prompt_tokens", "route", b"route", "route_revision", b"route_revision", "seed", b"seed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -418,22 +546,28 @@ class GenerateFinished(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     STOP_FIELD_NUMBER: _builtins.int
     COMPLETION_TOKENS_FIELD_NUMBER: _builtins.int
+    CACHED_TOKENS_FIELD_NUMBER: _builtins.int
     reason: Global___FinishReason.ValueType
     """Why."""
     stop: _builtins.str
     """Stop string or decoded stop token that ended it; unset otherwise."""
     completion_tokens: _builtins.int
     """How many tokens were made, the stop token included."""
+    cached_tokens: _builtins.int
+    """Tokens of the prompt that were found and not computed for this request: those of GenerateStarted, and
+    what others who came together with it computed meanwhile.
+    """
     def __init__(
         self,
         *,
         reason: Global___FinishReason.ValueType = ...,
         stop: _builtins.str = ...,
         completion_tokens: _builtins.int = ...,
+        cached_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["completion_tokens", b"completion_tokens", "reason", b"reason", "stop", b"stop"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "completion_tokens", b"completion_tokens", "reason", b"reason", "stop", b"stop"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -478,6 +612,195 @@ class GenerateResponse(_message.Message):
 Global___GenerateResponse: _TypeAlias = GenerateResponse  # noqa: Y015
 
 @_typing.final
+class ScoreItem(_message.Message):
+    """A prompt, and a continuation of which the likelihood is asked for."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXT_FIELD_NUMBER: _builtins.int
+    CHAT_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    CONTINUATION_TEXT_FIELD_NUMBER: _builtins.int
+    CONTINUATION_TOKENS_FIELD_NUMBER: _builtins.int
+    SELECTION_FIELD_NUMBER: _builtins.int
+    ROUTE_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    """Raw text, tokenised together with the continuation: white space at its end belongs to the
+    continuation's first token. Empty means the beginning of a text.
+    """
+    continuation_text: _builtins.str
+    """Text of at least one token."""
+    route: _builtins.str
+    """The selection that this route has when the call arrives; one of several branches is refused with
+    INVALID_SELECTION.
+    """
+    @_builtins.property
+    def chat(self) -> Global___Chat:
+        """A conversation; the continuation is what the assistant says next."""
+
+    @_builtins.property
+    def tokens(self) -> Global___TokenIds:
+        """Tokens; at least one."""
+
+    @_builtins.property
+    def continuation_tokens(self) -> Global___TokenIds:
+        """Tokens; at least one."""
+
+    @_builtins.property
+    def selection(self) -> _types_pb2.Selection:
+        """These adapters; an empty selection is the base model alone."""
+
+    def __init__(
+        self,
+        *,
+        text: _builtins.str = ...,
+        chat: Global___Chat | None = ...,
+        tokens: Global___TokenIds | None = ...,
+        continuation_text: _builtins.str = ...,
+        continuation_tokens: Global___TokenIds | None = ...,
+        selection: _types_pb2.Selection | None = ...,
+        route: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "continuation", b"continuation", "continuation_text", b"continuation_text", "continuation_tokens", b"continuation_tokens", "prompt", b"prompt", "route", b"route", "selection", b"selection", "target", b"target", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "continuation", b"continuation", "continuation_text", b"continuation_text", "continuation_tokens", b"continuation_tokens", "prompt", b"prompt", "route", b"route", "selection", b"selection", "target", b"target", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_continuation: _TypeAlias = _typing.Literal["continuation_text", "continuation_tokens"]  # noqa: Y015
+    _WhichOneofArgType_continuation: _TypeAlias = _typing.Literal["continuation", b"continuation"]  # noqa: Y015
+    _WhichOneofReturnType_prompt: _TypeAlias = _typing.Literal["text", "chat", "tokens"]  # noqa: Y015
+    _WhichOneofArgType_prompt: _TypeAlias = _typing.Literal["prompt", b"prompt"]  # noqa: Y015
+    _WhichOneofReturnType_target: _TypeAlias = _typing.Literal["selection", "route"]  # noqa: Y015
+    _WhichOneofArgType_target: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_continuation) -> _WhichOneofReturnType_continuation | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_prompt) -> _WhichOneofReturnType_prompt | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_target) -> _WhichOneofReturnType_target | None: ...
+
+Global___ScoreItem: _TypeAlias = ScoreItem  # noqa: Y015
+
+@_typing.final
+class ScoreRequest(_message.Message):
+    """Asks for the likelihood of continuations."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITEMS_FIELD_NUMBER: _builtins.int
+    TENANT_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    """As in GenerateRequest."""
+    priority: _builtins.int
+    """As in GenerateRequest."""
+    @_builtins.property
+    def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___ScoreItem]:
+        """1 to 1,024 items."""
+
+    def __init__(
+        self,
+        *,
+        items: _abc.Iterable[Global___ScoreItem] | None = ...,
+        tenant: _builtins.str = ...,
+        priority: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["items", b"items", "priority", b"priority", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScoreRequest: _TypeAlias = ScoreRequest  # noqa: Y015
+
+@_typing.final
+class TokenScore(_message.Message):
+    """How likely one token of a continuation was."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_ID_FIELD_NUMBER: _builtins.int
+    LOGPROB_FIELD_NUMBER: _builtins.int
+    GREEDY_FIELD_NUMBER: _builtins.int
+    token_id: _builtins.int
+    """The token."""
+    logprob: _builtins.float
+    """Natural logarithm of its probability, given everything before it."""
+    greedy: _builtins.bool
+    """Whether it was the likeliest token in this place."""
+    def __init__(
+        self,
+        *,
+        token_id: _builtins.int = ...,
+        logprob: _builtins.float = ...,
+        greedy: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["greedy", b"greedy", "logprob", b"logprob", "token_id", b"token_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TokenScore: _TypeAlias = TokenScore  # noqa: Y015
+
+@_typing.final
+class ScoreResponse(_message.Message):
+    """How likely the continuation of one item is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: _builtins.int
+    LOGPROB_FIELD_NUMBER: _builtins.int
+    GREEDY_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
+    BASE_ID_FIELD_NUMBER: _builtins.int
+    ADAPTERS_FIELD_NUMBER: _builtins.int
+    ROUTE_FIELD_NUMBER: _builtins.int
+    ROUTE_REVISION_FIELD_NUMBER: _builtins.int
+    index: _builtins.int
+    """Index of the item in the request, from 0."""
+    logprob: _builtins.float
+    """Sum over the tokens: the natural logarithm of the continuation's probability."""
+    greedy: _builtins.bool
+    """Whether greedy decoding of the prompt would have begun with the continuation."""
+    prompt_tokens: _builtins.int
+    """Length of the prompt in tokens."""
+    base_id: _builtins.str
+    """base_id of the base model."""
+    route: _builtins.str
+    """Route that the selection came from; unset where the item named one itself."""
+    route_revision: _builtins.int
+    """Revision of that route."""
+    @_builtins.property
+    def tokens(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenScore]:
+        """The continuation's tokens in order."""
+
+    @_builtins.property
+    def adapters(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.ResolvedAdapter]:
+        """Adapters by digest, with weights, in the order of the selection; none means the base alone."""
+
+    def __init__(
+        self,
+        *,
+        index: _builtins.int = ...,
+        logprob: _builtins.float = ...,
+        greedy: _builtins.bool = ...,
+        tokens: _abc.Iterable[Global___TokenScore] | None = ...,
+        prompt_tokens: _builtins.int = ...,
+        base_id: _builtins.str = ...,
+        adapters: _abc.Iterable[_types_pb2.ResolvedAdapter] | None = ...,
+        route: _builtins.str = ...,
+        route_revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "base_id", b"base_id", "greedy", b"greedy", "index", b"index", "logprob", b"logprob", "prompt_tokens", b"prompt_tokens", "route", b"route", "route_revision", b"route_revision", "tokens", b"tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScoreResponse: _TypeAlias = ScoreResponse  # noqa: Y015
+
+@_typing.final
 class RouteTarget(_message.Message):
     """One branch of a route."""
 
@@ -485,23 +808,43 @@ class RouteTarget(_message.Message):
 
     SELECTION_FIELD_NUMBER: _builtins.int
     SHARE_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    ADAPTERS_FIELD_NUMBER: _builtins.int
+    SELECTION_DIGEST_FIELD_NUMBER: _builtins.int
     share: _builtins.float
-    """Share of the requests, above 0, relative to the other branches. Unset means 1. For the time
-    being a route has one branch; more are refused with UNSUPPORTED_ROUTE.
+    """Share of the callers, above 0, relative to the other branches. Unset means 1. Where a share grows,
+    only those callers move who come to that branch (weighted rendezvous hashing).
+    """
+    name: _builtins.str
+    """Name, unique in the route, formed as an adapter's; a branch keeps its callers while it keeps its
+    name, whatever its adapters are. Unset means its place: `1`, `2`, ...
+    """
+    selection_digest: _builtins.str
+    """What stands for these adapters and weights in the metrics: `base`, the digest of a single adapter of
+    weight 1, else a digest of all of them. Set by the worker.
     """
     @_builtins.property
     def selection(self) -> _types_pb2.Selection:
-        """Adapters of the branch."""
+        """Adapters of the branch; an empty selection is the base alone."""
+
+    @_builtins.property
+    def adapters(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.ResolvedAdapter]:
+        """The adapters by digest, as resolved at the switch, or since then: a branch that was written with a
+        name or an alias follows it, once what it means next is resident. Set by the worker.
+        """
 
     def __init__(
         self,
         *,
         selection: _types_pb2.Selection | None = ...,
         share: _builtins.float | None = ...,
+        name: _builtins.str = ...,
+        adapters: _abc.Iterable[_types_pb2.ResolvedAdapter] | None = ...,
+        selection_digest: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_share", b"_share", "selection", b"selection", "share", b"share"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_share", b"_share", "selection", b"selection", "share", b"share"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_share", b"_share", "adapters", b"adapters", "name", b"name", "selection", b"selection", "selection_digest", b"selection_digest", "share", b"share"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__share: _TypeAlias = _typing.Literal["share"]  # noqa: Y015
     _WhichOneofArgType__share: _TypeAlias = _typing.Literal["_share", b"_share"]  # noqa: Y015
@@ -511,7 +854,7 @@ Global___RouteTarget: _TypeAlias = RouteTarget  # noqa: Y015
 
 @_typing.final
 class Route(_message.Message):
-    """A named pointer that requests may use instead of adapters."""
+    """A named pointer that requests may use instead of adapters, or one revision of it."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -520,23 +863,27 @@ class Route(_message.Message):
     TARGETS_FIELD_NUMBER: _builtins.int
     ADAPTERS_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    CHANGE_FIELD_NUMBER: _builtins.int
+    PRINCIPAL_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name; `default` always exists and starts as the base model alone."""
     revision: _builtins.int
-    """Grows by one with every switch, and with every name that it follows; what compare-and-swap compares."""
+    """Grows by one with every change; what compare-and-swap compares."""
+    change: Global___RouteChange.ValueType
+    """How it came to them. Set by the worker."""
+    principal: _builtins.str
+    """Principal that changed it; unset where the worker did so itself, or has no access control."""
     @_builtins.property
     def targets(self) -> _containers.RepeatedCompositeFieldContainer[Global___RouteTarget]:
-        """Its branches."""
+        """Its branches, up to 16."""
 
     @_builtins.property
     def adapters(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.ResolvedAdapter]:
-        """The adapters of all branches by digest, as resolved at the switch, or since then: a branch that was
-        written with a name or an alias follows it, once what it means next is resident.
-        """
+        """The adapters of all branches, one after the other."""
 
     @_builtins.property
     def update_time(self) -> _timestamp_pb2.Timestamp:
-        """When it was switched, or followed a name, last. Set by the worker."""
+        """When it came to these branches. Set by the worker."""
 
     def __init__(
         self,
@@ -546,10 +893,12 @@ class Route(_message.Message):
         targets: _abc.Iterable[Global___RouteTarget] | None = ...,
         adapters: _abc.Iterable[_types_pb2.ResolvedAdapter] | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
+        change: Global___RouteChange.ValueType = ...,
+        principal: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "name", b"name", "revision", b"revision", "targets", b"targets", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "change", b"change", "name", b"name", "principal", b"principal", "revision", b"revision", "targets", b"targets", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -557,7 +906,7 @@ Global___Route: _TypeAlias = Route  # noqa: Y015
 
 @_typing.final
 class SwitchRequest(_message.Message):
-    """Gives a route a new selection."""
+    """Gives a route new branches."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -712,3 +1061,162 @@ class ListRoutesResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListRoutesResponse: _TypeAlias = ListRoutesResponse  # noqa: Y015
+
+@_typing.final
+class ListRouteHistoryRequest(_message.Message):
+    """Asks for a page of a route's revisions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROUTE_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    route: _builtins.str
+    """Its name. Unset means `default`."""
+    page_size: _builtins.int
+    """The most entries; unset or 0 means 100, above 1,000 means 1,000."""
+    page_token: _builtins.str
+    """`next_page_token` of the page before; unset means the first page."""
+    def __init__(
+        self,
+        *,
+        route: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "route", b"route"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListRouteHistoryRequest: _TypeAlias = ListRouteHistoryRequest  # noqa: Y015
+
+@_typing.final
+class ListRouteHistoryResponse(_message.Message):
+    """A page of a route's revisions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVISIONS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Token of the next page; empty means that this was the last."""
+    @_builtins.property
+    def revisions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Route]:
+        """The route as it was at each, newest first."""
+
+    def __init__(
+        self,
+        *,
+        revisions: _abc.Iterable[Global___Route] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "revisions", b"revisions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListRouteHistoryResponse: _TypeAlias = ListRouteHistoryResponse  # noqa: Y015
+
+@_typing.final
+class RollbackRouteRequest(_message.Message):
+    """Gives a route the branches of an earlier revision."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROUTE_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    EXPECTED_REVISION_FIELD_NUMBER: _builtins.int
+    route: _builtins.str
+    """Its name. Unset means `default`."""
+    revision: _builtins.int
+    """The revision whose branches it gets. Unset or 0 means the one before the present one."""
+    expected_revision: _builtins.int
+    """Revision that the route must have. Unset means no condition."""
+    def __init__(
+        self,
+        *,
+        route: _builtins.str = ...,
+        revision: _builtins.int = ...,
+        expected_revision: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_revision", b"_expected_revision", "expected_revision", b"expected_revision"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_revision", b"_expected_revision", "expected_revision", b"expected_revision", "revision", b"revision", "route", b"route"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__expected_revision: _TypeAlias = _typing.Literal["expected_revision"]  # noqa: Y015
+    _WhichOneofArgType__expected_revision: _TypeAlias = _typing.Literal["_expected_revision", b"_expected_revision"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_revision) -> _WhichOneofReturnType__expected_revision | None: ...
+
+Global___RollbackRouteRequest: _TypeAlias = RollbackRouteRequest  # noqa: Y015
+
+@_typing.final
+class RollbackRouteResponse(_message.Message):
+    """The route as it is now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROUTE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def route(self) -> Global___Route:
+        """The route."""
+
+    def __init__(
+        self,
+        *,
+        route: Global___Route | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["route", b"route"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["route", b"route"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RollbackRouteResponse: _TypeAlias = RollbackRouteResponse  # noqa: Y015
+
+@_typing.final
+class DeleteRouteRequest(_message.Message):
+    """Removes a route."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROUTE_FIELD_NUMBER: _builtins.int
+    EXPECTED_REVISION_FIELD_NUMBER: _builtins.int
+    route: _builtins.str
+    """Its name."""
+    expected_revision: _builtins.int
+    """Revision that the route must have. Unset means no condition."""
+    def __init__(
+        self,
+        *,
+        route: _builtins.str = ...,
+        expected_revision: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_revision", b"_expected_revision", "expected_revision", b"expected_revision"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_revision", b"_expected_revision", "expected_revision", b"expected_revision", "route", b"route"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__expected_revision: _TypeAlias = _typing.Literal["expected_revision"]  # noqa: Y015
+    _WhichOneofArgType__expected_revision: _TypeAlias = _typing.Literal["_expected_revision", b"_expected_revision"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_revision) -> _WhichOneofReturnType__expected_revision | None: ...
+
+Global___DeleteRouteRequest: _TypeAlias = DeleteRouteRequest  # noqa: Y015
+
+@_typing.final
+class DeleteRouteResponse(_message.Message):
+    """The route is gone."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteRouteResponse: _TypeAlias = DeleteRouteResponse  # noqa: Y015

@@ -40,6 +40,11 @@ class InferenceServiceStub:
                 request_serializer=lorry_dot_v1_dot_inference__pb2.GenerateRequest.SerializeToString,
                 response_deserializer=lorry_dot_v1_dot_inference__pb2.GenerateResponse.FromString,
                 _registered_method=True)
+        self.Score = channel.unary_stream(
+                '/lorry.v1.InferenceService/Score',
+                request_serializer=lorry_dot_v1_dot_inference__pb2.ScoreRequest.SerializeToString,
+                response_deserializer=lorry_dot_v1_dot_inference__pb2.ScoreResponse.FromString,
+                _registered_method=True)
         self.Switch = channel.unary_unary(
                 '/lorry.v1.InferenceService/Switch',
                 request_serializer=lorry_dot_v1_dot_inference__pb2.SwitchRequest.SerializeToString,
@@ -54,6 +59,21 @@ class InferenceServiceStub:
                 '/lorry.v1.InferenceService/ListRoutes',
                 request_serializer=lorry_dot_v1_dot_inference__pb2.ListRoutesRequest.SerializeToString,
                 response_deserializer=lorry_dot_v1_dot_inference__pb2.ListRoutesResponse.FromString,
+                _registered_method=True)
+        self.ListRouteHistory = channel.unary_unary(
+                '/lorry.v1.InferenceService/ListRouteHistory',
+                request_serializer=lorry_dot_v1_dot_inference__pb2.ListRouteHistoryRequest.SerializeToString,
+                response_deserializer=lorry_dot_v1_dot_inference__pb2.ListRouteHistoryResponse.FromString,
+                _registered_method=True)
+        self.RollbackRoute = channel.unary_unary(
+                '/lorry.v1.InferenceService/RollbackRoute',
+                request_serializer=lorry_dot_v1_dot_inference__pb2.RollbackRouteRequest.SerializeToString,
+                response_deserializer=lorry_dot_v1_dot_inference__pb2.RollbackRouteResponse.FromString,
+                _registered_method=True)
+        self.DeleteRoute = channel.unary_unary(
+                '/lorry.v1.InferenceService/DeleteRoute',
+                request_serializer=lorry_dot_v1_dot_inference__pb2.DeleteRouteRequest.SerializeToString,
+                response_deserializer=lorry_dot_v1_dot_inference__pb2.DeleteRouteResponse.FromString,
                 _registered_method=True)
 
 
@@ -73,10 +93,21 @@ class InferenceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Score(self, request, context):
+        """Tells how likely given continuations of given prompts are, each under a selection of its own. The
+        items run in the batch beside everybody's requests; each is answered as soon as it is done, so
+        answers come in any order. Names mean the same in all items of a call. The first item that fails
+        ends the call with its error. Errors: those of Generate; INVALID_ARGUMENT also for more than
+        1,024 items.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Switch(self, request, context):
-        """Gives a route a new selection: makes every adapter of it resident, then swaps it in one stroke.
-        Requests that were admitted before keep what they started with. Errors: those of Generate that
-        concern adapters, INVALID_NAME, REVISION_CONFLICT.
+        """Gives a route new branches: makes every adapter of them resident, then swaps them in one stroke.
+        Requests that came before keep what they started with. Errors: those of Generate that concern
+        adapters, INVALID_NAME, REVISION_CONFLICT.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -96,6 +127,30 @@ class InferenceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListRouteHistory(self, request, context):
+        """Lists the revisions of a route that are kept, the 50 last, newest first; those whose adapters the
+        caller may not read are left out. Errors: ROUTE_NOT_FOUND, INVALID_PAGE_TOKEN.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RollbackRoute(self, request, context):
+        """Gives a route the branches of an earlier revision again, by digest, as a new revision: names that
+        moved since then are not followed. Errors: those of Switch, ROUTE_NOT_FOUND, NO_EARLIER_VERSION.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteRoute(self, request, context):
+        """Removes a route; requests and sessions that it began go on. Errors: ROUTE_NOT_FOUND,
+        REVISION_CONFLICT, INVALID_ARGUMENT for `default`, which always exists.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_InferenceServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -103,6 +158,11 @@ def add_InferenceServiceServicer_to_server(servicer, server):
                     servicer.Generate,
                     request_deserializer=lorry_dot_v1_dot_inference__pb2.GenerateRequest.FromString,
                     response_serializer=lorry_dot_v1_dot_inference__pb2.GenerateResponse.SerializeToString,
+            ),
+            'Score': grpc.unary_stream_rpc_method_handler(
+                    servicer.Score,
+                    request_deserializer=lorry_dot_v1_dot_inference__pb2.ScoreRequest.FromString,
+                    response_serializer=lorry_dot_v1_dot_inference__pb2.ScoreResponse.SerializeToString,
             ),
             'Switch': grpc.unary_unary_rpc_method_handler(
                     servicer.Switch,
@@ -118,6 +178,21 @@ def add_InferenceServiceServicer_to_server(servicer, server):
                     servicer.ListRoutes,
                     request_deserializer=lorry_dot_v1_dot_inference__pb2.ListRoutesRequest.FromString,
                     response_serializer=lorry_dot_v1_dot_inference__pb2.ListRoutesResponse.SerializeToString,
+            ),
+            'ListRouteHistory': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRouteHistory,
+                    request_deserializer=lorry_dot_v1_dot_inference__pb2.ListRouteHistoryRequest.FromString,
+                    response_serializer=lorry_dot_v1_dot_inference__pb2.ListRouteHistoryResponse.SerializeToString,
+            ),
+            'RollbackRoute': grpc.unary_unary_rpc_method_handler(
+                    servicer.RollbackRoute,
+                    request_deserializer=lorry_dot_v1_dot_inference__pb2.RollbackRouteRequest.FromString,
+                    response_serializer=lorry_dot_v1_dot_inference__pb2.RollbackRouteResponse.SerializeToString,
+            ),
+            'DeleteRoute': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteRoute,
+                    request_deserializer=lorry_dot_v1_dot_inference__pb2.DeleteRouteRequest.FromString,
+                    response_serializer=lorry_dot_v1_dot_inference__pb2.DeleteRouteResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -148,6 +223,33 @@ class InferenceService:
             '/lorry.v1.InferenceService/Generate',
             lorry_dot_v1_dot_inference__pb2.GenerateRequest.SerializeToString,
             lorry_dot_v1_dot_inference__pb2.GenerateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Score(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/lorry.v1.InferenceService/Score',
+            lorry_dot_v1_dot_inference__pb2.ScoreRequest.SerializeToString,
+            lorry_dot_v1_dot_inference__pb2.ScoreResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -229,6 +331,87 @@ class InferenceService:
             '/lorry.v1.InferenceService/ListRoutes',
             lorry_dot_v1_dot_inference__pb2.ListRoutesRequest.SerializeToString,
             lorry_dot_v1_dot_inference__pb2.ListRoutesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRouteHistory(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lorry.v1.InferenceService/ListRouteHistory',
+            lorry_dot_v1_dot_inference__pb2.ListRouteHistoryRequest.SerializeToString,
+            lorry_dot_v1_dot_inference__pb2.ListRouteHistoryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RollbackRoute(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lorry.v1.InferenceService/RollbackRoute',
+            lorry_dot_v1_dot_inference__pb2.RollbackRouteRequest.SerializeToString,
+            lorry_dot_v1_dot_inference__pb2.RollbackRouteResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteRoute(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lorry.v1.InferenceService/DeleteRoute',
+            lorry_dot_v1_dot_inference__pb2.DeleteRouteRequest.SerializeToString,
+            lorry_dot_v1_dot_inference__pb2.DeleteRouteResponse.FromString,
             options,
             channel_credentials,
             insecure,

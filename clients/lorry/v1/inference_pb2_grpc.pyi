@@ -41,15 +41,34 @@ class InferenceServiceStub:
     INCOMPATIBLE_ADAPTER, UNSUPPORTED_ADAPTER, INVALID_SELECTION, PROMPT_TOO_LONG,
     REQUEST_TOO_LARGE, QUEUE_FULL, CACHE_BUSY, REGISTRY_UNAVAILABLE, DEVICE_UNAVAILABLE, DRAINING.
     """
+    Score: _grpc.UnaryStreamMultiCallable[_inference_pb2.ScoreRequest, _inference_pb2.ScoreResponse]
+    """Tells how likely given continuations of given prompts are, each under a selection of its own. The
+    items run in the batch beside everybody's requests; each is answered as soon as it is done, so
+    answers come in any order. Names mean the same in all items of a call. The first item that fails
+    ends the call with its error. Errors: those of Generate; INVALID_ARGUMENT also for more than
+    1,024 items.
+    """
     Switch: _grpc.UnaryUnaryMultiCallable[_inference_pb2.SwitchRequest, _inference_pb2.SwitchResponse]
-    """Gives a route a new selection: makes every adapter of it resident, then swaps it in one stroke.
-    Requests that were admitted before keep what they started with. Errors: those of Generate that
-    concern adapters, INVALID_NAME, REVISION_CONFLICT.
+    """Gives a route new branches: makes every adapter of them resident, then swaps them in one stroke.
+    Requests that came before keep what they started with. Errors: those of Generate that concern
+    adapters, INVALID_NAME, REVISION_CONFLICT.
     """
     GetRoute: _grpc.UnaryUnaryMultiCallable[_inference_pb2.GetRouteRequest, _inference_pb2.GetRouteResponse]
     """Reads one route. Errors: ROUTE_NOT_FOUND."""
     ListRoutes: _grpc.UnaryUnaryMultiCallable[_inference_pb2.ListRoutesRequest, _inference_pb2.ListRoutesResponse]
     """Lists the routes by name. Errors: INVALID_PAGE_TOKEN."""
+    ListRouteHistory: _grpc.UnaryUnaryMultiCallable[_inference_pb2.ListRouteHistoryRequest, _inference_pb2.ListRouteHistoryResponse]
+    """Lists the revisions of a route that are kept, the 50 last, newest first; those whose adapters the
+    caller may not read are left out. Errors: ROUTE_NOT_FOUND, INVALID_PAGE_TOKEN.
+    """
+    RollbackRoute: _grpc.UnaryUnaryMultiCallable[_inference_pb2.RollbackRouteRequest, _inference_pb2.RollbackRouteResponse]
+    """Gives a route the branches of an earlier revision again, by digest, as a new revision: names that
+    moved since then are not followed. Errors: those of Switch, ROUTE_NOT_FOUND, NO_EARLIER_VERSION.
+    """
+    DeleteRoute: _grpc.UnaryUnaryMultiCallable[_inference_pb2.DeleteRouteRequest, _inference_pb2.DeleteRouteResponse]
+    """Removes a route; requests and sessions that it began go on. Errors: ROUTE_NOT_FOUND,
+    REVISION_CONFLICT, INVALID_ARGUMENT for `default`, which always exists.
+    """
 
 @_typing.type_check_only
 class InferenceServiceAsyncStub(InferenceServiceStub):
@@ -64,15 +83,34 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     INCOMPATIBLE_ADAPTER, UNSUPPORTED_ADAPTER, INVALID_SELECTION, PROMPT_TOO_LONG,
     REQUEST_TOO_LARGE, QUEUE_FULL, CACHE_BUSY, REGISTRY_UNAVAILABLE, DEVICE_UNAVAILABLE, DRAINING.
     """
+    Score: _aio.UnaryStreamMultiCallable[_inference_pb2.ScoreRequest, _inference_pb2.ScoreResponse]  # type: ignore[assignment]
+    """Tells how likely given continuations of given prompts are, each under a selection of its own. The
+    items run in the batch beside everybody's requests; each is answered as soon as it is done, so
+    answers come in any order. Names mean the same in all items of a call. The first item that fails
+    ends the call with its error. Errors: those of Generate; INVALID_ARGUMENT also for more than
+    1,024 items.
+    """
     Switch: _aio.UnaryUnaryMultiCallable[_inference_pb2.SwitchRequest, _inference_pb2.SwitchResponse]  # type: ignore[assignment]
-    """Gives a route a new selection: makes every adapter of it resident, then swaps it in one stroke.
-    Requests that were admitted before keep what they started with. Errors: those of Generate that
-    concern adapters, INVALID_NAME, REVISION_CONFLICT.
+    """Gives a route new branches: makes every adapter of them resident, then swaps them in one stroke.
+    Requests that came before keep what they started with. Errors: those of Generate that concern
+    adapters, INVALID_NAME, REVISION_CONFLICT.
     """
     GetRoute: _aio.UnaryUnaryMultiCallable[_inference_pb2.GetRouteRequest, _inference_pb2.GetRouteResponse]  # type: ignore[assignment]
     """Reads one route. Errors: ROUTE_NOT_FOUND."""
     ListRoutes: _aio.UnaryUnaryMultiCallable[_inference_pb2.ListRoutesRequest, _inference_pb2.ListRoutesResponse]  # type: ignore[assignment]
     """Lists the routes by name. Errors: INVALID_PAGE_TOKEN."""
+    ListRouteHistory: _aio.UnaryUnaryMultiCallable[_inference_pb2.ListRouteHistoryRequest, _inference_pb2.ListRouteHistoryResponse]  # type: ignore[assignment]
+    """Lists the revisions of a route that are kept, the 50 last, newest first; those whose adapters the
+    caller may not read are left out. Errors: ROUTE_NOT_FOUND, INVALID_PAGE_TOKEN.
+    """
+    RollbackRoute: _aio.UnaryUnaryMultiCallable[_inference_pb2.RollbackRouteRequest, _inference_pb2.RollbackRouteResponse]  # type: ignore[assignment]
+    """Gives a route the branches of an earlier revision again, by digest, as a new revision: names that
+    moved since then are not followed. Errors: those of Switch, ROUTE_NOT_FOUND, NO_EARLIER_VERSION.
+    """
+    DeleteRoute: _aio.UnaryUnaryMultiCallable[_inference_pb2.DeleteRouteRequest, _inference_pb2.DeleteRouteResponse]  # type: ignore[assignment]
+    """Removes a route; requests and sessions that it began go on. Errors: ROUTE_NOT_FOUND,
+    REVISION_CONFLICT, INVALID_ARGUMENT for `default`, which always exists.
+    """
 
 class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
     """Generation and the routing of requests to selections."""
@@ -92,14 +130,27 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def Score(
+        self,
+        request: _inference_pb2.ScoreRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_inference_pb2.ScoreResponse], _abc.AsyncIterator[_inference_pb2.ScoreResponse]]:
+        """Tells how likely given continuations of given prompts are, each under a selection of its own. The
+        items run in the batch beside everybody's requests; each is answered as soon as it is done, so
+        answers come in any order. Names mean the same in all items of a call. The first item that fails
+        ends the call with its error. Errors: those of Generate; INVALID_ARGUMENT also for more than
+        1,024 items.
+        """
+
+    @_abc_1.abstractmethod
     def Switch(
         self,
         request: _inference_pb2.SwitchRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_inference_pb2.SwitchResponse, _abc.Awaitable[_inference_pb2.SwitchResponse]]:
-        """Gives a route a new selection: makes every adapter of it resident, then swaps it in one stroke.
-        Requests that were admitted before keep what they started with. Errors: those of Generate that
-        concern adapters, INVALID_NAME, REVISION_CONFLICT.
+        """Gives a route new branches: makes every adapter of them resident, then swaps them in one stroke.
+        Requests that came before keep what they started with. Errors: those of Generate that concern
+        adapters, INVALID_NAME, REVISION_CONFLICT.
         """
 
     @_abc_1.abstractmethod
@@ -117,5 +168,35 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_inference_pb2.ListRoutesResponse, _abc.Awaitable[_inference_pb2.ListRoutesResponse]]:
         """Lists the routes by name. Errors: INVALID_PAGE_TOKEN."""
+
+    @_abc_1.abstractmethod
+    def ListRouteHistory(
+        self,
+        request: _inference_pb2.ListRouteHistoryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_inference_pb2.ListRouteHistoryResponse, _abc.Awaitable[_inference_pb2.ListRouteHistoryResponse]]:
+        """Lists the revisions of a route that are kept, the 50 last, newest first; those whose adapters the
+        caller may not read are left out. Errors: ROUTE_NOT_FOUND, INVALID_PAGE_TOKEN.
+        """
+
+    @_abc_1.abstractmethod
+    def RollbackRoute(
+        self,
+        request: _inference_pb2.RollbackRouteRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_inference_pb2.RollbackRouteResponse, _abc.Awaitable[_inference_pb2.RollbackRouteResponse]]:
+        """Gives a route the branches of an earlier revision again, by digest, as a new revision: names that
+        moved since then are not followed. Errors: those of Switch, ROUTE_NOT_FOUND, NO_EARLIER_VERSION.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteRoute(
+        self,
+        request: _inference_pb2.DeleteRouteRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_inference_pb2.DeleteRouteResponse, _abc.Awaitable[_inference_pb2.DeleteRouteResponse]]:
+        """Removes a route; requests and sessions that it began go on. Errors: ROUTE_NOT_FOUND,
+        REVISION_CONFLICT, INVALID_ARGUMENT for `default`, which always exists.
+        """
 
 def add_InferenceServiceServicer_to_server(servicer: InferenceServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

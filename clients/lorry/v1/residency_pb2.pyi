@@ -76,21 +76,25 @@ Global___MajoritySign: _TypeAlias = MajoritySign  # noqa: Y015
 
 @_typing.final
 class LoadRequest(_message.Message):
-    """Brings an adapter into the pool."""
+    """Brings an adapter into a tier."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ADAPTER_FIELD_NUMBER: _builtins.int
+    TIER_FIELD_NUMBER: _builtins.int
     adapter: _builtins.str
     """Reference of the adapter."""
+    tier: Global___Tier.ValueType
+    """How near it has to be. Unset means the pool. One that is nearer stays where it is."""
     def __init__(
         self,
         *,
         adapter: _builtins.str = ...,
+        tier: Global___Tier.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "tier", b"tier"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -98,14 +102,16 @@ Global___LoadRequest: _TypeAlias = LoadRequest  # noqa: Y015
 
 @_typing.final
 class LoadResponse(_message.Message):
-    """The adapter is in the pool."""
+    """The adapter is there."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     RESIDENT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def resident(self) -> Global___Resident:
-        """What is resident."""
+        """What is resident. Its tier is TIER_DISK after a load to TIER_HOST where host memory has no room for
+        it beside what must stay there.
+        """
 
     def __init__(
         self,
@@ -560,6 +566,169 @@ class SvdMethod(_message.Message):
 Global___SvdMethod: _TypeAlias = SvdMethod  # noqa: Y015
 
 @_typing.final
+class SumMethod(_message.Message):
+    """Stacked factors, at a rank of at most the smaller side of the module's weight: above it the sum of
+    the deltas is one of the two factors.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SumMethod: _TypeAlias = SumMethod  # noqa: Y015
+
+@_typing.final
+class MagnitudePruneSvdMethod(_message.Message):
+    """Keeps the largest entries of each delta, adds them up, and cuts the sum to a rank."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DENSITY_FIELD_NUMBER: _builtins.int
+    RANK_FIELD_NUMBER: _builtins.int
+    CLAMP_QUANTILE_FIELD_NUMBER: _builtins.int
+    density: _builtins.float
+    """Share of the entries that is kept, in [0, 1]."""
+    rank: _builtins.int
+    """Rank of the result. Unset or 0 means the largest rank among the sources."""
+    clamp_quantile: _builtins.float
+    """Quantile at which the values of both factors are clamped, in (0, 1]. Unset means no clamping."""
+    def __init__(
+        self,
+        *,
+        density: _builtins.float = ...,
+        rank: _builtins.int = ...,
+        clamp_quantile: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_clamp_quantile", b"_clamp_quantile", "clamp_quantile", b"clamp_quantile"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_clamp_quantile", b"_clamp_quantile", "clamp_quantile", b"clamp_quantile", "density", b"density", "rank", b"rank"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__clamp_quantile: _TypeAlias = _typing.Literal["clamp_quantile"]  # noqa: Y015
+    _WhichOneofArgType__clamp_quantile: _TypeAlias = _typing.Literal["_clamp_quantile", b"_clamp_quantile"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__clamp_quantile) -> _WhichOneofReturnType__clamp_quantile | None: ...
+
+Global___MagnitudePruneSvdMethod: _TypeAlias = MagnitudePruneSvdMethod  # noqa: Y015
+
+@_typing.final
+class TiesSvdMethod(_message.Message):
+    """As `ties`, of the deltas; cut to a rank."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DENSITY_FIELD_NUMBER: _builtins.int
+    MAJORITY_SIGN_FIELD_NUMBER: _builtins.int
+    RANK_FIELD_NUMBER: _builtins.int
+    CLAMP_QUANTILE_FIELD_NUMBER: _builtins.int
+    density: _builtins.float
+    """Share of the entries that is kept, in [0, 1]."""
+    majority_sign: Global___MajoritySign.ValueType
+    """How the sign is elected."""
+    rank: _builtins.int
+    """Rank of the result. Unset or 0 means the largest rank among the sources."""
+    clamp_quantile: _builtins.float
+    """Quantile at which the values of both factors are clamped, in (0, 1]. Unset means no clamping."""
+    def __init__(
+        self,
+        *,
+        density: _builtins.float = ...,
+        majority_sign: Global___MajoritySign.ValueType = ...,
+        rank: _builtins.int = ...,
+        clamp_quantile: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_clamp_quantile", b"_clamp_quantile", "clamp_quantile", b"clamp_quantile"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_clamp_quantile", b"_clamp_quantile", "clamp_quantile", b"clamp_quantile", "density", b"density", "majority_sign", b"majority_sign", "rank", b"rank"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__clamp_quantile: _TypeAlias = _typing.Literal["clamp_quantile"]  # noqa: Y015
+    _WhichOneofArgType__clamp_quantile: _TypeAlias = _typing.Literal["_clamp_quantile", b"_clamp_quantile"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__clamp_quantile) -> _WhichOneofReturnType__clamp_quantile | None: ...
+
+Global___TiesSvdMethod: _TypeAlias = TiesSvdMethod  # noqa: Y015
+
+@_typing.final
+class DareLinearSvdMethod(_message.Message):
+    """As `dare_linear`, of the deltas; cut to a rank."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DENSITY_FIELD_NUMBER: _builtins.int
+    SEED_FIELD_NUMBER: _builtins.int
+    RANK_FIELD_NUMBER: _builtins.int
+    CLAMP_QUANTILE_FIELD_NUMBER: _builtins.int
+    density: _builtins.float
+    """Share of the entries that is kept, in (0, 1]."""
+    seed: _builtins.int
+    """Seed of the random choice; part of the recipe. Unset means 0."""
+    rank: _builtins.int
+    """Rank of the result. Unset or 0 means the largest rank among the sources."""
+    clamp_quantile: _builtins.float
+    """Quantile at which the values of both factors are clamped, in (0, 1]. Unset means no clamping."""
+    def __init__(
+        self,
+        *,
+        density: _builtins.float = ...,
+        seed: _builtins.int = ...,
+        rank: _builtins.int = ...,
+        clamp_quantile: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_clamp_quantile", b"_clamp_quantile", "clamp_quantile", b"clamp_quantile"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_clamp_quantile", b"_clamp_quantile", "clamp_quantile", b"clamp_quantile", "density", b"density", "rank", b"rank", "seed", b"seed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__clamp_quantile: _TypeAlias = _typing.Literal["clamp_quantile"]  # noqa: Y015
+    _WhichOneofArgType__clamp_quantile: _TypeAlias = _typing.Literal["_clamp_quantile", b"_clamp_quantile"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__clamp_quantile) -> _WhichOneofReturnType__clamp_quantile | None: ...
+
+Global___DareLinearSvdMethod: _TypeAlias = DareLinearSvdMethod  # noqa: Y015
+
+@_typing.final
+class DareTiesSvdMethod(_message.Message):
+    """As `dare_ties`, of the deltas; cut to a rank."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DENSITY_FIELD_NUMBER: _builtins.int
+    MAJORITY_SIGN_FIELD_NUMBER: _builtins.int
+    SEED_FIELD_NUMBER: _builtins.int
+    RANK_FIELD_NUMBER: _builtins.int
+    CLAMP_QUANTILE_FIELD_NUMBER: _builtins.int
+    density: _builtins.float
+    """Share of the entries that is kept, in (0, 1]."""
+    majority_sign: Global___MajoritySign.ValueType
+    """How the sign is elected."""
+    seed: _builtins.int
+    """Seed of the random choice; part of the recipe. Unset means 0."""
+    rank: _builtins.int
+    """Rank of the result. Unset or 0 means the largest rank among the sources."""
+    clamp_quantile: _builtins.float
+    """Quantile at which the values of both factors are clamped, in (0, 1]. Unset means no clamping."""
+    def __init__(
+        self,
+        *,
+        density: _builtins.float = ...,
+        majority_sign: Global___MajoritySign.ValueType = ...,
+        seed: _builtins.int = ...,
+        rank: _builtins.int = ...,
+        clamp_quantile: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_clamp_quantile", b"_clamp_quantile", "clamp_quantile", b"clamp_quantile"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_clamp_quantile", b"_clamp_quantile", "clamp_quantile", b"clamp_quantile", "density", b"density", "majority_sign", b"majority_sign", "rank", b"rank", "seed", b"seed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__clamp_quantile: _TypeAlias = _typing.Literal["clamp_quantile"]  # noqa: Y015
+    _WhichOneofArgType__clamp_quantile: _TypeAlias = _typing.Literal["_clamp_quantile", b"_clamp_quantile"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__clamp_quantile) -> _WhichOneofReturnType__clamp_quantile | None: ...
+
+Global___DareTiesSvdMethod: _TypeAlias = DareTiesSvdMethod  # noqa: Y015
+
+@_typing.final
 class PublishTarget(_message.Message):
     """Where to publish a combination."""
 
@@ -603,7 +772,15 @@ class CombineRequest(_message.Message):
     DARE_LINEAR_FIELD_NUMBER: _builtins.int
     DARE_TIES_FIELD_NUMBER: _builtins.int
     SVD_FIELD_NUMBER: _builtins.int
+    SUM_FIELD_NUMBER: _builtins.int
+    MAGNITUDE_PRUNE_SVD_FIELD_NUMBER: _builtins.int
+    TIES_SVD_FIELD_NUMBER: _builtins.int
+    DARE_LINEAR_SVD_FIELD_NUMBER: _builtins.int
+    DARE_TIES_SVD_FIELD_NUMBER: _builtins.int
     PUBLISH_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    dry_run: _builtins.bool
+    """True computes the combination, says what it would be, and keeps and publishes nothing."""
     @_builtins.property
     def sources(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.WeightedAdapter]:
         """Sources, two or more for most methods, each a version once. Weights are not normalised."""
@@ -637,6 +814,26 @@ class CombineRequest(_message.Message):
         """Best approximation of a given rank."""
 
     @_builtins.property
+    def sum(self) -> Global___SumMethod:
+        """The exact sum, at the least rank that it surely has."""
+
+    @_builtins.property
+    def magnitude_prune_svd(self) -> Global___MagnitudePruneSvdMethod:
+        """Largest entries of the deltas, then svd."""
+
+    @_builtins.property
+    def ties_svd(self) -> Global___TiesSvdMethod:
+        """Trim, elect, average the deltas, then svd."""
+
+    @_builtins.property
+    def dare_linear_svd(self) -> Global___DareLinearSvdMethod:
+        """Random entries of the deltas, then svd."""
+
+    @_builtins.property
+    def dare_ties_svd(self) -> Global___DareTiesSvdMethod:
+        """Random entries, elect, average the deltas, then svd."""
+
+    @_builtins.property
     def publish(self) -> Global___PublishTarget:
         """Where to publish the result; unset means that it stays on this worker."""
 
@@ -651,17 +848,64 @@ class CombineRequest(_message.Message):
         dare_linear: Global___DareLinearMethod | None = ...,
         dare_ties: Global___DareTiesMethod | None = ...,
         svd: Global___SvdMethod | None = ...,
+        sum: Global___SumMethod | None = ...,
+        magnitude_prune_svd: Global___MagnitudePruneSvdMethod | None = ...,
+        ties_svd: Global___TiesSvdMethod | None = ...,
+        dare_linear_svd: Global___DareLinearSvdMethod | None = ...,
+        dare_ties_svd: Global___DareTiesSvdMethod | None = ...,
         publish: Global___PublishTarget | None = ...,
+        dry_run: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cat", b"cat", "dare_linear", b"dare_linear", "dare_ties", b"dare_ties", "linear", b"linear", "magnitude_prune", b"magnitude_prune", "method", b"method", "publish", b"publish", "svd", b"svd", "ties", b"ties"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cat", b"cat", "dare_linear", b"dare_linear", "dare_linear_svd", b"dare_linear_svd", "dare_ties", b"dare_ties", "dare_ties_svd", b"dare_ties_svd", "linear", b"linear", "magnitude_prune", b"magnitude_prune", "magnitude_prune_svd", b"magnitude_prune_svd", "method", b"method", "publish", b"publish", "sum", b"sum", "svd", b"svd", "ties", b"ties", "ties_svd", b"ties_svd"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cat", b"cat", "dare_linear", b"dare_linear", "dare_ties", b"dare_ties", "linear", b"linear", "magnitude_prune", b"magnitude_prune", "method", b"method", "publish", b"publish", "sources", b"sources", "svd", b"svd", "ties", b"ties"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cat", b"cat", "dare_linear", b"dare_linear", "dare_linear_svd", b"dare_linear_svd", "dare_ties", b"dare_ties", "dare_ties_svd", b"dare_ties_svd", "dry_run", b"dry_run", "linear", b"linear", "magnitude_prune", b"magnitude_prune", "magnitude_prune_svd", b"magnitude_prune_svd", "method", b"method", "publish", b"publish", "sources", b"sources", "sum", b"sum", "svd", b"svd", "ties", b"ties", "ties_svd", b"ties_svd"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_method: _TypeAlias = _typing.Literal["linear", "cat", "magnitude_prune", "ties", "dare_linear", "dare_ties", "svd"]  # noqa: Y015
+    _WhichOneofReturnType_method: _TypeAlias = _typing.Literal["linear", "cat", "magnitude_prune", "ties", "dare_linear", "dare_ties", "svd", "sum", "magnitude_prune_svd", "ties_svd", "dare_linear_svd", "dare_ties_svd"]  # noqa: Y015
     _WhichOneofArgType_method: _TypeAlias = _typing.Literal["method", b"method"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_method) -> _WhichOneofReturnType_method | None: ...
 
 Global___CombineRequest: _TypeAlias = CombineRequest  # noqa: Y015
+
+@_typing.final
+class DryRun(_message.Message):
+    """What a combination would be."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RANK_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    RELATIVE_ERROR_FIELD_NUMBER: _builtins.int
+    WORST_MODULE_FIELD_NUMBER: _builtins.int
+    WORST_RELATIVE_ERROR_FIELD_NUMBER: _builtins.int
+    rank: _builtins.int
+    """Its largest rank."""
+    size_bytes: _builtins.int
+    """Bytes of its files."""
+    relative_error: _builtins.float
+    """|made - exact| / |exact|, Frobenius norms over all modules; exact is the weighted sum of the sources'
+    deltas. Cross terms, pruning, a cut rank and the rounding of the stored type count. Infinite where
+    the exact sum is 0 and the result is not.
+    """
+    worst_module: _builtins.str
+    """The module that is furthest off."""
+    worst_relative_error: _builtins.float
+    """The same measure for that module alone."""
+    def __init__(
+        self,
+        *,
+        rank: _builtins.int = ...,
+        size_bytes: _builtins.int = ...,
+        relative_error: _builtins.float = ...,
+        worst_module: _builtins.str = ...,
+        worst_relative_error: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["rank", b"rank", "relative_error", b"relative_error", "size_bytes", b"size_bytes", "worst_module", b"worst_module", "worst_relative_error", b"worst_relative_error"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DryRun: _TypeAlias = DryRun  # noqa: Y015
 
 @_typing.final
 class CombineResponse(_message.Message):
@@ -674,19 +918,24 @@ class CombineResponse(_message.Message):
     RESIDENT_FIELD_NUMBER: _builtins.int
     EXISTED_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
     recipe_digest: _builtins.str
     """Digest of the recipe: the identity of the unpublished result."""
     adapter: _builtins.str
-    """A reference that Generate, Switch and Combine on this worker take."""
+    """A reference that Generate, Switch and Combine on this worker take; unset after a dry run."""
     existed: _builtins.bool
     """True where the same recipe was there already."""
     @_builtins.property
     def resident(self) -> Global___Resident:
-        """The result in the pool."""
+        """The result in the pool; unset after a dry run."""
 
     @_builtins.property
     def version(self) -> _types_pb2.Version:
         """The published version, where that was asked for."""
+
+    @_builtins.property
+    def dry_run(self) -> Global___DryRun:
+        """What it would be, where a dry run was asked for."""
 
     def __init__(
         self,
@@ -696,10 +945,11 @@ class CombineResponse(_message.Message):
         resident: Global___Resident | None = ...,
         existed: _builtins.bool = ...,
         version: _types_pb2.Version | None = ...,
+        dry_run: Global___DryRun | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["resident", b"resident", "version", b"version"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "resident", b"resident", "version", b"version"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "existed", b"existed", "recipe_digest", b"recipe_digest", "resident", b"resident", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "dry_run", b"dry_run", "existed", b"existed", "recipe_digest", b"recipe_digest", "resident", b"resident", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -732,7 +982,9 @@ class Budget(_message.Message):
     LIMIT_FIELD_NUMBER: _builtins.int
     USED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Its name: `pool_rows`, `pool_bytes`, `host_bytes`, `disk_bytes`, `kv_tokens`, `queue`."""
+    """Its name: `base_bytes` (all of them used), `pool_rows`, `pool_bytes`, `host_bytes`, `disk_bytes`,
+    `kv_tokens`, `kv_bytes`, `prefix_tokens` (KV that is kept for prompts that begin alike), `queue`.
+    """
     limit: _builtins.int
     """The limit."""
     used: _builtins.int

@@ -77,7 +77,8 @@ class ResidencyServiceServicer:
     """
 
     def Load(self, request, context):
-        """Brings an adapter into the pool, so that a later request finds it there. Idempotent.
+        """Brings an adapter into the pool, so that a later request finds it there; or only as near as is
+        asked for, where rows are not to be spent on it yet. Idempotent.
         Errors: those of Resolve, INCOMPATIBLE_ADAPTER, UNSUPPORTED_ADAPTER, INVALID_ADAPTER,
         DIGEST_MISMATCH, CACHE_BUSY, REGISTRY_UNAVAILABLE, DEVICE_UNAVAILABLE.
         """
@@ -117,7 +118,7 @@ class ResidencyServiceServicer:
 
     def Combine(self, request, context):
         """Makes a new adapter out of resident or registered ones. The result is resident under the digest
-        of its recipe; the same recipe again is answered from there. Errors: those of Load,
+        of its recipe; the same recipe again is answered from there, unless a dry run is asked for. Errors: those of Load,
         INVALID_COMBINATION, UNSUPPORTED_COMBINATION; when publishing, those of CreateVersion.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

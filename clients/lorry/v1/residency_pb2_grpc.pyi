@@ -34,7 +34,8 @@ class ResidencyServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ResidencyServiceAsyncStub: ...
     Load: _grpc.UnaryUnaryMultiCallable[_residency_pb2.LoadRequest, _residency_pb2.LoadResponse]
-    """Brings an adapter into the pool, so that a later request finds it there. Idempotent.
+    """Brings an adapter into the pool, so that a later request finds it there; or only as near as is
+    asked for, where rows are not to be spent on it yet. Idempotent.
     Errors: those of Resolve, INCOMPATIBLE_ADAPTER, UNSUPPORTED_ADAPTER, INVALID_ADAPTER,
     DIGEST_MISMATCH, CACHE_BUSY, REGISTRY_UNAVAILABLE, DEVICE_UNAVAILABLE.
     """
@@ -52,7 +53,7 @@ class ResidencyServiceStub:
     """
     Combine: _grpc.UnaryUnaryMultiCallable[_residency_pb2.CombineRequest, _residency_pb2.CombineResponse]
     """Makes a new adapter out of resident or registered ones. The result is resident under the digest
-    of its recipe; the same recipe again is answered from there. Errors: those of Load,
+    of its recipe; the same recipe again is answered from there, unless a dry run is asked for. Errors: those of Load,
     INVALID_COMBINATION, UNSUPPORTED_COMBINATION; when publishing, those of CreateVersion.
     """
     GetCapabilities: _grpc.UnaryUnaryMultiCallable[_residency_pb2.GetCapabilitiesRequest, _residency_pb2.GetCapabilitiesResponse]
@@ -64,7 +65,8 @@ class ResidencyServiceAsyncStub(ResidencyServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Load: _aio.UnaryUnaryMultiCallable[_residency_pb2.LoadRequest, _residency_pb2.LoadResponse]  # type: ignore[assignment]
-    """Brings an adapter into the pool, so that a later request finds it there. Idempotent.
+    """Brings an adapter into the pool, so that a later request finds it there; or only as near as is
+    asked for, where rows are not to be spent on it yet. Idempotent.
     Errors: those of Resolve, INCOMPATIBLE_ADAPTER, UNSUPPORTED_ADAPTER, INVALID_ADAPTER,
     DIGEST_MISMATCH, CACHE_BUSY, REGISTRY_UNAVAILABLE, DEVICE_UNAVAILABLE.
     """
@@ -82,7 +84,7 @@ class ResidencyServiceAsyncStub(ResidencyServiceStub):
     """
     Combine: _aio.UnaryUnaryMultiCallable[_residency_pb2.CombineRequest, _residency_pb2.CombineResponse]  # type: ignore[assignment]
     """Makes a new adapter out of resident or registered ones. The result is resident under the digest
-    of its recipe; the same recipe again is answered from there. Errors: those of Load,
+    of its recipe; the same recipe again is answered from there, unless a dry run is asked for. Errors: those of Load,
     INVALID_COMBINATION, UNSUPPORTED_COMBINATION; when publishing, those of CreateVersion.
     """
     GetCapabilities: _aio.UnaryUnaryMultiCallable[_residency_pb2.GetCapabilitiesRequest, _residency_pb2.GetCapabilitiesResponse]  # type: ignore[assignment]
@@ -97,7 +99,8 @@ class ResidencyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _residency_pb2.LoadRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_residency_pb2.LoadResponse, _abc.Awaitable[_residency_pb2.LoadResponse]]:
-        """Brings an adapter into the pool, so that a later request finds it there. Idempotent.
+        """Brings an adapter into the pool, so that a later request finds it there; or only as near as is
+        asked for, where rows are not to be spent on it yet. Idempotent.
         Errors: those of Resolve, INCOMPATIBLE_ADAPTER, UNSUPPORTED_ADAPTER, INVALID_ADAPTER,
         DIGEST_MISMATCH, CACHE_BUSY, REGISTRY_UNAVAILABLE, DEVICE_UNAVAILABLE.
         """
@@ -145,7 +148,7 @@ class ResidencyServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_residency_pb2.CombineResponse, _abc.Awaitable[_residency_pb2.CombineResponse]]:
         """Makes a new adapter out of resident or registered ones. The result is resident under the digest
-        of its recipe; the same recipe again is answered from there. Errors: those of Load,
+        of its recipe; the same recipe again is answered from there, unless a dry run is asked for. Errors: those of Load,
         INVALID_COMBINATION, UNSUPPORTED_COMBINATION; when publishing, those of CreateVersion.
         """
 

@@ -272,7 +272,9 @@ Global___RecipeSource: _TypeAlias = RecipeSource  # noqa: Y015
 
 @_typing.final
 class Recipe(_message.Message):
-    """How a version was made out of others. Same recipe, same tensors, on any machine."""
+    """How a version was made out of others. Same recipe, same adapter; bit for bit on any machine, with an
+    svd in the method on any of the same kind of CPU.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 

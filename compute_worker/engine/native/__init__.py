@@ -1,21 +1,26 @@
 """The kernels in C++, called through ctypes: plain functions over addresses, no torch headers.
 
-Owns finding the library that was built for this CPU, and handing it addresses. `scripts/build_native.py`
-builds it; importing torch first lets it share torch's OpenMP threads.
+Owns finding the library that was built for this CPU, and running programs with it, one call each.
+`scripts/build_native.py` builds it; importing torch first lets it share torch's OpenMP threads.
 """
 
 from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from ctypes import c_float, c_int, c_long, c_void_p
+from ctypes import c_int, c_int64, c_void_p
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from compute_worker.engine.kernels import Cells, Heads, Places, Segments
+from compute_worker.engine.kernels import Linear, Operation, Step
+from compute_worker.engine.memory import Arena
+from compute_worker.engine.native import panels
+from compute_worker.engine.native.panels import Panels, panels_of
+from compute_worker.engine.native.structs import COperation, CStep, structure
 
 BUILT = Path(__file__).parent / "built"
 # torch's words for what the CPU can do, and the library built for it.
@@ -23,26 +28,6 @@ VARIANTS = {"AVX2": "avx2", "AVX512": "avx512"}
 # From so many tokens on, oneDNN's bfloat16 products are faster where the CPU has units for them (measured on a
 # Xeon with AMX: equal at 64, 76 ms against 160 at 512).
 _MATRIX_UNITS_FROM = 64
-_SIGNATURES = {
-    "lorry_linear": (c_void_p, c_void_p, c_int, c_void_p, c_void_p, c_long, c_long, c_long, c_int),
-    "lorry_argmax": (c_void_p, c_void_p, c_int, c_void_p, c_void_p, c_long, c_long, c_long, c_int),
-    "lorry_add_norm": (c_void_p, c_void_p, c_void_p, c_float, c_void_p, c_long, c_long, c_int),
-    "lorry_silu_mul": (c_void_p, c_void_p, c_long, c_long, c_int),
-    "lorry_adapt": (c_void_p, c_void_p, c_void_p, c_void_p, c_long, c_void_p, c_int, c_long, c_long, c_int),
-    "lorry_attend": (c_void_p, c_void_p, c_void_p, c_int, c_int),
-}
-
-
-class _Attention(ctypes.Structure):
-    """`Attention` of attention.cpp."""
-
-    _fields_ = (
-        *((name, c_void_p) for name in ("cos", "sin", "q_norm", "k_norm", "keys", "values")),
-        *((name, c_void_p) for name in ("slots", "positions", "first_block", "tables")),
-        *((name, c_long) for name in ("tokens", "heads", "kv_heads", "size", "block", "window")),
-        ("scaling", c_float),
-        ("eps", c_float),
-    )
 
 
 def library(built: Path = BUILT) -> Path | None:
@@ -62,93 +47,70 @@ class NativeKernels:
         self.name = path.stem.removeprefix("lorry-")
         self._matrix_units = matrix_units
         self._library = ctypes.CDLL(str(path))
-        self._threads = torch.get_num_threads()
-        self._z = torch.empty(0)
-        for name, arguments in _SIGNATURES.items():
+        self._library.lorry_panel.argtypes, self._library.lorry_panel.restype = (), c_int64
+        signatures = {"lorry_run": (c_void_p, c_int64, c_void_p, c_int), **panels.SIGNATURES}
+        for name, arguments in signatures.items():
             function = getattr(self._library, name)
             function.argtypes, function.restype = arguments, None
+        self._arena = Arena()
 
-    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None:
+    def pack(self, weight: Tensor, dtype: torch.dtype) -> Panels:
         """See Kernels."""
-        tokens, narrow = len(x), _narrow(weight)
-        if narrow and self._matrix_units and tokens >= _MATRIX_UNITS_FROM:
-            out.copy_(functional.linear(x.bfloat16(), weight))
-            if bias is not None:
-                out += bias
-            return
-        n, k = weight.shape
-        self._library.lorry_linear(
-            x.data_ptr(), weight.data_ptr(), narrow, _at(bias), out.data_ptr(), tokens, n, k, self._threads
-        )
+        packed = panels.pack(self._library, self._arena, weight, dtype)
+        units = self._matrix_units and packed.narrow
+        return replace(packed, matrix=weight.to(torch.bfloat16, copy=True)) if units else packed
 
-    def argmax(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Sequence[int]:
+    def program(self, operations: Sequence[Operation]) -> NativeProgram:
         """See Kernels."""
-        best = torch.empty(len(x), dtype=torch.int64)
-        n, k = weight.shape
-        self._library.lorry_argmax(
-            x.data_ptr(), weight.data_ptr(), _narrow(weight), _at(bias), best.data_ptr(), len(x), n, k, self._threads
-        )
-        answer: list[int] = best.tolist()
-        return answer
-
-    def add_norm(self, x: Tensor, y: Tensor | None, weight: Tensor, eps: float, out: Tensor) -> None:
-        """See Kernels."""
-        tokens, size = x.shape
-        self._library.lorry_add_norm(
-            x.data_ptr(), _at(y), weight.data_ptr(), eps, out.data_ptr(), tokens, size, self._threads
-        )
-
-    def silu_mul(self, both: Tensor, out: Tensor) -> None:
-        """See Kernels."""
-        tokens, size = out.shape
-        self._library.lorry_silu_mul(both.data_ptr(), out.data_ptr(), tokens, size, self._threads)
-
-    def adapt(self, x: Tensor, y: Tensor, segments: Segments, cells: Cells) -> None:
-        """See Kernels."""
-        if self._z.numel() < cells.room:
-            self._z = torch.empty(cells.room)
-        self._library.lorry_adapt(
-            x.data_ptr(),
-            y.data_ptr(),
-            segments.table.ctypes.data,
-            cells.table.ctypes.data,
-            len(cells.items),
-            self._z.data_ptr(),
-            _narrow(segments.a[0]),
-            x.shape[1],
-            y.shape[1],
-            self._threads,
-        )
-
-    def attend(self, qkv: Tensor, places: Places, heads: Heads, block: int, out: Tensor) -> None:
-        """See Kernels."""
-        call = _Attention(
-            places.cos.data_ptr() if heads.rotary else None,
-            places.sin.data_ptr() if heads.rotary else None,
-            _at(heads.q_norm),
-            _at(heads.k_norm),
-            heads.keys.data_ptr(),
-            heads.values.data_ptr(),
-            places.slots.data_ptr(),
-            places.positions.data_ptr(),
-            places.first_block.data_ptr(),
-            places.tables.data_ptr(),
-            len(qkv),
-            heads.heads,
-            heads.kv_heads,
-            heads.size,
-            block,
-            heads.window or 0,
-            heads.scaling,
-            heads.eps,
-        )
-        narrow = _narrow(heads.keys)
-        self._library.lorry_attend(ctypes.byref(call), qkv.data_ptr(), out.data_ptr(), narrow, self._threads)
+        return NativeProgram(self._library, operations, matrix_units=self._matrix_units)
 
 
-def _at(tensor: Tensor | None) -> int | None:
-    return None if tensor is None else tensor.data_ptr()
+class NativeProgram:
+    """Program over a library."""
 
+    def __init__(self, library: ctypes.CDLL, operations: Sequence[Operation], *, matrix_units: bool) -> None:
+        self._run = library.lorry_run
+        self._operations = operations
+        self._matrix_units = matrix_units
+        made = [structure(operation) for operation in operations]
+        self._kept = [kept for _, kept in made]
+        self._list = (COperation * len(made))(*(each for each, _ in made))
+        self._threads = torch.get_num_threads()
+        self._z = torch.empty(0)
 
-def _narrow(tensor: Tensor) -> bool:
-    return tensor.dtype == torch.bfloat16
+    def run(self, step: Step) -> None:
+        """See Program."""
+        now = self._now(step)
+        if self._matrix_units and step.tokens >= _MATRIX_UNITS_FROM:
+            self._run_by_units(step, now)
+        elif step.tokens:
+            self._run(self._list, len(self._list), ctypes.byref(now), self._threads)
+
+    def _run_by_units(self, step: Step, now: CStep) -> None:
+        for index, operation in enumerate(self._operations):
+            if isinstance(operation, Linear) and (matrix := panels_of(operation.weight).matrix) is not None:
+                product = functional.linear(operation.x[: step.tokens].bfloat16(), matrix).float()
+                operation.out[: step.tokens] = product if operation.bias is None else product + operation.bias
+            else:
+                self._run_one(index, now)
+
+    @property
+    def names(self) -> list[str]:
+        """What each operation is."""
+        return [type(operation).__name__ for operation in self._operations]
+
+    def run_one(self, index: int, step: Step) -> None:
+        """Run one operation alone, to see what it takes."""
+        self._run_one(index, self._now(step))
+
+    def _run_one(self, index: int, now: CStep) -> None:
+        at = ctypes.addressof(self._list) + index * ctypes.sizeof(COperation)
+        self._run(at, 1, ctypes.byref(now), self._threads)
+
+    def _now(self, step: Step) -> CStep:
+        places, additions = step.places, step.additions
+        if self._z.numel() < additions.room:
+            self._z = torch.empty(additions.room)
+        tensors = (places.rows, places.tables, places.cos, places.sin)
+        addresses = (*(tensor.data_ptr() for tensor in tensors), additions.table.ctypes.data, self._z.data_ptr())
+        return CStep(step.tokens, len(places.rows), *addresses)

@@ -1,22 +1,12 @@
 // Rotary embedding, writing of keys and values, and attention over the blocks where they lie.
 //
-// Every token is a row of its own with its own length: decode rows and prompt chunks are the same. All
-// heads that share keys are answered together, so that keys and values are read once for them.
-#include <omp.h>
+// Heads that share keys are answered together, so that keys and values are read once for them. A token by itself
+// (decode) reads its keys and values in place; the tokens of a prompt's chunk take them from panels.
 #include <vector>
 
+#include "panels.h"
+#include "step.h"
 #include "tiles.h"
-
-// As in kernels.py. qkv: [tokens, (heads + 2 * kv_heads) * size]. cos, sin: [tokens, size] or null.
-// q_norm, k_norm: [size] or null. keys, values: [slots, kv_heads, size]. tables: block ids, those of
-// token t from tables[first_block[t]] on. window: tokens that are seen, 0 for all.
-struct Attention {
-    const float *cos, *sin, *q_norm, *k_norm;
-    void *keys, *values;
-    const int64_t *slots, *positions, *first_block, *tables;
-    long tokens, heads, kv_heads, size, block, window;
-    float scaling, eps;
-};
 
 static void prepare(float *head, const float *weight, float eps, const float *cos, const float *sin, long size) {
     if (weight) {
@@ -34,15 +24,36 @@ static void prepare(float *head, const float *weight, float eps, const float *co
         }
 }
 
-// Norms and rotates a token's queries in place and its keys, and stores keys and values.
-template <class W> static void take(const Attention &a, float *qkv, long t) {
-    const float *cos = a.cos ? a.cos + t * a.size : nullptr, *sin = a.sin ? a.sin + t * a.size : nullptr;
-    float *q = qkv + t * (a.heads + 2 * a.kv_heads) * a.size, *k = q + a.heads * a.size, *v = k + a.kv_heads * a.size;
-    for (long h = 0; h < a.heads; h++) prepare(q + h * a.size, a.q_norm, a.eps, cos, sin, a.size);
-    for (long h = 0; h < a.kv_heads; h++) prepare(k + h * a.size, a.k_norm, a.eps, cos, sin, a.size);
-    long width = a.kv_heads * a.size, at = a.slots[t] * width;
-    for (long i = 0; i < width; i++) put((W *)a.keys + at + i, k[i]);
-    for (long i = 0; i < width; i++) put((W *)a.values + at + i, v[i]);
+// One layer's attention over one request's blocks.
+template <class W> struct Memory {
+    const Attend &op;
+    const int64_t *table;
+
+    long slot(long position) const { return table[position / op.block] * op.block + position % op.block; }
+    // Calls each(keys or values of a head, count, first position) for what lies side by side of [begin, end).
+    template <class F> void blocks(const void *memory, long head, long begin, long end, F each) const {
+        long row = op.kv_heads * op.size;
+        for (long p = begin, count; p < end; p += count) {
+            count = op.block - p % op.block < end - p ? op.block - p % op.block : end - p;
+            each(Rows<W>{(const W *)memory + slot(p) * row + head * op.size, row}, count, p);
+        }
+    }
+};
+
+// Norms and rotates the queries of a chunk's tokens in place and their keys, and stores keys and values.
+template <class W> static void take_in(const Attend &op, const Step &step, const Chunk &chunk) {
+    long width = op.kv_heads * op.size;
+    Memory<W> memory{op, step.tables + chunk.row.first_block};
+    for (long t = chunk.begin; t < chunk.end; t++) {
+        const float *cos = op.rotary ? step.cos + t * op.size : nullptr;
+        const float *sin = op.rotary ? step.sin + t * op.size : nullptr;
+        float *q = op.qkv + t * (op.heads + 2 * op.kv_heads) * op.size, *k = q + op.heads * op.size, *v = k + width;
+        for (long h = 0; h < op.heads; h++) prepare(q + h * op.size, op.q_norm, op.eps, cos, sin, op.size);
+        for (long h = 0; h < op.kv_heads; h++) prepare(k + h * op.size, op.k_norm, op.eps, cos, sin, op.size);
+        long at = memory.slot(chunk.row.position + t - chunk.row.begin) * width;
+        for (long i = 0; i < width; i++) put((W *)op.keys + at + i, k[i]);
+        for (long i = 0; i < width; i++) put((W *)op.values + at + i, v[i]);
+    }
 }
 
 // scores [length] become weights that sum to 1.
@@ -61,45 +72,165 @@ static void softmax(float *scores, long length, float scaling) {
     for (i = 0; i < length; i++) scores[i] /= total;
 }
 
-// The heads of token t that share key head h. scores: room for heads / kv_heads * (position + 1).
-template <class W> static void attend(const Attention &a, const float *qkv, float *out, long t, long h, float *scores) {
-    long group = a.heads / a.kv_heads, row = a.kv_heads * a.size, end = a.positions[t] + 1;
-    long begin = a.window && end > a.window ? end - a.window : 0, length = end - begin;
-    const int64_t *table = a.tables + a.first_block[t];
-    Rows<float> q{qkv + t * (a.heads + 2 * a.kv_heads) * a.size + h * group * a.size, a.size};
-    float *mine = out + (t * a.heads + h * group) * a.size;
-    auto blocks = [&](const void *memory, auto work) {
-        for (long p = begin; p < end;) {
-            long in_block = p % a.block, count = a.block - in_block < end - p ? a.block - in_block : end - p;
-            long slot = table[p / a.block] * a.block + in_block;
-            work(Rows<W>{(const W *)memory + slot * row + h * a.size, row}, count, p - begin);
-            p += count;
-        }
-    };
-    blocks(a.keys, [&](Rows<W> k, long n, long p) { dots(k, n, q, group, a.size, {scores + p, 1, length}); });
-    for (long g = 0; g < group; g++) softmax(scores + g * length, length, a.scaling);
-    memset(mine, 0, sizeof(float) * group * a.size);
-    blocks(a.values, [&](Rows<W> v, long n, long p) { mix(v, n, {scores + p, 1, length}, mine, a.size, group, a.size); });
+static long first_seen(const Attend &op, long position) {
+    return op.window && position + 1 > op.window ? position + 1 - op.window : 0;
 }
 
-template <class W> static void attention(const Attention &a, float *qkv, float *out, int threads) {
-    long longest = 0;
-    for (long t = 0; t < a.tokens; t++) longest = a.positions[t] >= longest ? a.positions[t] + 1 : longest;
-#pragma omp parallel num_threads(threads)
-    {
-        std::vector<float> scores(a.heads / a.kv_heads * longest);
-#pragma omp for
-        for (long t = 0; t < a.tokens; t++) take<W>(a, qkv, t);
-#pragma omp for schedule(dynamic, 8)
-        for (long i = 0; i < a.tokens * a.kv_heads; i++)
-            attend<W>(a, qkv, out, i / a.kv_heads, i % a.kv_heads, scores.data());
+// The heads of one token that share key head h.
+template <class W>
+static void answer(const Attend &op, const Memory<W> &memory, long t, long position, long h, std::vector<float> &room) {
+    long group = op.heads / op.kv_heads, begin = first_seen(op, position), length = position + 1 - begin;
+    room.resize(group * length);
+    float *scores = room.data(), *out = op.out + (t * op.heads + h * group) * op.size;
+    Rows<float> q{op.qkv + t * (op.heads + 2 * op.kv_heads) * op.size + h * group * op.size, op.size};
+    memory.blocks(op.keys, h, begin, position + 1, [&](Rows<W> k, long count, long p) {
+        dots(k, count, q, group, op.size, {scores + p - begin, 1, length});
+    });
+    for (long g = 0; g < group; g++) softmax(scores + g * length, length, op.scaling);
+    memset(out, 0, sizeof(float) * group * op.size);
+    memory.blocks(op.values, h, begin, position + 1, [&](Rows<W> v, long count, long p) {
+        mix(v, count, {scores + p - begin, 1, length}, out, op.size, group, op.size);
+    });
+}
+
+// Keys that a chunk looks at together: 64 of them for 96 queries of 64 numbers fill a third of a cache of 512 KB.
+static constexpr long KEYS = 64;
+static_assert(KEYS % PANEL == 0);
+
+// 1 or 4 keys [size] side by side into a panel: number j of each goes to at[j * PANEL].
+template <class W> static void transpose(Rows<W> k, long count, float *at, long size) {
+    long j = 0;
+    if (count == 4)
+        for (; j + 4 <= size; j += 4) {
+            Four a = four(k[0] + j), b = four(k[1] + j), c = four(k[2] + j), d = four(k[3] + j);
+            Four ab = __builtin_shufflevector(a, b, 0, 4, 1, 5), cd = __builtin_shufflevector(c, d, 0, 4, 1, 5);
+            Four ef = __builtin_shufflevector(a, b, 2, 6, 3, 7), gh = __builtin_shufflevector(c, d, 2, 6, 3, 7);
+            put(at + j * PANEL, __builtin_shufflevector(ab, cd, 0, 1, 4, 5));
+            put(at + (j + 1) * PANEL, __builtin_shufflevector(ab, cd, 2, 3, 6, 7));
+            put(at + (j + 2) * PANEL, __builtin_shufflevector(ef, gh, 0, 1, 4, 5));
+            put(at + (j + 3) * PANEL, __builtin_shufflevector(ef, gh, 2, 3, 6, 7));
+        }
+    for (; j < size; j++)
+        for (long i = 0; i < count; i++) at[j * PANEL + i] = scalar(k[i][j]);
+}
+
+// The softmax of many queries while their keys pass by (Milakov and Gimelshein, arXiv 1805.02867): of each query
+// the largest score so far, the sum of e^(score - largest), and the values so weighted.
+template <class W> struct Passing {
+    const Attend &op;
+    Memory<W> memory;
+    const Chunk &chunk;
+    long h, group = op.heads / op.kv_heads, queries = (chunk.end - chunk.begin) * group;
+    long wide = (op.size + PANEL - 1) / PANEL * PANEL;
+    std::vector<float> q = std::vector<float>(queries * op.size), keys = std::vector<float>(op.size * KEYS);
+    std::vector<float> values = std::vector<float>(wide * KEYS), scores = std::vector<float>(queries * KEYS);
+    std::vector<float> out = std::vector<float>(queries * wide), sums = std::vector<float>(queries);
+    std::vector<float> largest = std::vector<float>(queries, -INFINITY);
+
+    long position(long query) const { return chunk.row.position + chunk.begin + query / group - chunk.row.begin; }
+    float *token(float *all, long query, long heads) const {
+        return all + ((chunk.begin + query / group) * heads + h * group + query % group) * op.size;
+    }
+    void gather() {
+        for (long i = 0; i < queries; i++) {
+            const float *from = token(op.qkv, i, op.heads + 2 * op.kv_heads);
+            for (long j = 0; j < op.size; j++) q[i * op.size + j] = from[j] * (float)op.scaling;
+        }
+    }
+    // Keys [begin, end) turned into panels of float32, and values likewise; what is no key is zero.
+    void turn(long begin, long end) {
+        std::fill(keys.begin(), keys.end(), 0.0f);
+        std::fill(values.begin(), values.end(), 0.0f);
+        memory.blocks(op.keys, h, begin, end, [&](Rows<W> k, long count, long p) {
+            long key = p - begin, i = 0;
+            for (; key % 4 == 0 && i + 4 <= count; i += 4)
+                transpose(Rows<W>{k[i], k.stride}, 4, keys.data() + place(key + i, op.size), op.size);
+            for (; i < count; i++) transpose(Rows<W>{k[i], k.stride}, 1, keys.data() + place(key + i, op.size), op.size);
+        });
+        memory.blocks(op.values, h, begin, end, [&](Rows<W> v, long count, long p) {
+            for (long i = 0; i < count; i++) spread(v[i], values.data() + (p - begin + i) * PANEL);
+        });
+    }
+    // Where key number `key` begins among panels of `rows` numbers each.
+    static long place(long key, long rows) { return key / PANEL * PANEL * rows + key % PANEL; }
+    // One value over its panels.
+    void spread(const W *v, float *at) const {
+        long j = 0;
+        for (; j + PANEL <= op.size; j += PANEL) {
+            store(at + j * KEYS, load(v + j));
+            store(at + j * KEYS + LANES, load(v + j + LANES));
+        }
+        for (long i = j; i < op.size; i++) at[j * KEYS + i - j] = scalar(v[i]);
+    }
+    // Scores of keys [begin, begin + KEYS) become weights; what was summed up before is scaled to the new largest.
+    void weigh(long begin) {
+        for (long i = 0; i < queries; i++) {
+            float *mine = scores.data() + i * KEYS;
+            long first = first_seen(op, position(i)) - begin, last = position(i) + 1 - begin;
+            first = first < 0 ? 0 : first < KEYS ? first : KEYS;
+            last = last < first ? first : last < KEYS ? last : KEYS;
+            std::fill(mine, mine + first, -INFINITY);
+            std::fill(mine + last, mine + KEYS, -INFINITY);
+            float most = largest_of(mine, largest[i]), scale = std::exp(largest[i] - most);
+            if (most == -INFINITY) most = 0, scale = 1;  // nothing seen yet
+            for (long j = 0; j < KEYS; j += LANES) store(mine + j, exponential(load(mine + j) - most));
+            std::fill(mine, mine + first, 0.0f);
+            std::fill(mine + last, mine + KEYS, 0.0f);
+            Vec total{};
+            for (long j = 0; j < KEYS; j += LANES) total += load(mine + j);
+            sums[i] = sums[i] * scale + sum(total);
+            for (long j = 0; j < wide; j++) out[i * wide + j] *= scale;
+            largest[i] = last > first ? most : largest[i];
+        }
+    }
+    static float largest_of(const float *scores, float most) {
+        Vec best = all(most);
+        for (long j = 0; j < KEYS; j += LANES) best = load(scores + j) > best ? load(scores + j) : best;
+        for (int lane = 0; lane < LANES; lane++) most = best[lane] > most ? best[lane] : most;
+        return most;
+    }
+    void pass(long begin, long end) {
+        turn(begin, end);
+        for (long panel = 0; panel < KEYS / PANEL; panel++)
+            multiply(keys.data() + panel * PANEL * op.size, 1, queries,
+                     {q.data(), op.size, op.size, scores.data() + panel * PANEL, KEYS, false});
+        weigh(begin);
+        for (long panel = 0; panel < wide / PANEL; panel++)
+            multiply(values.data() + panel * PANEL * KEYS, 1, queries,
+                     {scores.data(), KEYS, KEYS, out.data() + panel * PANEL, wide, true});
+    }
+    void run() {
+        gather();
+        long end = position(queries - 1) + 1;
+        for (long begin = first_seen(op, position(0)); begin < end; begin += KEYS)
+            pass(begin, begin + KEYS < end ? begin + KEYS : end);
+        for (long i = 0; i < queries; i++) {
+            float *to = token(op.out, i, op.heads);
+            for (long j = 0; j < op.size; j++) to[j] = out[i * wide + j] / sums[i];
+        }
+    }
+};
+
+template <class W> static void attend(const Attend &op, const Step &step, const Team &team) {
+    const std::vector<Chunk> &chunks = *team.chunks;
+    Share mine(chunks.size(), team);
+    for (long i = mine.begin; i < mine.end; i++) take_in<W>(op, step, chunks[i]);
+#pragma omp barrier
+    std::vector<float> room;
+    for (long i = team.take(); i < (long)chunks.size() * op.kv_heads; i = team.take()) {
+        const Chunk &chunk = chunks[i / op.kv_heads];
+        Memory<W> memory{op, step.tables + chunk.row.first_block};
+        long position = chunk.row.position + chunk.begin - chunk.row.begin;
+        if (chunk.end - chunk.begin == 1)
+            answer(op, memory, chunk.begin, position, i % op.kv_heads, room);
+        else
+            Passing<W>{op, memory, chunk, i % op.kv_heads}.run();
     }
 }
 
-// out: [tokens, heads * size]. narrow: keys and values are bfloat16.
-extern "C" void lorry_attend(const Attention *a, float *qkv, float *out, int narrow, int threads) {
-    if (narrow)
-        attention<bfloat16>(*a, qkv, out, threads);
+void work(const Attend &op, const Step &step, const Team &team) {
+    if (op.narrow)
+        attend<bfloat16>(op, step, team);
     else
-        attention<float>(*a, qkv, out, threads);
+        attend<float>(op, step, team);
 }

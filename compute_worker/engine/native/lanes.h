@@ -46,7 +46,18 @@ static inline void put(bfloat16 *p, float x) {
 
 static inline Vec all(float x) { return x - Vec{}; }
 
-static inline float sum(Vec x) {
+typedef float Four __attribute__((vector_size(16)));
+
+static inline Four four(const float *p) {
+    Four x;
+    memcpy(&x, p, sizeof x);
+    return x;
+}
+static inline Four four(const bfloat16 *p) { return Four{scalar(p[0]), scalar(p[1]), scalar(p[2]), scalar(p[3])}; }
+static inline void put(float *p, Four x) { memcpy(p, &x, sizeof x); }
+
+// The sums of a vector's fourths: of what lies at i, i + 4, i + 8 ...
+static inline Four fold(Vec x) {
 #if LANES == 16
     typedef float Eight __attribute__((vector_size(32)));
     Eight e = __builtin_shufflevector(x, x, 0, 1, 2, 3, 4, 5, 6, 7) +
@@ -54,10 +65,22 @@ static inline float sum(Vec x) {
 #else
     Vec e = x;
 #endif
-    typedef float Four __attribute__((vector_size(16)));
-    Four f = __builtin_shufflevector(e, e, 0, 1, 2, 3) + __builtin_shufflevector(e, e, 4, 5, 6, 7);
+    return __builtin_shufflevector(e, e, 0, 1, 2, 3) + __builtin_shufflevector(e, e, 4, 5, 6, 7);
+}
+
+static inline float sum(Vec x) {
+    Four f = fold(x);
     f += __builtin_shufflevector(f, f, 2, 3, 0, 1);
     return f[0] + f[1];
+}
+
+// Four sums at once take hardly longer than one.
+static inline void sums(Vec a, Vec b, Vec c, Vec d, float *out) {
+    Four fa = fold(a), fb = fold(b), fc = fold(c), fd = fold(d);
+    Four ab = __builtin_shufflevector(fa, fb, 0, 4, 1, 5) + __builtin_shufflevector(fa, fb, 2, 6, 3, 7);
+    Four cd = __builtin_shufflevector(fc, fd, 0, 4, 1, 5) + __builtin_shufflevector(fc, fd, 2, 6, 3, 7);
+    Four each = __builtin_shufflevector(ab, cd, 0, 1, 4, 5) + __builtin_shufflevector(ab, cd, 2, 3, 6, 7);
+    memcpy(out, &each, sizeof each);
 }
 
 // e^x to 2 ulp: 2^n * p(f) with x = (n + f) ln 2, |f| <= 1/2, p the Taylor polynomial of 2^f to degree 7.

@@ -1,4 +1,4 @@
-// The two products that everything else is made of.
+// Products over matrices that lie row by row: those of adapters, and the keys and values of one token.
 //
 // `dots`: rows of a matrix times tokens, out(r, t) = row_r . token_t, both contiguous along the sum.
 // `mix`: a weighted sum of rows, y_t += sum_r z(r, t) * row_r. Neither knows what it is used for.
@@ -7,7 +7,7 @@
 
 // Accumulators of a tile: 4 rows by 3 tokens fill the 16 registers of AVX2, by 6 tokens the 32 of AVX-512.
 constexpr int ROWS = 4;
-constexpr int TOKENS = LANES == 16 ? 6 : 3;
+constexpr int ABREAST = LANES == 16 ? 6 : 3;
 
 template <class W> struct Rows {
     const W *at;
@@ -21,15 +21,6 @@ struct Place {
     long row, token;
     float &operator()(long r, long t) const { return at[r * row + t * token]; }
     Place from(long r, long t) const { return {at + r * row + t * token, row, token}; }
-};
-
-// Memory that is read next, asked for bit by bit while the processor multiplies what it has.
-struct Ahead {
-    const char *at = nullptr;
-    long bytes = 0;
-    void part(long from, long to, long of) const {
-        for (long i = bytes * from / of & ~63L; i < bytes * to / of; i += 64) __builtin_prefetch(at + i);
-    }
 };
 
 template <int R, int T, class W>
@@ -47,31 +38,33 @@ template <int R, int T, class W>
             for (int t = 0; t < T; t++) acc[r][t] += row * token[t];
         }
     }
-    for (int r = 0; r < R; r++)
-        for (int t = 0; t < T; t++) {
-            float total = sum(acc[r][t]);
-            for (long i = k; i < k_end; i++) total += scalar(w[r][i]) * x[t][i];
-            out(r, t) = total;
+    for (int t = 0; t < T; t++) {
+        float totals[R];
+        if constexpr (R == 4)
+            sums(acc[0][t], acc[1][t], acc[2][t], acc[3][t], totals);
+        else
+            for (int r = 0; r < R; r++) totals[r] = sum(acc[r][t]);
+        for (int r = 0; r < R; r++) {
+            for (long i = k; i < k_end; i++) totals[r] += scalar(w[r][i]) * x[t][i];
+            out(r, t) = totals[r];
         }
+    }
 }
 
 // R rows by tokens [t, tokens): as many full tiles as fit, then smaller ones.
 template <int R, int T, class W>
-static inline void strip(Rows<W> w, Rows<float> x, long t, long tokens, long k_end, Place out, Ahead ahead) {
-    for (; t + T <= tokens; t += T) {
-        ahead.part(t, t + T, tokens);
-        tile<R, T>(w, {x[t], x.stride}, k_end, out.from(0, t));
-    }
+static inline void strip(Rows<W> w, Rows<float> x, long t, long tokens, long k_end, Place out) {
+    for (; t + T <= tokens; t += T) tile<R, T>(w, {x[t], x.stride}, k_end, out.from(0, t));
     if constexpr (T > 1)
-        if (t < tokens) strip<R, T - 1>(w, x, t, tokens, k_end, out, ahead);
+        if (t < tokens) strip<R, T - 1>(w, x, t, tokens, k_end, out);
 }
 
 template <class W>
-static inline void dots(Rows<W> w, long rows, Rows<float> x, long tokens, long k_end, Place out, Ahead ahead = {}) {
+static inline void dots(Rows<W> w, long rows, Rows<float> x, long tokens, long k_end, Place out) {
     long r = 0;
     for (; r + ROWS <= rows; r += ROWS)
-        strip<ROWS, TOKENS>(Rows<W>{w[r], w.stride}, x, 0, tokens, k_end, out.from(r, 0), ahead);
-    for (; r < rows; r++) strip<1, TOKENS>(Rows<W>{w[r], w.stride}, x, 0, tokens, k_end, out.from(r, 0), ahead);
+        strip<ROWS, ABREAST>(Rows<W>{w[r], w.stride}, x, 0, tokens, k_end, out.from(r, 0));
+    for (; r < rows; r++) strip<1, ABREAST>(Rows<W>{w[r], w.stride}, x, 0, tokens, k_end, out.from(r, 0));
 }
 
 // T tokens by C vectors of columns from c on: all of them stay in registers while the rows pass by.
@@ -110,14 +103,3 @@ static inline void mix(Rows<W> w, long rows, Place z, float *y, long ldy, long t
         for (long t = 0; t < tokens; t++)
             for (long r = 0; r < rows; r++) y[t * ldy + c] += scalar(w[r][c]) * z(r, t);
 }
-
-// A thread's share of n things: [begin, end), in units of `unit`.
-struct Share {
-    long begin, end;
-    Share(long n, int thread, int threads, long unit = 1) {
-        long units = (n + unit - 1) / unit;
-        begin = units * thread / threads * unit;
-        end = units * (thread + 1) / threads * unit;
-        if (end > n) end = n;
-    }
-};

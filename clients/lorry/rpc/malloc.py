@@ -1,7 +1,8 @@
-"""How the process keeps memory: a chunk of a blob is the same pages again and again.
+"""How a process that moves blobs keeps memory: a chunk is the same pages again and again.
 
 Owns three settings of glibc's allocator; elsewhere nothing is set. By default each chunk of 1 MiB is a
-mapping of its own, which the kernel fills with zeros and takes back: half of the time of a transfer.
+mapping of its own, which the kernel fills with zeros and takes back: half of the time of a transfer. For
+whoever owns the process: the registry and the command do it, a program with the SDK in it may.
 """
 
 from __future__ import annotations

@@ -1,0 +1,101 @@
+// Weights in panels, and the product that reads them: y = x W^T for PANEL outputs and a few tokens at once.
+//
+// A panel holds PANEL rows of W side by side: for each k, PANEL numbers. A vector of outputs is then one load,
+// a token's number one broadcast, and nothing has to be summed across a vector at the end.
+#pragma once
+#include "lanes.h"
+
+constexpr long PANEL = 2 * LANES;
+// Tokens of a tile: 6 by 2 vectors of sums fill the 16 registers of AVX2, 12 by 2 most of the 32 of AVX-512.
+constexpr int TOKENS = LANES == 16 ? 12 : 6;
+// Of a panel's bytes, what stays in the nearest cache (32 KB) beside the tokens while all of them pass by.
+constexpr long NEAR = 16384;
+
+// PANEL numbers of one k. In bfloat16 two outputs share a word: number i in the low half of word i, number
+// i + LANES in the high half, so that a shift and a mask widen all of them.
+static inline void two(const float *p, Vec &low, Vec &high) {
+    low = load(p);
+    high = load(p + LANES);
+}
+static inline void two(const bfloat16 *p, Vec &low, Vec &high) {
+    Bits words = *(const Bits *)p;
+    low = (Vec)(words << 16);
+    high = (Vec)(words & 0xffff0000);
+}
+// Where output i of a panel lies among the PANEL numbers of one k.
+static inline long seat(const float *, long i) { return i; }
+static inline long seat(const bfloat16 *, long i) { return i < LANES ? 2 * i : 2 * (i - LANES) + 1; }
+
+// x: [T, k], rows ldx apart; y: [T, P * PANEL], rows ldy apart. add: to what y holds.
+struct Sums {
+    const float *x;
+    long ldx, k;
+    float *y;
+    long ldy;
+    bool add;
+};
+
+// w: P panels, `panel` numbers apart.
+template <int T, int P, class W> [[gnu::noinline]] void tile(const W *w, long panel, const Sums &of) {
+    Vec acc[T][2 * P] = {};
+    const float *x = of.x;
+    const long ldx = of.ldx, k = of.k;
+    if (of.add)
+        for (int t = 0; t < T; t++)
+            for (int p = 0; p < 2 * P; p++) acc[t][p] = load(of.y + t * of.ldy + p * LANES);
+#pragma GCC unroll 4
+    for (long i = 0; i < k; i++) {
+#pragma GCC unroll 8
+        for (int p = 0; p < P; p++) {
+            Vec low, high;
+            two(w + p * panel + i * PANEL, low, high);
+#pragma GCC unroll 16
+            for (int t = 0; t < T; t++) {
+                acc[t][2 * p] += low * x[t * ldx + i];
+                acc[t][2 * p + 1] += high * x[t * ldx + i];
+            }
+        }
+    }
+    for (int t = 0; t < T; t++)
+        for (int p = 0; p < 2 * P; p++) store(of.y + t * of.ldy + p * LANES, acc[t][p]);
+}
+
+// Panels that a tile of so many tokens takes at once: eight sums or more hide what an addition takes.
+static constexpr long panels_of(long tokens) { return tokens == 1 ? 4 : tokens == 2 ? 3 : tokens == 3 ? 2 : 1; }
+
+// A tile of `tokens` <= TOKENS, over panels_of(tokens) panels where `several`, else over one.
+template <int T = TOKENS, class W>
+static inline void by_panels(long tokens, bool several, const W *w, long panel, const Sums &of) {
+    if (tokens < T) {
+        if constexpr (T > 1) by_panels<T - 1>(tokens, several, w, panel, of);
+        return;
+    }
+    if constexpr (T <= 3)
+        if (several) return tile<T, (int)panels_of(T)>(w, panel, of);
+    tile<T, 1>(w, panel, of);
+}
+
+// Memory that is read next, asked for bit by bit while the processor multiplies what it has.
+struct Ahead {
+    const char *at;
+    long bytes;
+    void part(long index, long of) const {
+        for (long i = bytes * index / of & ~63L; i < bytes * (index + 1) / of; i += 64) __builtin_prefetch(at + i);
+    }
+};
+
+// `count` panels from w on (1, or panels_of(tokens)) times all of x: y [tokens, count * PANEL].
+template <class W> static void multiply(const W *w, long count, long tokens, const Sums &of) {
+    long tiles = (tokens + TOKENS - 1) / TOKENS, panel = of.k * PANEL;
+    long cuts = tiles == 1 ? 1 : (panel * (long)sizeof(W) + NEAR - 1) / NEAR;
+    for (long cut = 0; cut < cuts; cut++) {
+        long from = of.k * cut / cuts, to = of.k * (cut + 1) / cuts;
+        Ahead next{(const char *)(w + to * PANEL), tiles == 1 ? 0 : (to - from) * PANEL * (long)sizeof(W)};
+        for (long i = 0; i < tiles; i++) {
+            long begin = tokens * i / tiles, end = tokens * (i + 1) / tiles;
+            next.part(i, tiles);
+            Sums some{of.x + begin * of.ldx + from, of.ldx, to - from, of.y + begin * of.ldy, of.ldy, of.add || cut > 0};
+            by_panels(end - begin, count > 1, w + from * PANEL, panel, some);
+        }
+    }
+}

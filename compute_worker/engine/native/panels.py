@@ -1,0 +1,75 @@
+"""Weights as the native kernels read them: panels of rows, in memory of their own.
+
+Owns the choice of bits: bfloat16 wherever it holds every number of a matrix exactly, so that float32 weights
+that were published in bfloat16 are read in half the time. Does not know what a panel looks like.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from ctypes import c_int, c_int64, c_void_p
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from compute_worker.engine.kernels import Packed
+from compute_worker.engine.memory import Arena
+from lorry.errors import Internal
+
+SIGNATURES = {
+    "lorry_pack": (c_void_p, c_void_p, c_int, c_int64, c_int64, c_int),
+    "lorry_unpack": (c_void_p, c_void_p, c_int, c_int64, c_int64, c_int),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Panels:
+    """A matrix in panels. memory: bytes. matrix: itself in bfloat16, where the CPU has units for its products."""
+
+    library: ctypes.CDLL = field(repr=False)
+    shape: tuple[int, int]
+    narrow: bool
+    memory: Tensor
+    matrix: Tensor | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """See Packed."""
+        numbers = (2 if self.narrow else 4) * self.shape[0] * self.shape[1]
+        return numbers + (0 if self.matrix is None else self.matrix.nbytes)
+
+    def rows(self) -> Tensor:
+        """See Packed."""
+        weight = torch.empty(self.shape)
+        # One thread: loaders ask, and OpenMP keeps a team for every thread that ever computed with more.
+        self.library.lorry_unpack(self.memory.data_ptr(), weight.data_ptr(), self.narrow, *self.shape, 1)
+        return weight
+
+
+def pack(library: ctypes.CDLL, arena: Arena, weight: Tensor, dtype: torch.dtype) -> Panels:
+    """Copy a matrix [n, k] into panels, rounded to `dtype`."""
+    wide = weight.to(dtype).float().contiguous()
+    n, k = wide.shape
+    narrow = dtype == torch.bfloat16 or _is_exact(wide)
+    width = library.lorry_panel()
+    memory = arena.take(-(-n // width) * width * k * (2 if narrow else 4))
+    library.lorry_pack(wide.data_ptr(), memory.data_ptr(), narrow, n, k, torch.get_num_threads())
+    return Panels(library, (n, k), narrow, memory)
+
+
+def panels_of(weight: Packed) -> Panels:
+    """It, as these kernels packed it."""
+    if not isinstance(weight, Panels):
+        raise Internal(f"expected a matrix in panels, got {type(weight).__name__}")
+    return weight
+
+
+def is_narrow(tensor: Tensor) -> bool:
+    """Whether it is stored in bfloat16 and not in float32."""
+    return tensor.dtype == torch.bfloat16
+
+
+def _is_exact(weight: Tensor) -> bool:
+    """Whether bfloat16 holds every number: the lower halves of the words are zero."""
+    return not bool((weight.view(torch.int16)[..., ::2]).any())

@@ -1,0 +1,142 @@
+"""The structures of step.h, made from operations.
+
+Owns their fields and order. What an operation holds must outlive the structure made from it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from ctypes import Structure, c_double, c_int64, c_void_p
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from compute_worker.engine.kernels import Adapt, AddNorm, Argmax, Attend, Linear, Operation, Segments, SiluMul
+from compute_worker.engine.native.panels import is_narrow, panels_of
+
+# As `Kind` of step.cpp.
+_KINDS = {kind: number for number, kind in enumerate((Linear, Argmax, AddNorm, SiluMul, Adapt, Attend))}
+
+
+class CStep(Structure):
+    """`Step`."""
+
+    _fields_ = (
+        ("tokens", c_int64),
+        ("row_count", c_int64),
+        *((name, c_void_p) for name in ("rows", "tables", "cos", "sin", "added", "z")),
+    )
+
+
+class COperation(Structure):
+    """`Operation`."""
+
+    _fields_ = (("kind", c_int64), ("what", c_void_p))
+
+
+class _Linear(Structure):
+    """`Linear`."""
+
+    _fields_ = (
+        *((name, c_void_p) for name in ("x", "panels", "bias", "y")),
+        *((name, c_int64) for name in ("n", "k", "narrow")),
+    )
+
+
+class _Argmax(Structure):
+    """`Argmax`."""
+
+    _fields_ = (
+        *((name, c_void_p) for name in ("x", "panels", "bias", "best", "values")),
+        *((name, c_int64) for name in ("n", "k", "narrow")),
+    )
+
+
+class _AddNorm(Structure):
+    """`AddNorm`."""
+
+    _fields_ = (
+        *((name, c_void_p) for name in ("x", "y", "weight", "out")),
+        ("size", c_int64),
+        ("eps", c_double),
+    )
+
+
+class _SiluMul(Structure):
+    """`SiluMul`."""
+
+    _fields_ = (("both", c_void_p), ("out", c_void_p), ("size", c_int64))
+
+
+class _Adapt(Structure):
+    """`Adapt`."""
+
+    _fields_ = (
+        *((name, c_void_p) for name in ("x", "y", "segments")),
+        *((name, c_int64) for name in ("product", "narrow", "k", "ldy")),
+    )
+
+
+class _Attend(Structure):
+    """`Attend`."""
+
+    _fields_ = (
+        *((name, c_void_p) for name in ("qkv", "out", "keys", "values", "q_norm", "k_norm")),
+        *((name, c_int64) for name in ("heads", "kv_heads", "size", "block", "window", "rotary", "narrow")),
+        ("scaling", c_double),
+        ("eps", c_double),
+    )
+
+
+def structure(operation: Operation) -> tuple[COperation, object]:
+    """An operation as step.cpp reads it, and what must live as long."""
+    what, kept = _made(operation)
+    return COperation(_KINDS[type(operation)], ctypes.addressof(what)), (operation, what, kept)
+
+
+def _made(operation: Operation) -> tuple[Structure, object]:
+    match operation:
+        case Linear(x, weight, bias, out):
+            panels = panels_of(weight)
+            return _Linear(_at(x), _at(panels.memory), _at(bias), _at(out), *weight.shape, panels.narrow), None
+        case Argmax(x, weight, bias, best):
+            panels, values = panels_of(weight), torch.empty(len(best))
+            sizes = (*weight.shape, panels.narrow)
+            return _Argmax(_at(x), _at(panels.memory), _at(bias), _at(best), _at(values), *sizes), values
+        case AddNorm(x, y, weight, eps, out):
+            return _AddNorm(_at(x), _at(y), _at(weight), _at(out), out.shape[1], eps), None
+        case SiluMul(both, out):
+            return _SiluMul(_at(both), _at(out), out.shape[1]), None
+        case Adapt(x, y, segments, product):
+            table = _segments(segments)
+            narrow = is_narrow(segments.a[0])
+            return _Adapt(_at(x), _at(y), table.ctypes.data, product, narrow, x.shape[1], y.shape[1]), table
+        case Attend():
+            return _attend(operation), None
+
+
+def _attend(operation: Attend) -> _Attend:
+    heads = operation.heads
+    tensors = (operation.qkv, operation.out, heads.keys, heads.values, heads.q_norm, heads.k_norm)
+    return _Attend(
+        *map(_at, tensors),
+        heads.heads,
+        heads.kv_heads,
+        heads.size,
+        operation.block,
+        heads.window or 0,
+        heads.rotary,
+        is_narrow(heads.keys),
+        heads.scaling,
+        heads.eps,
+    )
+
+
+def _segments(segments: Segments) -> np.ndarray:
+    parts = zip(segments.a, segments.b, segments.columns, strict=True)
+    return np.array([(_at(a), _at(b), column, b.shape[1]) for a, b, column in parts], dtype=np.int64)
+
+
+def _at(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()

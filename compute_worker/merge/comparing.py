@@ -1,0 +1,70 @@
+"""How far a result is from the exact weighted sum of its sources' deltas.
+
+Owns the measure: Frobenius norms over all modules, biases as one more column. It reads the result back
+as it was stored, so cross terms, pruning, a cut rank and the rounding of its type all count. Does not
+know the method.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from compute_worker.combination import Deviation
+from compute_worker.merge.sources import BaseWeight, Part, Sources
+from compute_worker.merge.stacked import Factors, norm
+from lorry.format.bundle import WEIGHTS_NAME
+from lorry.format.derive import tensor_names
+
+
+def deviation(sources: Sources, made: Path, base: BaseWeight) -> Deviation:
+    """|result - exact| / |exact| of the adapter in the folder `made`, whose scaling is 1 everywhere."""
+    tensors = load_file(made / WEIGHTS_NAME)
+    errors, exacts = {}, {}
+    for module in sources.modules:
+        parts = sources.parts(module)
+        a, b, bias, _ = tensor_names(module)
+        result = Factors(tensors[a].double(), tensors[b].double())
+        exact = _exact(parts, base, module)
+        off = _bias_sum(parts, result.b.shape[0])
+        told = tensors[bias].double() if bias in tensors else torch.zeros_like(off)
+        exacts[module] = math.hypot(norm(exact), float(off.norm()))
+        errors[module] = math.hypot(norm(_less(result, exact)), float((told - off).norm()))
+    worst = max(sources.modules, key=lambda module: _relative(errors[module], exacts[module]))
+    return Deviation(
+        relative_error=_relative(math.hypot(*errors.values()), math.hypot(*exacts.values())),
+        worst_module=worst,
+        worst_relative_error=_relative(errors[worst], exacts[worst]),
+    )
+
+
+def _exact(parts: Sequence[Part], base: BaseWeight, module: str) -> Factors:
+    """sum_i w_i dW_i as factors in fp64; with a DoRA among them the whole delta is one of the two."""
+    if any(part.magnitude is not None for part in parts):
+        dense = torch.stack([part.weight * part.delta(partial(base, module)) for part in parts]).sum(dim=0)
+        return Factors(dense, torch.eye(dense.shape[0], dtype=torch.float64))
+    weighted = [part.weight * part.scaling * part.factors.a.double() for part in parts]
+    return Factors(torch.cat(weighted), torch.cat([part.factors.b.double() for part in parts], dim=1))
+
+
+def _bias_sum(parts: Sequence[Part], width: int) -> Tensor:
+    total = torch.zeros(width, dtype=torch.float64)
+    for part in parts:
+        if part.bias is not None:
+            total += part.weight * part.scaling * part.bias
+    return total
+
+
+def _less(one: Factors, other: Factors) -> Factors:
+    return Factors(torch.cat([one.a, other.a]), torch.cat([one.b, -other.b], dim=1))
+
+
+def _relative(error: float, exact: float) -> float:
+    """0 where there is no error; infinite where there is nothing that it could be a part of."""
+    return error / exact if exact else (math.inf if error else 0.0)

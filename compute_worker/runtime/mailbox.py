@@ -1,0 +1,53 @@
+"""Where the engine's thread leaves a request's events, until the request's own task takes them.
+
+Owns one queue and one clock for each request, and what happens at once when it is out. Belongs to the
+event loop. Does not know what the events say to the caller.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from compute_worker.runtime.job import Admitted, Event, Left
+from lorry.errors import LorryError
+
+
+class Mailbox:
+    """admitted: called when the request does not wait any more. released: when it is out."""
+
+    def __init__(self, admitted: Callable[[], None], released: Callable[[], None]) -> None:
+        self.left = False
+        self._admitted = admitted
+        self._released = released
+        self._events: asyncio.Queue[Event | LorryError] = asyncio.Queue()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def take(self, event: Event) -> None:
+        """Take an event. Called on the event loop."""
+        if isinstance(event, Admitted | Left):
+            self._admitted()
+        if isinstance(event, Left):
+            self.left = True
+            self._released()
+        self._events.put_nowait(event)
+
+    def limit(self, moment: float | None, error: LorryError) -> None:
+        """Put `error` among the events at this moment (time.monotonic()'s clock), in place of an earlier limit."""
+        self.stop_clock()
+        if moment is not None:
+            delay = max(0.0, moment - time.monotonic())
+            self._timer = asyncio.get_running_loop().call_later(delay, self._events.put_nowait, error)
+
+    def stop_clock(self) -> None:
+        """No limit any more."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    async def events(self) -> list[Event | LorryError]:
+        """Everything that came since; waits for one event at least."""
+        events = [await self._events.get()]
+        while not self._events.empty():
+            events.append(self._events.get_nowait())
+        return events

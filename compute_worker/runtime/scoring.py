@@ -1,0 +1,195 @@
+"""One score call: how likely given continuations are, item by item through everybody's batch.
+
+Owns the order in which an item takes and returns what it uses, and how many items of a call are on
+their way at once. Does not know how a lease, a place in the batch or a log-probability comes about.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from itertools import count
+
+from compute_worker.contract import Engine, Sampling, Scored
+from compute_worker.runtime.api import ItemScore, ScoreCall, ScoreItem
+from compute_worker.runtime.cache import AdapterCache
+from compute_worker.runtime.job import Admitted, Event, Job, Left
+from compute_worker.runtime.line import Line
+from compute_worker.runtime.loop import EngineLoop
+from compute_worker.runtime.mailbox import Mailbox
+from compute_worker.runtime.prefix import beginning
+from compute_worker.runtime.rights import rights
+from compute_worker.runtime.scorecheck import check_scoring, fit_item, of_item
+from compute_worker.runtime.tally import Busiest, Uses
+from compute_worker.runtime.targets import Target, Targets
+from compute_worker.runtime.waiting import until
+from compute_worker.wording import Tokenizer
+from lorry.errors import CacheBusy, Cancelled, DeadlineExceeded, LorryError
+
+# Items of a call on their way at once: half of the default batch, so that answers find places beside them.
+_WINDOW = 32
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """A call whose items are resolved and tokenised: (prompt, continuation) of each."""
+
+    call: ScoreCall
+    place: int
+    tenant: str
+    targets: Sequence[Target]
+    texts: Sequence[tuple[list[int], list[int]]]
+
+
+class Scorings:
+    """Runs score calls. numbers: of jobs; requests: by adapter; both are everybody's. patience: seconds
+    that an item waits for rows or KV where the call has no deadline.
+    """
+
+    def __init__(  # noqa: PLR0913 - the parts that an item goes through
+        self,
+        engine: Engine,
+        tokenizer: Tokenizer,
+        targets: Targets,
+        cache: AdapterCache,
+        loop: EngineLoop,
+        *,
+        executor: Executor,
+        line: Line,
+        numbers: count[int],
+        requests: Busiest[str, Uses],
+        patience: float,
+    ) -> None:
+        self._engine = engine
+        self._tokenizer = tokenizer
+        self._targets = targets
+        self._cache = cache
+        self._loop = loop
+        self._executor = executor
+        self._line = line
+        self._numbers = numbers
+        self._requests = requests
+        self._patience = patience
+
+    async def stream(self, call: ScoreCall) -> AsyncGenerator[ItemScore, None]:
+        """One score an item, in the order in which they are done. Closing it frees everything within one step.
+
+        Raises what validation, selection, cache and scheduler raise; the first failure ends the call.
+        """
+        check_scoring(call, self._engine.limits, self._tokenizer.vocab_size)
+        place, tenant = next(self._numbers), rights().holder or call.tenant
+        self._line.join(place, tenant)
+        running: set[asyncio.Task[ItemScore]] = set()
+        try:
+            work = await self._prepared(call, place, tenant)
+            waiting = iter(range(len(call.items)))
+            while self._begin(work, waiting, running):
+                done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    yield task.result()
+                running -= done
+        finally:
+            self._line.leave(place)
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+
+    def _begin(self, work: _Work, waiting: Iterator[int], running: set[asyncio.Task[ItemScore]]) -> bool:
+        """Send items on their way as far as the window reaches; whether any is."""
+        while len(running) < _WINDOW and (index := next(waiting, None)) is not None:
+            running.add(asyncio.create_task(self._item(work, index)))
+        return bool(running)
+
+    async def _prepared(self, call: ScoreCall, place: int, tenant: str) -> _Work:
+        loop = asyncio.get_running_loop()
+        async with until(call.deadline, lambda: DeadlineExceeded("the adapters were not resolved before the deadline")):
+            targets = await self._targets.resolve(call.items)
+        texts = await loop.run_in_executor(self._executor, lambda: list(map(self._encode, call.items)))
+        for index, (prompt, continuation) in enumerate(texts):
+            with of_item(index):
+                fit_item(len(prompt), len(continuation), self._engine.limits)
+        return _Work(call, place, tenant, targets, texts)
+
+    def _encode(self, item: ScoreItem) -> tuple[list[int], list[int]]:
+        if item.text is not None and item.continuation is not None:
+            return self._tokenizer.encode_pair(item.text, item.continuation)
+        if item.text is not None:
+            prompt, _ = self._tokenizer.encode_pair(item.text, "")
+        elif item.chat is not None:
+            prompt = self._tokenizer.encode_chat(item.chat)
+        else:
+            prompt = list(item.tokens or ())
+        if item.continuation is None:
+            return prompt, list(item.continuation_tokens or ())
+        return prompt, self._tokenizer.encode_more(item.continuation)
+
+    async def _item(self, work: _Work, index: int) -> ItemScore:
+        with of_item(index):
+            target, (prompt, continuation) = work.targets[index], work.texts[index]
+            lease = await self._cache.acquire(target.choices, work.call.deadline)
+            for choice in target.choices:
+                self._requests.of(choice.version.digest).count += 1
+            mailbox = Mailbox(lambda: self._line.leave(work.place), lease.release)
+            job = Job(
+                number=next(self._numbers),
+                context=[*prompt, *continuation[:-1]],
+                max_new=0,
+                adapters=lease.adapters,
+                sampling=Sampling(),
+                stop_tokens=frozenset(),
+                sink=mailbox.take,
+                tenant=work.tenant,
+                priority=work.call.priority,
+                scope=beginning(rights().holder, target.choices),
+                targets=continuation,
+            )
+            self._loop.submit(job)
+            try:
+                scored = await self._collected(work.call.deadline, mailbox)
+            finally:
+                mailbox.stop_clock()
+                if not mailbox.left:
+                    self._loop.cancel(job)
+            return self._score(index, target, len(prompt), continuation, scored)
+
+    async def _collected(self, deadline: float | None, mailbox: Mailbox) -> list[tuple[float, bool]]:
+        """Log-probability and greedy or not of each token, once all have come."""
+        patience = time.monotonic() + self._patience
+        busy = CacheBusy("no room in the batch or in the KV cache became free in time")
+        mailbox.limit(patience if deadline is None else deadline, busy)
+        scored: list[tuple[float, bool]] = []
+        while True:
+            for event in await mailbox.events():
+                if isinstance(event, Admitted):
+                    mailbox.limit(deadline, DeadlineExceeded("the deadline passed before everything was scored"))
+                elif isinstance(event, Scored):
+                    scored += zip(event.logprobs, event.greedy, strict=True)
+                elif _is_last(event):
+                    return scored
+
+    def _score(
+        self, index: int, target: Target, prompt_tokens: int, tokens: list[int], scored: list[tuple[float, bool]]
+    ) -> ItemScore:
+        return ItemScore(
+            index=index,
+            base_id=self._engine.base.base_id,
+            adapters=tuple(choice.resolved for choice in target.choices),
+            route=target.route,
+            route_revision=target.revision,
+            prompt_tokens=prompt_tokens,
+            tokens=tuple(tokens),
+            logprobs=tuple(logprob for logprob, _ in scored),
+            greedy=tuple(greedy for _, greedy in scored),
+        )
+
+
+def _is_last(event: Event | LorryError) -> bool:
+    """Whether everything was said. Raises what ended the item before that."""
+    if isinstance(event, LorryError):
+        raise event
+    if isinstance(event, Left) and event.reason is None:
+        raise event.error or Cancelled("the item was cancelled")
+    return isinstance(event, Left)

@@ -200,6 +200,7 @@ class RegistryClient(_Face[registry.RegistryClient]):
     upload = _call(registry.RegistryClient.upload)
     read = _stream(registry.RegistryClient.read)
     download = _call(registry.RegistryClient.download)
+    receive = _call(registry.RegistryClient.receive)
     push = _call(registry.RegistryClient.push)
     sign_version = _call(registry.RegistryClient.sign_version)
     verify = _call(registry.RegistryClient.verify)

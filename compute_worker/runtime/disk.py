@@ -118,7 +118,8 @@ class DiskCache:
             with _typed():
                 paths = [self._path(file.digest) for file in files]
                 *others, last = unique.values()
-                unseen = others if look else unique.values()
+                # One file under both names is no adapter; whoever looks finds that out once it is here.
+                unseen = (others or [last]) if look else unique.values()
                 await asyncio.gather(*(self._ensure(file, fetch, _NOBODY) for file in unseen))
                 if look:
                     await self._ensure(last, fetch, await self._thread(look, paths))

@@ -21,11 +21,12 @@ async def test_a_worker_that_cannot_generate_is_never_ready_and_leaves_nothing_b
     tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with running_registry(tmp_path / "registry") as registry:
+        before = set(threading.enumerate())
         with monkeypatch.context() as patched:
             patched.setattr(TransformersEngine, "step", broken)
             with pytest.raises(Internal, match="the engine failed in a step"):
                 async with running_worker(tmp_path / "worker", model, registry):
                     pytest.fail("it was ready")
-        assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("lorry-")]
+        assert not [thread.name for thread in set(threading.enumerate()) - before if thread.name.startswith("lorry-")]
         async with running_worker(tmp_path / "worker", model, registry) as serving:  # the folder is free again
             assert serving.target

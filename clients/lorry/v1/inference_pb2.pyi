@@ -258,8 +258,8 @@ Global___StopConditions: _TypeAlias = StopConditions  # noqa: Y015
 @_typing.final
 class Session(_message.Message):
     """A conversation that keeps its adapters, by digest and with their weights, wherever its route points
-    meanwhile. It begins with the first request that names it, and ends when it has not been used for
-    LORRY_WORKER_SESSION_SECONDS, or with the worker. Who did not begin it has another one of that id.
+    meanwhile. It begins with the first request that names it, and ends when it has not been used for as
+    long as the worker's settings say (an hour, by default), or with the worker. Who did not begin it has another one of that id.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

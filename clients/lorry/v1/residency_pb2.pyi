@@ -109,8 +109,8 @@ class LoadResponse(_message.Message):
     RESIDENT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def resident(self) -> Global___Resident:
-        """What is resident. Its tier is TIER_DISK after a load to TIER_HOST where host memory has no room for
-        it beside what must stay there.
+        """What is resident. After a load to host memory its tier is the disk, where host memory has no room
+        for it beside what must stay there.
         """
 
     def __init__(

@@ -98,8 +98,10 @@ class Tail:
             while True:
                 await self._find()
                 await asyncio.sleep(_PAUSE_SECONDS)
+                # Not wait_for: in Python 3.11 that swallows a cancellation that comes together with what it waits for.
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._look.wait(), self._patience(listening))
+                    async with asyncio.timeout(self._patience(listening)):
+                        await self._look.wait()
         except Exception:
             self._fail("expected events to be read, a defect ended it")  # nobody must wait for them
             raise

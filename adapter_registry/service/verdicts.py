@@ -94,7 +94,8 @@ class Judging:
                 _log.warning("verdicts are behind, next try in %s s: %s", _RETRY_SECONDS, error)
                 pause = _RETRY_SECONDS
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._woken.wait(), pause)
+                async with asyncio.timeout(pause):
+                    await self._woken.wait()
 
     async def _catch_up(self) -> None:
         behind = ""

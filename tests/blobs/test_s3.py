@@ -21,7 +21,11 @@ from adapter_registry.blobs.s3_bucket import Part, S3Settings
 from adapter_registry.blobs.s3_parts import PART_BYTES
 from lorry.errors import BlobNotFound, StorageUnavailable
 from lorry.format.digest import digest_of
-from tests.suites.blob_store import BlobStoreSuite, BoundedMemorySuite
+from tests.suites.blob_store import BoundedMemorySuite
+from tests.suites.blob_store_ownership import OwnershipRules
+from tests.suites.blob_store_reading import ReadingRules
+from tests.suites.blob_store_upkeep import UpkeepRules
+from tests.suites.blob_store_uploads import UploadRules
 from tests.support.blobs import Place, blob, feed, flipped, put, read
 from tests.support.cutting_proxy import cutting_proxy
 from tests.support.s3 import S3Server, free_port, s3_place
@@ -29,12 +33,18 @@ from tests.support.s3 import S3Server, free_port, s3_place
 pytestmark = pytest.mark.s3
 
 
-class TestS3Store(BlobStoreSuite, BoundedMemorySuite):
+@pytest.fixture
+def place(s3_settings: S3Settings, s3_bucket: str) -> Place:
+    return s3_place(s3_bucket, s3_settings)
+
+
+class TestS3Store(ReadingRules, UploadRules, BoundedMemorySuite):
     most = 6 * PART_BYTES  # five parts, and what the client sends them in
 
-    @pytest.fixture
-    def place(self, s3_settings: S3Settings, s3_bucket: str) -> Place:
-        return s3_place(s3_bucket, s3_settings)
+
+@pytest.mark.long  # tests/registry asks for the same of a whole registry on S3
+class TestS3StoreOfManyOwners(OwnershipRules, UpkeepRules):
+    """The rest of the suite."""
 
 
 def calls(store: BlobStore) -> list[Callable[[], object]]:

@@ -82,6 +82,7 @@ def test_sqlite_and_files_do_what_the_model_does(folder: Path) -> None:
     run(lambda: Registry(ground, folder, bundles), _SEQUENCES)
 
 
+@pytest.mark.long  # on files the same calls run always
 @pytest.mark.postgres
 @pytest.mark.s3
 def test_postgres_and_s3_do_what_the_model_does(

@@ -15,6 +15,7 @@ from compute_worker.rpc.paging import page
 from compute_worker.rpc.requests import Context
 from compute_worker.runtime.api import Started
 from compute_worker.runtime.rights import Permission, rights
+from compute_worker.runtime.route import DEFAULT
 from compute_worker.runtime.runtime import Runtime
 from lorry.rpc import requestid
 from lorry.v1 import inference_pb2, inference_pb2_grpc
@@ -49,7 +50,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
 
     async def Switch(self, request: inference_pb2.SwitchRequest, context: Context) -> inference_pb2.SwitchResponse:
         """See the proto."""
-        name = request.route or requests.DEFAULT_ROUTE
+        name = request.route or DEFAULT
         state = await self._runtime.switch(name, requests.targets(request), requests.expected_revision(request))
         return inference_pb2.SwitchResponse(route=replies.route(state))
 
@@ -57,7 +58,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         self, request: inference_pb2.GetRouteRequest, context: Context
     ) -> inference_pb2.GetRouteResponse:
         """See the proto."""
-        state = self._runtime.route(request.route or requests.DEFAULT_ROUTE)
+        state = self._runtime.route(request.route or DEFAULT)
         return inference_pb2.GetRouteResponse(route=replies.route(state))
 
     async def ListRoutes(
@@ -74,7 +75,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         self, request: inference_pb2.ListRouteHistoryRequest, context: Context
     ) -> inference_pb2.ListRouteHistoryResponse:
         """See the proto."""
-        history = self._runtime.route_history(request.route or requests.DEFAULT_ROUTE)
+        history = self._runtime.route_history(request.route or DEFAULT)
         readable = [
             state for state in reversed(history) if rights().reach(Permission.READ, self._runtime.revision_homes(state))
         ]
@@ -87,7 +88,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         self, request: inference_pb2.RollbackRouteRequest, context: Context
     ) -> inference_pb2.RollbackRouteResponse:
         """See the proto."""
-        name = request.route or requests.DEFAULT_ROUTE
+        name = request.route or DEFAULT
         state = await self._runtime.rollback(name, request.revision, requests.expected_revision(request))
         return inference_pb2.RollbackRouteResponse(route=replies.route(state))
 

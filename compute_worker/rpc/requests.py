@@ -16,14 +16,13 @@ from google.protobuf.message import Message
 from compute_worker.combination import CombineMethod
 from compute_worker.contract import Sampling
 from compute_worker.runtime.api import CombineCall, GenerateCall, PublishAs, RouteTarget, Stop, Tier, Weighted
+from compute_worker.runtime.route import DEFAULT
 from compute_worker.wording import Constraint, Form
 from lorry.errors import InvalidCombination, InvalidInput
 from lorry.v1 import inference_pb2, residency_pb2, types_pb2
 
 # What grpc hands every servicer; its messages are told by each method itself.
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
-
-DEFAULT_ROUTE = "default"
 
 _SIGNS: dict[float, str] = {
     residency_pb2.MAJORITY_SIGN_UNSPECIFIED: "total",
@@ -44,18 +43,30 @@ def weighted(adapters: Iterable[types_pb2.WeightedAdapter]) -> tuple[Weighted, .
     return tuple(Weighted(a.adapter, a.weight if a.HasField("weight") else 1.0) for a in adapters)
 
 
+def prompt(
+    asked: inference_pb2.GenerateRequest | inference_pb2.ScoreItem,
+) -> tuple[str | None, tuple[tuple[str, str], ...] | None, tuple[int, ...] | None]:
+    """Text, chat and tokens of a prompt; None for those that are not set."""
+    given = asked.WhichOneof("prompt")
+    return (
+        asked.text if given == "text" else None,
+        tuple((message.role, message.content) for message in asked.chat.messages) if given == "chat" else None,
+        tuple(asked.tokens.ids) if given == "tokens" else None,
+    )
+
+
 def generate_call(request: inference_pb2.GenerateRequest, deadline: float | None) -> GenerateCall:
     """A generation. Raises InvalidInput where no prompt is set, or a session without its id."""
-    prompt = request.WhichOneof("prompt")
-    if prompt is None:
+    if request.WhichOneof("prompt") is None:
         raise InvalidInput("expected one of text, chat or tokens, got none")
+    text, chat, tokens = prompt(request)
     by_route = request.WhichOneof("target") != "selection"
     return GenerateCall(
-        text=request.text if prompt == "text" else None,
-        chat=tuple((m.role, m.content) for m in request.chat.messages) if prompt == "chat" else None,
-        tokens=tuple(request.tokens.ids) if prompt == "tokens" else None,
+        text=text,
+        chat=chat,
+        tokens=tokens,
         selection=None if by_route else weighted(request.selection.adapters),
-        route=request.route or (DEFAULT_ROUTE if request.WhichOneof("target") == "route" else ""),
+        route=request.route or (DEFAULT if request.WhichOneof("target") == "route" else ""),
         affinity=request.affinity,
         scale=request.scale if request.HasField("scale") else 1.0,
         session=_session(request),

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol, TypeAlias
 
-from compute_worker.rpc.requests import DEFAULT_ROUTE
 from compute_worker.runtime.rights import Homes, Permission, Rights
+from compute_worker.runtime.route import DEFAULT
 from lorry.format.reference import parse_adapter_name
 from lorry.v1 import inference_pb2, residency_pb2, types_pb2
 
@@ -54,7 +54,7 @@ def _named(
     if request.WhichOneof("target") == "selection":
         rights.require(Permission.READ, _of(request.selection.adapters, belongings))
     else:
-        rights.require(Permission.READ, belongings.route_homes(request.route or DEFAULT_ROUTE))
+        rights.require(Permission.READ, belongings.route_homes(request.route or DEFAULT))
 
 
 def _score(request: inference_pb2.ScoreRequest, rights: Rights, belongings: Belongings) -> None:
@@ -67,18 +67,18 @@ def _read_route(
     rights: Rights,
     belongings: Belongings,
 ) -> None:
-    rights.require(Permission.READ, belongings.route_homes(request.route or DEFAULT_ROUTE))
+    rights.require(Permission.READ, belongings.route_homes(request.route or DEFAULT))
 
 
 def _switch(request: inference_pb2.SwitchRequest, rights: Rights, belongings: Belongings) -> None:
     """In the namespaces of what the route gets and of what it has; where there are none, anywhere at all."""
     adapters = [adapter for target in request.targets for adapter in target.selection.adapters]
-    _push_route(request.route or DEFAULT_ROUTE, rights, belongings)
+    _push_route(request.route or DEFAULT, rights, belongings)
     rights.require(Permission.PUSH, _of(adapters, belongings))
 
 
 def _rollback(request: inference_pb2.RollbackRouteRequest, rights: Rights, belongings: Belongings) -> None:
-    name = request.route or DEFAULT_ROUTE
+    name = request.route or DEFAULT
     _push_route(name, rights, belongings)
     rights.require(Permission.PUSH, belongings.rollback_homes(name, request.revision))
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 
 from compute_worker.rpc.replies import resolved
-from compute_worker.rpc.requests import DEFAULT_ROUTE, weighted
+from compute_worker.rpc.requests import prompt, weighted
 from compute_worker.runtime.api import ItemScore, ScoreCall, ScoreItem
+from compute_worker.runtime.route import DEFAULT
 from lorry.v1 import inference_pb2
 
 
@@ -21,16 +22,17 @@ def score_call(request: inference_pb2.ScoreRequest, deadline: float | None) -> S
 
 
 def _item(item: inference_pb2.ScoreItem) -> ScoreItem:
-    prompt, continuation = item.WhichOneof("prompt"), item.WhichOneof("continuation")
+    text, chat, tokens = prompt(item)
+    continuation = item.WhichOneof("continuation")
     by_route = item.WhichOneof("target") != "selection"
     return ScoreItem(
-        text=item.text if prompt == "text" else None,
-        chat=tuple((m.role, m.content) for m in item.chat.messages) if prompt == "chat" else None,
-        tokens=tuple(item.tokens.ids) if prompt == "tokens" else None,
+        text=text,
+        chat=chat,
+        tokens=tokens,
         continuation=item.continuation_text if continuation == "continuation_text" else None,
         continuation_tokens=tuple(item.continuation_tokens.ids) if continuation == "continuation_tokens" else None,
         selection=None if by_route else weighted(item.selection.adapters),
-        route=item.route or DEFAULT_ROUTE,
+        route=item.route or DEFAULT,
     )
 
 

@@ -23,7 +23,7 @@ from compute_worker.runtime.cache import AdapterCache
 from compute_worker.runtime.job import Admitted, Event, Job
 from compute_worker.runtime.line import Line
 from compute_worker.runtime.loop import EngineLoop
-from compute_worker.runtime.mailbox import Mailbox
+from compute_worker.runtime.mailbox import Mailbox, submitted
 from compute_worker.runtime.pool import Lease
 from compute_worker.runtime.prefix import beginning
 from compute_worker.runtime.rights import rights
@@ -102,17 +102,12 @@ class Generations:
         job = self._job(call, number, prompt, max_new, lease, seed, mailbox.take)
         job.tenant, job.priority, job.scope = tenant, call.priority, beginning(rights().holder, choices)
         job.guide = guide
-        self._loop.submit(job)
-        try:
+        with submitted(self._loop, job, mailbox):
             started = self._started(call, aim, served, len(prompt), seed)
             async with aclosing(self._follow(call, mailbox, started, begin_by)) as items:
                 async for item in items:
                     # What the job counts of the cache is final once its first token is here.
                     yield item if isinstance(item, Delta) else replace(item, cached_tokens=job.cached)
-        finally:
-            mailbox.stop_clock()
-            if not mailbox.left:
-                self._loop.cancel(job)
 
     async def _follow(
         self, call: GenerateCall, mailbox: Mailbox, started: Started, begin_by: float | None

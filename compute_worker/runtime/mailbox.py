@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
-from compute_worker.runtime.job import Admitted, Event, Left
+from compute_worker.runtime.job import Admitted, Event, Job, Left
+from compute_worker.runtime.loop import EngineLoop
 from lorry.errors import LorryError
 
 
@@ -51,3 +53,15 @@ class Mailbox:
         while not self._events.empty():
             events.append(self._events.get_nowait())
         return events
+
+
+@contextmanager
+def submitted(loop: EngineLoop, job: Job, mailbox: Mailbox) -> Iterator[None]:
+    """The job is in the engine's hands for the time of the block: taken back where it has not left by then."""
+    loop.submit(job)
+    try:
+        yield
+    finally:
+        mailbox.stop_clock()
+        if not mailbox.left:
+            loop.cancel(job)

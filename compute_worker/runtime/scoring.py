@@ -19,7 +19,7 @@ from compute_worker.runtime.cache import AdapterCache
 from compute_worker.runtime.job import Admitted, Event, Job, Left
 from compute_worker.runtime.line import Line
 from compute_worker.runtime.loop import EngineLoop
-from compute_worker.runtime.mailbox import Mailbox
+from compute_worker.runtime.mailbox import Mailbox, submitted
 from compute_worker.runtime.prefix import beginning
 from compute_worker.runtime.rights import rights
 from compute_worker.runtime.scorecheck import check_scoring, fit_item, of_item
@@ -146,13 +146,8 @@ class Scorings:
                 scope=beginning(rights().holder, target.choices),
                 targets=continuation,
             )
-            self._loop.submit(job)
-            try:
+            with submitted(self._loop, job, mailbox):
                 scored = await self._collected(work.call.deadline, mailbox)
-            finally:
-                mailbox.stop_clock()
-                if not mailbox.left:
-                    self._loop.cancel(job)
             return self._score(index, target, len(prompt), continuation, scored)
 
     async def _collected(self, deadline: float | None, mailbox: Mailbox) -> list[tuple[float, bool]]:

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from lorry.sync import Generation, WorkerClient
     from lorry.v1.inference_pb2 import ScoreResponse
 
-BASE = "(base)"
-
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
@@ -57,7 +55,7 @@ def compare(  # noqa: PLR0913 - one parameter an option
         raise typer.BadParameter("expected --prompt or --examples, one of them")
     if continuation and prompt is None:
         raise typer.BadParameter("--continuation belongs to --prompt")
-    names = [BASE, *selections]
+    names = [output.BASE, *selections]
     with worker(ctx) as client:
         if examples is not None or continuation:
             items = (

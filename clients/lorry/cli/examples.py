@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from lorry.cli import output
 from lorry.cli.context import adapters
 from lorry.errors import InvalidInput
 
@@ -41,7 +42,7 @@ def read_items(path: Path) -> Iterator[Item]:
 
 def selection(text: str) -> Adapters:
     """`pirate`, or `pirate+json=0.5` for several at once; `base` alone in parentheses, `(base)`, is the base model."""
-    return adapters([] if text == "(base)" else text.split("+"))
+    return adapters([] if text == output.BASE else text.split("+"))
 
 
 @contextmanager

@@ -26,6 +26,8 @@ _PIPE_WIDTH = 200
 _STEP = 1024
 _UNITS = ("B", "KiB", "MiB", "GiB")
 _SHORT_DIGEST = len("sha256:") + 12
+# How a selection without adapters is written, and read where one is given in a word.
+BASE = "(base)"
 
 
 def say(text: str) -> None:
@@ -124,7 +126,7 @@ def short(digest: str) -> str:
 def selection(adapters: Iterable[Any]) -> str:
     """Adapters with weights for people, `pirate + 0.5 json`; the base where there is none."""
     parts = [a.adapter if a.weight == 1 else f"{a.weight:g} {a.adapter}" for a in adapters]
-    return " + ".join(parts) or "(base)"
+    return " + ".join(parts) or BASE
 
 
 def show_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None) -> None:

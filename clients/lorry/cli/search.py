@@ -92,7 +92,7 @@ def _show(found: Sequence[Tried], best: Tried, made: CombineResponse | None) -> 
 
 
 def _mix(weights: Mapping[str, float]) -> str:
-    return " + ".join(f"{weight:g} {reference}" for reference, weight in weights.items()) or "(base)"
+    return " + ".join(f"{weight:g} {reference}" for reference, weight in weights.items()) or output.BASE
 
 
 def _plain(one: Tried) -> dict[str, object]:

@@ -16,7 +16,7 @@ from typing import IO, TypeAlias, Unpack
 import grpc.aio
 
 from lorry.connection import SILENCE_SECONDS, Connection, heard_within, received, within
-from lorry.errors import DigestMismatch, Internal, Unavailable
+from lorry.errors import DeadlineExceeded, DigestMismatch, Internal, Unavailable
 from lorry.overlap import ahead, behind
 from lorry.partfile import PartFile, Sink
 from lorry.retry import Patience
@@ -88,11 +88,18 @@ class BlobCalls(Connection):
         async with within(timeout, f"upload of {path.name}"):
             async for attempt in Patience(lambda: source.stored).retrying():
                 with attempt:
-                    state = await self.query_upload(digest, namespace=namespace)
+                    state = await self._state_of(digest, namespace)
                     source.stored = source.size if state.complete else state.committed_bytes
                     source.advance(source.stored)
                     if not state.complete:
                         await self._send(source)
+
+    async def _state_of(self, digest: str, namespace: str) -> pb.QueryUploadResponse:
+        """How far an upload came, where the call's own deadline is no end: a store under load answers late."""
+        try:
+            return await self.query_upload(digest, namespace=namespace)
+        except DeadlineExceeded as error:
+            raise Unavailable(f"the registry did not say in time how far the upload came: {error.message}") from error
 
     def read(self, digest: str, *, offset: int = 0, limit: int = 0) -> AsyncGenerator[Piece, None]:
         """A blob or a part of it in pieces of up to 1 MiB, not verified, not resumed; `download` does both."""

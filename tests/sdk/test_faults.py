@@ -175,6 +175,18 @@ async def test_a_transfer_on_a_silent_connection_ends_typed(
     assert list((tmp_path / "out").iterdir()) == []
 
 
+async def test_a_registry_that_answers_late_is_asked_again(
+    client: RegistryClient, source: Source, address: str, tmp_path: Path
+) -> None:
+    async with through(address, first(1, Fault(Kind.STALL, Way.DOWN, 300))) as (faulty, proxy):
+        uploading = asyncio.create_task(faulty.within(1).upload(source.path, source.digest))
+        await asyncio.wait_for(proxy.stalled.wait(), PATIENCE)
+        await asyncio.sleep(1.2)  # the call's own deadline passes; only then the connection ends
+        proxy.released.set()
+        await asyncio.wait_for(uploading, PATIENCE)
+    assert await source.arrived(client, tmp_path)
+
+
 async def test_a_deadline_bounds_everything(
     client: RegistryClient, source: Source, address: str, tmp_path: Path
 ) -> None:

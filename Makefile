@@ -43,6 +43,20 @@ demo: setup ## Show the whole pair at work on a real model (MODEL= for another o
 .PHONY: test
 test: check ## Everything that proves the project
 	OMP_NUM_THREADS=1 GRPC_VERBOSITY=ERROR $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -q
+	@$(MAKE) --no-print-directory test-quantized
+
+# In a folder beside the environment: where torchao is found, transformers imports it at every start, which takes
+# a tenth longer and writes four lines to stderr. The version is the extra's.
+QUANTIZED := $(VENV)/quantized
+$(QUANTIZED)/.ready: pyproject.toml | $(VENV)/.ready
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(QUANTIZED) \
+	  "$$(sed -n 's/^quantized = .*"\(torchao[^"]*\)".*/\1/p' pyproject.toml)"
+	@touch $@
+
+.PHONY: test-quantized
+test-quantized: setup $(QUANTIZED)/.ready ## The tests of bases in int8; a part of `make test`
+	PYTHONPATH=$(QUANTIZED) OMP_NUM_THREADS=1 GRPC_VERBOSITY=ERROR $(BIN)/python -m pytest -q \
+	  $$(grep -l needs_torchao tests/*/test_*.py)
 
 .PHONY: test-long
 test-long: setup ## The tests with everything that `make test` leaves to the long forms
@@ -63,6 +77,14 @@ chaos: setup ## Kill the registry under load, 100 times and more (CHAOS_SECONDS=
 chaos-s3: setup ## The part of it with an S3 server that misbehaves (CHAOS_S3_OPERATIONS=, CHAOS_SEED=)
 	LORRY_LONG=1 CHAOS_S3_OPERATIONS=$(CHAOS_S3_OPERATIONS) CHAOS_SEED=$(CHAOS_SEED) \
 	  OMP_NUM_THREADS=1 GRPC_VERBOSITY=ERROR $(BIN)/python -m pytest -q -s tests/chaos/s3
+
+# How many answers the worker gives to sixteen clients at once.
+LOAD_OUTPUTS ?= 10000
+
+.PHONY: load
+load: setup ## Sixteen clients and mixed traffic on a small worker, each answer compared with PEFT's (LOAD_OUTPUTS=, LOAD_SEED=)
+	LORRY_LONG=1 LOAD_OUTPUTS=$(LOAD_OUTPUTS) LOAD_SEED=$(LOAD_SEED) OMP_NUM_THREADS=1 GRPC_VERBOSITY=ERROR \
+	  $(BIN)/python -m pytest -q -s tests/load
 
 # How many sequences of calls the registry and its model get on files, and the seed that they come from.
 SEQUENCES ?= 2000

@@ -34,11 +34,11 @@ _IMPORTS = "import compute_worker.app, os; print(open('/proc/self/statm').read()
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A part. computed: bytes by budgets, None where nobody computes them. measured: what the process grew by."""
+    """A part. computed: bytes by budgets; measured: what the process grew by; None where there is no such figure."""
 
     part: str
     computed: int | None
-    measured: int
+    measured: int | None
 
 
 def main() -> None:
@@ -62,7 +62,7 @@ async def measure(model: str, dtype: str, adapters: int, state: Path) -> list[Li
         base = (await _used(both))["base_bytes"]
         lines.append(Line("base", base, both.worker_bytes - imports))
         say("adapters ...")
-        lines.append(await _grown(both, f"{adapters} adapters: pool and host", ("pool_bytes", "host_bytes"), adapters))
+        lines += await _filled(both, adapters)
         say("requests ...")
         before = both.worker_bytes
         prompts = both.prompts.fresh(_REQUESTS, _TOKENS)
@@ -73,12 +73,16 @@ async def measure(model: str, dtype: str, adapters: int, state: Path) -> list[Li
     return lines
 
 
-async def _grown(both: World, part: str, budgets: Sequence[str], adapters: int) -> Line:
+async def _filled(both: World, adapters: int) -> list[Line]:
+    """A load takes room in both tiers at once, so that the process shows their sum."""
     before = both.worker_bytes
     for seed in range(adapters):
         await both.worker.load(await both.publish(seed))
-    used = await _used(both)
-    return Line(part, sum(used[name] for name in budgets), both.worker_bytes - before)
+    used, grown = await _used(both), both.worker_bytes - before
+    return [
+        Line(f"pool: {adapters} adapters", used["pool_bytes"], None),
+        Line("host tier: the same adapters (measured: both)", used["host_bytes"], grown),
+    ]
 
 
 async def _used(both: World) -> dict[str, int]:
@@ -97,10 +101,12 @@ def _imported() -> int:
 def table(lines: Sequence[Line]) -> str:
     """Markdown, in MiB."""
     rows = ["| part | computed, MiB | measured, MiB |", "|---|---|---|"]
-    for line in lines:
-        computed = "" if line.computed is None else f"{line.computed / _MIB:,.0f}"
-        rows.append(f"| {line.part} | {computed} | {line.measured / _MIB:,.0f} |")
+    rows += [f"| {line.part} | {_mib(line.computed)} | {_mib(line.measured)} |" for line in lines]
     return "\n".join(rows)
+
+
+def _mib(nbytes: int | None) -> str:
+    return "" if nbytes is None else f"{nbytes / _MIB:,.0f}"
 
 
 if __name__ == "__main__":

@@ -21,18 +21,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace, settings: Settings) -> None:
     match options.command:
         case "serve":
-            serve = _loaded()
+            serve = _loaded(settings.model)
             uvloop.run(serve(settings, lambda address: process.announce(options, address)))
         case "health":
             process.require_serving("worker", settings.listen, settings.tls)
 
 
-def _loaded() -> Callable[[Settings, Callable[[str], None]], Coroutine[None, None, None]]:
+def _loaded(model: str) -> Callable[[Settings, Callable[[str], None]], Coroutine[None, None, None]]:
     """The server, loaded here so that `health` answers without torch, and in a tenth less time.
 
-    3,000 modules come and none goes: nothing is looked for among them, neither now nor, frozen, later on.
+    2,000 modules come and none goes: nothing is looked for among them, neither now nor, frozen, later on.
     """
     gc.disable()
+    from lorry import lean
+
+    lean.load(model)
     from compute_worker.app import serve
 
     gc.freeze()

@@ -121,11 +121,15 @@ class HostAdapter(Protocol):
 
     @property
     def rank(self) -> int:
-        """Pool rows that it needs: its largest rank."""
+        """Pool rows that it needs: its largest rank, or more where it has what does not fit into these."""
 
     @property
     def exclusive(self) -> bool:
-        """True where no other adapter may be active beside it and its weight must be 1 (DoRA)."""
+        """True where no other adapter may be active beside it and its weight must be 1 (DoRA, replaced weights)."""
+
+    @property
+    def vocab(self) -> int | None:
+        """Tokens of its own vocabulary, as many as its logits; None where it has the base's."""
 
 
 class AdapterReading(Protocol):

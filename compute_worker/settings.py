@@ -45,7 +45,7 @@ class Settings(ServerSettings):
     registry_ca: Path | None = None
     # A TOML file: public keys by namespace; see docs/operations.md. Unset: signatures are not asked for.
     trusted_keys: Path | None = None
-    # A local folder or a hub id.
+    # A local folder, a GGUF file or a hub id.
     model: str = ""
     # Name of the base for people; unset: the last part of `model`.
     model_name: str = ""

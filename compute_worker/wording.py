@@ -6,9 +6,10 @@ and tells its guide, the sampler sees bits. Does not know schemas, grammars or m
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import Protocol
 
 
@@ -55,7 +56,11 @@ class Tokenizer(Protocol):
 
     @property
     def vocab_size(self) -> int:
-        """Ids are below this."""
+        """Tokens of the model: ids of the base's requests are below this."""
+
+    @property
+    def size(self) -> int:
+        """Ids that it gives to text are below this."""
 
     def encode(self, text: str) -> list[int]:
         """Ids of a raw text, the tokenizer's own special tokens added."""
@@ -76,8 +81,14 @@ class Tokenizer(Protocol):
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids, special tokens left out; incomplete characters come out as U+FFFD."""
 
-    def guide(self, constraint: Constraint) -> Guide:
-        """A guide for one answer, from its first token on. Any thread; slow where the form is new.
+    def guide(self, constraint: Constraint, vocab_size: int | None = None) -> Guide:
+        """A guide for one answer, from its first token on. vocab_size: bits of its masks, None: the model's.
 
-        Raises InvalidGrammar, UnsupportedModel.
+        Any thread; slow where the form is new. Raises InvalidGrammar, UnsupportedModel.
+        """
+
+    def beside(self, files: Mapping[str, Path]) -> Tokenizer:
+        """What an adapter of this model brings along, by file name: a tokenizer, or a chat template for this one.
+
+        Runs nothing of it here. Any thread; slow. Raises InvalidAdapter, UnsupportedAdapter, OSError.
         """

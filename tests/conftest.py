@@ -9,7 +9,7 @@ import pytest
 # Rules that several folders inherit: rewritten wherever they are imported first.
 pytest.register_assert_rewrite("tests.suites")
 
-pytest_plugins = ["tests.support.postgres", "tests.support.s3", "tests.support.upkeep"]
+pytest_plugins = ["tests.support.postgres", "tests.support.s3", "tests.support.upkeep", "tests.support.matrix"]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

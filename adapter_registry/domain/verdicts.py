@@ -12,8 +12,8 @@ from typing import Protocol
 
 from adapter_registry.domain.families import Families
 from adapter_registry.domain.records import Listing, Page
-from lorry.format.compatibility import Finding
 from lorry.format.facts import AdapterFacts
+from lorry.format.findings import Finding
 from lorry.format.manifest import Manifest
 from lorry.format.reference import Reference
 

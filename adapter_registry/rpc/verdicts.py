@@ -8,8 +8,8 @@ from __future__ import annotations
 from adapter_registry.rpc.calls import Calls, Context
 from adapter_registry.rpc.requests import page_of
 from lorry.errors import InvalidInput
-from lorry.format.compatibility import Finding
 from lorry.format.derive import outline
+from lorry.format.findings import Finding
 from lorry.format.reference import parse_reference
 from lorry.rpc.convert import finding_to_pb
 from lorry.v1 import catalog_pb2 as pb

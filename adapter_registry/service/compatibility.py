@@ -15,9 +15,10 @@ from adapter_registry.domain.records import BaseRecord
 from adapter_registry.service.rules import MAX_BASE_NAME, check_text, is_plain
 from lorry.errors import BaseNotFound
 from lorry.format.base import BaseFacts
-from lorry.format.compatibility import CarryOver, Finding, judge
+from lorry.format.compatibility import CarryOver, judge
 from lorry.format.digest import check_digest
 from lorry.format.facts import AdapterFacts
+from lorry.format.findings import Finding
 
 
 @dataclass(frozen=True, slots=True)

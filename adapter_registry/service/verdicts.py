@@ -20,8 +20,8 @@ from adapter_registry.service.bundles import outline_of
 from adapter_registry.service.compatibility import verdict_of_version
 from adapter_registry.service.pool import Pool
 from lorry.errors import LorryError, StorageUnavailable
-from lorry.format.compatibility import Finding
 from lorry.format.facts import AdapterFacts
+from lorry.format.findings import Finding
 from lorry.format.manifest import Manifest
 from lorry.format.reference import Reference
 

@@ -7,21 +7,32 @@ together in a fixed number of queries. Adapters are made by their first version 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-from sqlalchemy import Select, and_, select, tuple_
+from sqlalchemy import Row, Select, and_, select, tuple_
 from sqlalchemy.orm import Session
 
 from adapter_registry.domain.filters import Term
 from adapter_registry.domain.paging import Cursor, Key, page_size
-from adapter_registry.domain.records import AdapterRecord, Listing, Page, VersionRecord
+from adapter_registry.domain.records import AdapterRecord, Listing, Page
 from adapter_registry.store.audit import note
 from adapter_registry.store.conditions import adapter_condition
 from adapter_registry.store.database import Database
 from adapter_registry.store.models import AdapterRow, AliasRow, LabelRow, VersionRow
-from adapter_registry.store.reading import adapter_row, version_records
+from adapter_registry.store.reading import VERSION, adapter_row, record_of
 from adapter_registry.store.versions import write_labels
 from lorry.errors import RevisionConflict
 from lorry.format.reference import AdapterName
+
+# Of an adapter, besides what VERSION has of it.
+_ADAPTER = (
+    AdapterRow.id.label("adapter"),
+    AdapterRow.created.label("since"),
+    AdapterRow.description,
+    AdapterRow.revision,
+    AdapterRow.version_count,
+    AdapterRow.keep_last,
+)
 
 
 class Adapters:
@@ -43,9 +54,9 @@ class Adapters:
         size = page_size(page.size)
         query = _listing(namespaces, terms, cursor.position(page)).limit(size + 1)
         with self._database.read() as session:
-            rows = [(adapter, version) for adapter, version in session.execute(query)]
+            rows = session.execute(query).all()
             items = _records(session, rows[:size])
-        return cursor.listing(rows, page, lambda row: (row[0].namespace, row[0].name), items)
+        return cursor.listing(rows, page, lambda row: (row.namespace, row.name), items)
 
     def update_adapter(
         self,
@@ -80,14 +91,13 @@ class Adapters:
             return _record(session, row)
 
 
-def _newest() -> Select[AdapterRow, VersionRow]:
+def _newest() -> Select[Any]:
+    """Adapters with the version that `latest` tells: the columns of VERSION are null where there is none."""
     newest = and_(VersionRow.adapter == AdapterRow.id, VersionRow.number == AdapterRow.latest_number)
-    return select(AdapterRow, VersionRow).outerjoin(VersionRow, newest).where(~AdapterRow.deleted)
+    return select(*VERSION, *_ADAPTER).select_from(AdapterRow).outerjoin(VersionRow, newest).where(~AdapterRow.deleted)
 
 
-def _listing(
-    namespaces: frozenset[str] | None, terms: tuple[Term, ...], behind: Key | None
-) -> Select[AdapterRow, VersionRow]:
+def _listing(namespaces: frozenset[str] | None, terms: tuple[Term, ...], behind: Key | None) -> Select[Any]:
     query = _newest().where(*map(adapter_condition, terms)).order_by(AdapterRow.namespace, AdapterRow.name)
     if namespaces is not None:
         query = query.where(AdapterRow.namespace.in_(sorted(namespaces)))
@@ -97,37 +107,33 @@ def _listing(
 
 
 def _record(session: Session, row: AdapterRow) -> AdapterRecord:
-    session.flush()
     found = session.execute(_newest().where(AdapterRow.id == row.id)).one()
-    return _records(session, [(found[0], found[1])])[0]
+    return _records(session, [found])[0]
 
 
-def _records(session: Session, rows: Sequence[tuple[AdapterRow, VersionRow | None]]) -> list[AdapterRecord]:
-    ids = [adapter.id for adapter, _ in rows]
-    newest = version_records(session, [(adapter, version) for adapter, version in rows if version is not None])
-    latest = {(record.namespace, record.name): record for record in newest}
-    labels: dict[int, dict[str, str]] = {row: {} for row in ids}
-    for label in session.scalars(select(LabelRow).where(LabelRow.adapter.in_(ids))):
-        labels[label.adapter][label.key] = label.value
-    aliases: dict[int, dict[str, str]] = {row: {} for row in ids}
-    query = select(AliasRow, VersionRow.digest).join(VersionRow, VersionRow.id == AliasRow.version)
-    for alias, digest in session.execute(query.where(AliasRow.adapter.in_(ids))):
-        aliases[alias.adapter][alias.alias] = digest
-    return [_assemble(row, latest.get((row.namespace, row.name)), labels[row.id], aliases[row.id]) for row, _ in rows]
+def _records(session: Session, rows: Sequence[Row[Any]]) -> list[AdapterRecord]:
+    labels: dict[int, dict[str, str]] = {row.adapter: {} for row in rows}
+    written = select(LabelRow.adapter, LabelRow.key, LabelRow.value).where(LabelRow.adapter.in_(labels))
+    for adapter, key, value in session.execute(written):
+        labels[adapter][key] = value
+    aliases: dict[int, dict[str, str]] = {row.adapter: {} for row in rows}
+    pointing = select(AliasRow.adapter, AliasRow.alias, VersionRow.digest)
+    pointing = pointing.join(VersionRow, VersionRow.id == AliasRow.version).where(AliasRow.adapter.in_(aliases))
+    for adapter, alias, digest in session.execute(pointing):
+        aliases[adapter][alias] = digest
+    return [_assemble(row, labels[row.adapter], aliases[row.adapter]) for row in rows]
 
 
-def _assemble(
-    row: AdapterRow, latest: VersionRecord | None, labels: dict[str, str], aliases: dict[str, str]
-) -> AdapterRecord:
+def _assemble(row: Row[Any], labels: dict[str, str], aliases: dict[str, str]) -> AdapterRecord:
     return AdapterRecord(
         namespace=row.namespace,
         name=row.name,
         description=row.description,
         labels=dict(sorted(labels.items())),
-        created=row.created,
+        created=row.since,
         revision=row.revision,
         version_count=row.version_count,
-        latest=latest,
+        latest=None if row.id is None else record_of(row),
         aliases=dict(sorted(aliases.items())),
         keep_last=row.keep_last,
     )

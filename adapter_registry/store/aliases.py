@@ -30,7 +30,7 @@ def point(
     """
     row = session.get(AliasRow, (adapter.id, alias))
     _compare(adapter, alias, row.revision if row else 0, expected_revision)
-    refuse_yanked(adapter, version)
+    refuse_yanked(name_of(adapter), version.number, version.yank_reason)
     if row is not None and row.version == version.id:
         return row
     row = row or AliasRow(adapter=adapter.id, alias=alias)
@@ -48,12 +48,10 @@ def drop(session: Session, adapter: AdapterRow, alias: str, digest: str) -> None
     tell(session, EventKind.ALIAS_DELETED, adapter, digest, number=revision, text=alias)
 
 
-def refuse_yanked(adapter: AdapterRow, version: VersionRow) -> None:
-    """Raise VersionYanked where the version was yanked."""
-    if version.yank_reason is not None:
-        raise VersionYanked(
-            f"{name_of(adapter)}@{version.number} was yanked: {version.yank_reason}", yank_reason=version.yank_reason
-        )
+def refuse_yanked(adapter: AdapterName, number: int, reason: str | None) -> None:
+    """Raise VersionYanked where there is a reason for which the version was yanked."""
+    if reason is not None:
+        raise VersionYanked(f"{adapter}@{number} was yanked: {reason}", yank_reason=reason)
 
 
 def _compare(adapter: AdapterRow, alias: str, revision: int, expected: int | None) -> None:

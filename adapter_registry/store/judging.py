@@ -20,8 +20,9 @@ from adapter_registry.store.keeping import VerdictRow, VersionFactsRow
 from adapter_registry.store.models import BaseRow
 from adapter_registry.store.packing import pack_facts, pack_findings
 from lorry.format.base import BaseFacts
-from lorry.format.compatibility import Finding, judge
+from lorry.format.compatibility import judge
 from lorry.format.facts import AdapterFacts
+from lorry.format.findings import Finding
 
 # Module tables kept in memory: 100 KB each for a base of the usual size, so some 25 MB.
 _TABLES = 256

@@ -1,18 +1,19 @@
 """Rows to records, and the look-ups that every part of the store shares.
 
-Owns what a reference means in the tables and which error says that it means nothing. Does not
-write. All functions work inside the caller's transaction.
+Owns what a reference means in the tables, which error says that it means nothing, and how a version is
+read: as columns in one query, since an object for each row costs more than the query. Does not write. All
+functions work inside the caller's transaction.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from sqlalchemy import ColumnElement, Select, select, true
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, Row, Select, bindparam, exists, func, select, true
+from sqlalchemy.orm import Session, aliased
 
 from adapter_registry.domain.acting import Permission, actor
 from adapter_registry.domain.records import VersionRecord
@@ -27,6 +28,27 @@ from lorry.format.reference import AdapterName, Reference
 _MANIFESTS = 1_000
 
 Located = tuple[AdapterRow, VersionRow]
+_Asking = Select[*tuple[Any, ...]]
+
+# No name has it, so aliases come as one text.
+_BETWEEN = ","
+_Named = aliased(AliasRow)
+VERSION = (
+    AdapterRow.namespace,
+    AdapterRow.name,
+    VersionRow.id,
+    VersionRow.number,
+    VersionRow.digest,
+    VersionRow.created,
+    VersionRow.yank_reason,
+    VersionRow.warnings,
+    VersionRow.manifest,
+    select(func.aggregate_strings(_Named.alias, _BETWEEN))
+    .where(_Named.version == VersionRow.id)
+    .scalar_subquery()
+    .label("aliases"),
+)
+_WHETHER_SIGNED = exists().where(SignatureRow.version == VersionRow.id).label("signed")
 
 
 def name_of(row: AdapterRow) -> AdapterName:
@@ -55,24 +77,47 @@ def adapter_row(session: Session, adapter: AdapterName) -> AdapterRow:
 
 def locate(session: Session, reference: Reference) -> Located:
     """The version that a reference names, yanked or not. Raises AdapterNotFound, VersionNotFound, AliasNotFound."""
-    found = session.execute(_meaning(reference)).first()
-    if found is None:
-        _explain(session, reference)
+    found = _found(session, _ROWS, reference)
     return found[0], found[1]
 
 
-def _meaning(reference: Reference) -> Select[AdapterRow, VersionRow]:
-    query = select(AdapterRow, VersionRow).join(VersionRow, VersionRow.adapter == AdapterRow.id)
-    query = query.where(named(reference.adapter), ~AdapterRow.deleted)
-    if reference.number is not None:
-        return query.where(VersionRow.number == reference.number)
-    if reference.digest is not None:
-        return query.where(VersionRow.digest == reference.digest)
-    if reference.alias is None:
-        return query.where(VersionRow.number == AdapterRow.latest_number)
-    return query.join(AliasRow, AliasRow.version == VersionRow.id).where(
-        AliasRow.adapter == AdapterRow.id, AliasRow.alias == reference.alias
-    )
+def find_version(session: Session, reference: Reference) -> VersionRecord:
+    """The same as a record, its signatures included. Raises AdapterNotFound, VersionNotFound, AliasNotFound."""
+    return _signed(session, _found(session, _VERSIONS, reference))
+
+
+def _found(session: Session, statements: Mapping[str, _Asking], reference: Reference) -> Row[*tuple[Any, ...]]:
+    way, value = _way(reference)
+    name = reference.adapter
+    given = {"in_namespace": name.namespace, "of_name": name.name} | ({} if value is None else {way: value})
+    found = session.execute(statements[way], given).first()
+    if found is None:
+        _explain(session, reference)
+    return found
+
+
+def _way(reference: Reference) -> tuple[str, int | str | None]:
+    """How a reference says which version it means, and what it says."""
+    for way, value in (("number", reference.number), ("digest", reference.digest), ("alias", reference.alias)):
+        if value is not None:
+            return way, value
+    return "newest", None
+
+
+def _meanings(what: _Asking) -> dict[str, _Asking]:
+    """What is selected of the version that a reference names, by the way that names it.
+
+    Made once: to put a statement together takes longer than to run it.
+    """
+    name = (AdapterRow.namespace == bindparam("in_namespace")) & (AdapterRow.name == bindparam("of_name"))
+    there = what.join(VersionRow, VersionRow.adapter == AdapterRow.id).where(name, ~AdapterRow.deleted)
+    pointed = there.join(AliasRow, (AliasRow.adapter == AdapterRow.id) & (AliasRow.version == VersionRow.id))
+    return {
+        "number": there.where(VersionRow.number == bindparam("number")),
+        "digest": there.where(VersionRow.digest == bindparam("digest")),
+        "alias": pointed.where(AliasRow.alias == bindparam("alias")),
+        "newest": there.where(VersionRow.number == AdapterRow.latest_number),
+    }
 
 
 def _explain(session: Session, reference: Reference) -> NoReturn:
@@ -84,49 +129,51 @@ def _explain(session: Session, reference: Reference) -> NoReturn:
     raise VersionNotFound(f"no version {reference}", adapter=adapter)
 
 
-def version_record(session: Session, found: Located) -> VersionRecord:
-    """The record of one version, its signatures included."""
-    record = version_records(session, [found])[0]
-    return replace(record, signatures=_signatures_of(session, found[1]))
+def version_record(session: Session, version: VersionRow) -> VersionRecord:
+    """The record of a version as it was written in this transaction, its signatures included."""
+    return _signed(session, session.execute(_BY_ID, {"id": version.id}).one())
 
 
-def version_records(session: Session, found: Sequence[Located]) -> list[VersionRecord]:
-    """The records of versions, in order; their aliases are read in one go.
+def _signed(session: Session, row: Row[Any]) -> VersionRecord:
+    record = record_of(row)
+    return replace(record, signatures=_signatures_of(session, row.id)) if row.signed else record
+
+
+def record_of(row: Row[Any]) -> VersionRecord:
+    """The record of a row that has the columns of VERSION.
 
     Without signatures: each is as large as a manifest or larger, and a page is one message.
     """
-    aliases = _aliases_of(session, [version.id for _, version in found])
-    return [_record(adapter, version, aliases[version.id]) for adapter, version in found]
-
-
-def _aliases_of(session: Session, versions: Sequence[int]) -> dict[int, list[str]]:
-    aliases: dict[int, list[str]] = {version: [] for version in versions}
-    for row in session.scalars(select(AliasRow).where(AliasRow.version.in_(versions))):
-        aliases[row.version].append(row.alias)
-    return aliases
-
-
-def _signatures_of(session: Session, version: VersionRow) -> tuple[bytes, ...]:
-    """Envelopes in the order in which they came, each once: several keys may have signed one."""
-    rows = session.scalars(select(SignatureRow).where(SignatureRow.version == version.id))
-    return tuple(dict.fromkeys(row.envelope for row in sorted(rows, key=lambda row: (row.added, row.key_id))))
-
-
-def _record(adapter: AdapterRow, version: VersionRow, aliases: list[str]) -> VersionRecord:
     return VersionRecord(
-        namespace=adapter.namespace,
-        name=adapter.name,
-        number=version.number,
-        manifest=read_manifest(version.manifest),
-        digest=version.digest,
-        created=version.created,
-        yank_reason=version.yank_reason,
-        aliases=tuple(sorted(aliases)),
-        warnings=tuple(version.warnings),
+        namespace=row.namespace,
+        name=row.name,
+        number=row.number,
+        manifest=read_manifest(row.manifest),
+        digest=row.digest,
+        created=row.created,
+        yank_reason=row.yank_reason,
+        aliases=tuple(sorted(row.aliases.split(_BETWEEN))) if row.aliases else (),
+        warnings=tuple(row.warnings),
     )
+
+
+def _signatures_of(session: Session, version: int) -> tuple[bytes, ...]:
+    """Envelopes in the order in which they came, each once: several keys may have signed one."""
+    order = (SignatureRow.added, SignatureRow.key_id)
+    envelopes = session.scalars(select(SignatureRow.envelope).where(SignatureRow.version == version).order_by(*order))
+    return tuple(dict.fromkeys(envelopes))
 
 
 @lru_cache(maxsize=_MANIFESTS)
 def read_manifest(text: str) -> Manifest:
     """The manifest of a stored JSON text."""
     return manifest_from_json(text.encode())
+
+
+_ROWS = _meanings(select(AdapterRow, VersionRow))
+_VERSIONS = _meanings(select(*VERSION, _WHETHER_SIGNED))
+_BY_ID = (
+    select(*VERSION, _WHETHER_SIGNED)
+    .join(AdapterRow, AdapterRow.id == VersionRow.adapter)
+    .where(VersionRow.id == bindparam("id"))
+)

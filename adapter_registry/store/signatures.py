@@ -38,7 +38,7 @@ class Signatures:
         with self._database.write() as session:
             adapter, version = locate(session, reference)
             admit(session, adapter, version, signatures)
-            return version_record(session, (adapter, version))
+            return version_record(session, version)
 
 
 def admit(session: Session, adapter: AdapterRow, version: VersionRow, new: Mapping[str, bytes]) -> None:

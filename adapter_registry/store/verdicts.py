@@ -23,8 +23,8 @@ from adapter_registry.store.keeping import VerdictRow, VersionFactsRow
 from adapter_registry.store.models import BaseRow, VersionRow
 from adapter_registry.store.packing import pack_facts, unpack_facts, unpack_findings
 from adapter_registry.store.reading import locate
-from lorry.format.compatibility import Finding
 from lorry.format.facts import AdapterFacts
+from lorry.format.findings import Finding
 from lorry.format.manifest import Manifest, manifest_from_json
 from lorry.format.reference import Reference
 

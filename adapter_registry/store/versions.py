@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from itertools import accumulate
+from typing import Any
 
-from sqlalchemy import delete, select
+from sqlalchemy import Row, delete, select
 from sqlalchemy.orm import Session
 
 from adapter_registry.domain.filters import Term
@@ -27,13 +28,15 @@ from adapter_registry.store.keeping import VersionBlobRow, VersionModuleRow
 from adapter_registry.store.models import AdapterRow, LabelRow, LineageRow, VersionRow
 from adapter_registry.store.namespaces import namespace_row
 from adapter_registry.store.reading import (
+    VERSION,
     adapter_row,
+    find_version,
     locate,
     name_of,
     named,
     readable,
+    record_of,
     version_record,
-    version_records,
 )
 from adapter_registry.store.removal import renew_latest, take_apart
 from adapter_registry.store.signatures import admit
@@ -66,7 +69,7 @@ class Versions:
             admit(session, adapter, version, new.signatures)
             if new.alias is not None:
                 point(session, adapter, version, new.alias, None)
-            return version_record(session, (adapter, version)), created
+            return version_record(session, version), created
 
     def _clear(self, adapter: AdapterName) -> None:
         """Where an adapter of this name is being deleted, see to the end of it: its versions must not come back."""
@@ -79,15 +82,15 @@ class Versions:
     def get_version(self, reference: Reference) -> VersionRecord:
         """See Catalog."""
         with self._database.read() as session:
-            return version_record(session, locate(session, reference))
+            return find_version(session, reference)
 
     def resolve(self, reference: Reference) -> VersionRecord:
         """See Catalog."""
         with self._database.read() as session:
-            adapter, version = locate(session, reference)
-            if reference.digest is None:
-                refuse_yanked(adapter, version)
-            return version_record(session, (adapter, version))
+            version = find_version(session, reference)
+        if reference.digest is None:
+            refuse_yanked(reference.adapter, version.number, version.yank_reason)
+        return version
 
     def list_versions(self, adapter: AdapterName, page: Page, terms: tuple[Term, ...] = ()) -> Listing[VersionRecord]:
         """See Catalog."""
@@ -95,13 +98,13 @@ class Versions:
         size = page_size(page.size)
         behind = cursor.position(page)
         with self._database.read() as session:
-            owner = adapter_row(session, adapter)
-            query = select(VersionRow).where(VersionRow.adapter == owner.id, *map(version_condition, terms))
+            query = select(*VERSION).join(AdapterRow, AdapterRow.id == VersionRow.adapter)
+            query = query.where(AdapterRow.id == adapter_row(session, adapter).id, *map(version_condition, terms))
             if behind:
                 query = query.where(VersionRow.number < behind[0])
-            rows = session.scalars(query.order_by(VersionRow.number.desc()).limit(size + 1)).all()
-            size = _fitting(rows[:size])
-            items = version_records(session, [(owner, row) for row in rows[:size]])
+            rows = session.execute(query.order_by(VersionRow.number.desc()).limit(size + 1)).all()
+        size = _fitting(rows[:size])
+        items = [record_of(row) for row in rows[:size]]
         return cursor.listing(rows, Page(size, page.token), lambda row: (row.number,), items)
 
     def yank_version(self, reference: Reference, reason: str) -> VersionRecord:
@@ -113,10 +116,10 @@ class Versions:
                 session.flush()
                 renew_latest(session, adapter)
                 tell(session, EventKind.VERSION_YANKED, adapter, version.digest, number=version.number, text=reason)
-            return version_record(session, (adapter, version))
+            return version_record(session, version)
 
 
-def _fitting(rows: Sequence[VersionRow]) -> int:
+def _fitting(rows: Sequence[Row[Any]]) -> int:
     """How many of the first rows a page takes; at least one."""
     sizes = accumulate(len(row.manifest) for row in rows)
     return max(1, sum(size <= _PAGE_BYTES for size in sizes))

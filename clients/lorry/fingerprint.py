@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from lorry.checkpoint import dense, quantization
 from lorry.format.base import BaseFacts, BaseModule, ModuleKind
 from lorry.format.manifest import canonical_json
 
@@ -49,7 +50,8 @@ _FIELDS = frozenset(
 def base_facts(model: nn.Module) -> BaseFacts:
     """Identity and module table of a loaded model, before anything is wrapped.
 
-    The same for bfloat16, float16 and float32 loads of the same weights, in one file or in shards.
+    The same for bfloat16, float16 and float32 loads of the same weights, in one file or in shards; quantised
+    ones are taken as the values that they stand for, so that they are another base of the same architecture.
     base_id covers the architecture and, of each parameter (tied ones once), all of a vector or 8 rows
     of a matrix, as float32 rounded to bfloat16.
     """
@@ -66,7 +68,7 @@ def base_facts(model: nn.Module) -> BaseFacts:
         model_type=config["model_type"],
         vocab_size=config["vocab_size"],
         modules=_modules(model),
-        quantization=_quantization(config),
+        quantization=quantization(model.config),
     )
 
 
@@ -88,7 +90,7 @@ def _plain(value: object) -> object:
 
 
 def _sample(name: str, parameter: torch.Tensor) -> bytes:
-    tensor = parameter.detach()
+    tensor = dense(parameter.detach())
     if tensor.dim() > 1:
         tensor = tensor[torch.tensor(_rows(name, tensor.shape[0]), device=tensor.device)]
     rounded = tensor.to("cpu", torch.float32).to(torch.bfloat16).contiguous()
@@ -115,8 +117,3 @@ def _module(name: str, module: nn.Module) -> BaseModule | None:
     if isinstance(module, nn.Embedding):
         return BaseModule(name, ModuleKind.EMBEDDING, module.num_embeddings, module.embedding_dim)
     return None
-
-
-def _quantization(config: dict[str, object]) -> str:
-    quantization = config.get("quantization_config")
-    return str(quantization.get("quant_method", "unknown")) if isinstance(quantization, dict) else "none"

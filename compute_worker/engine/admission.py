@@ -7,18 +7,22 @@ no adapter, a LoRA, a DoRA and a weighted pair with biases. Does not know how ex
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from transformers import PreTrainedModel
 
 from compute_worker.contract import ActiveAdapter, EngineLimits, Sampling, StepRow
-from compute_worker.engine.attention import Rule
+from compute_worker.engine.attention import Attention, Rule
+from compute_worker.engine.cuda.decode import BATCHES, RecordedExecutor
+from compute_worker.engine.cuda.recording import Graphs
+from compute_worker.engine.cuda.varlen import VARLEN
 from compute_worker.engine.executor import Executor
 from compute_worker.engine.fast import FastExecutor
 from compute_worker.engine.host import HostModule, LoadedAdapter, Magnitude
-from compute_worker.engine.kv import BLOCK_TOKENS, KvCache
+from compute_worker.engine.kv import KvCache
 from compute_worker.engine.layout import lay_out
 from compute_worker.engine.linear import AdaptedLinear
 from compute_worker.engine.loading import has_bfloat16
@@ -50,23 +54,43 @@ class Served:
     rules: Mapping[int, Rule]
     limits: EngineLimits
     dtype: torch.dtype
+    attention: Attention
 
 
 def admitted(served: Served, general: Executor) -> Executor:
-    """The fast executor where it can serve this model here, else `general`; the log says which and why.
+    """A faster executor where there is one that can serve this model, else `general`; the log says which and why."""
+    return recorded(served, general) if served.model.device.type == "cuda" else _native(served, general)
 
-    The fast one has copies of the weights that it reads: the model's own are freed.
-    """
+
+def recorded(served: Served, general: Executor) -> Executor:
+    """On a CUDA device: the general one, its decode steps recorded."""
+    if served.attention is not VARLEN:
+        _log.info("executor %s: steps are recorded over %s attention alone", general.name, VARLEN.name)
+        return general
+    try:
+        fast = RecordedExecutor(served.model, served.kv, served.pool, served.limits, general, Graphs(served.kv.device))
+        steps = list(_steps(served))
+        _rehearse(served, fast, general, [*steps, *_crowds(steps[-1])])
+    except (UnsupportedModel, RuntimeError) as reason:  # torch's capture raises RuntimeError
+        _log.info("executor %s: %s", general.name, reason)
+        return general
+    _log.info("executor %s", fast.name)
+    return fast
+
+
+def _native(served: Served, general: Executor) -> Executor:
+    """On the CPU: native kernels. They have copies of the weights that they read: the model's own are freed."""
     model = served.model
     try:
         kernels = _kernels(served)
         parts = recognise(model, Surroundings(served.layers, served.kv, served.rules, served.dtype), kernels)
-        fast = FastExecutor(parts, kernels, served.pool)
-        _rehearse(served, fast, general)
+        fast = FastExecutor(parts, kernels, served.pool, general)
+        # Decode rows alone are nothing of their own to these kernels, and each step takes a tenth of a second.
+        _rehearse(served, fast, general, islice(_steps(served), 2))
     except UnsupportedModel as reason:
         _log.info("executor %s: %s", general.name, reason)
         return general
-    parts.take_over(model)
+    parts.take_over()
     _log.info("executor %s", fast.name)
     return fast
 
@@ -78,13 +102,13 @@ def _kernels(served: Served) -> NativeKernels:
     return NativeKernels(path, matrix_units=has_bfloat16())
 
 
-def _rehearse(served: Served, fast: Executor, general: Executor) -> None:
+def _rehearse(served: Served, fast: Executor, general: Executor, steps: Iterable[Sequence[StepRow]]) -> None:
     for name, rank in _RANKS.items():
         if _STARTS[name] + rank <= served.limits.pool_rows:
             served.pool.install(_adapter(served.layers, name, rank), _STARTS[name])
     try:
-        for rows in _steps(served):
-            layout = lay_out(rows, BLOCK_TOKENS)
+        for rows in steps:
+            layout = lay_out(rows, served.kv.block_tokens)
             everything = range(len(layout.kept))
             expected = general.run(layout, everything).logits
             for got, want in zip(fast.run(layout, everything).logits, expected, strict=True):
@@ -94,17 +118,25 @@ def _rehearse(served: Served, fast: Executor, general: Executor) -> None:
 
 
 def _steps(served: Served) -> Iterator[list[StepRow]]:
-    """Chunks that end within and at the end of a block, then decode rows beside the rest of a prompt."""
-    lengths = (BLOCK_TOKENS, 3, 5, BLOCK_TOKENS + 2)
+    """Chunks that end within and at the end of a block, decode rows beside the rest of a prompt, decode rows alone."""
+    block = served.kv.block_tokens
+    lengths = (block, 3, 5, block + 2)
     requests = list(zip(_uses(served.limits.pool_rows), lengths, strict=False))[: served.limits.kv_blocks // 2]
-    for part in range(2):
+    for part in range(3):
         rows = []
         for seat, (adapters, length) in enumerate(requests):
-            tokens = [(7919 * index + seat) % served.model.config.vocab_size for index in range(length + 1 + seat % 2)]
-            begin, end = (length, len(tokens)) if part else (0, length)
-            blocks = (2 * seat, 2 * seat + 1)
-            rows.append(StepRow(tokens[begin:end], begin, blocks, adapters, Sampling(), tokens[:end], 0))
+            ends = (0, length, length + 1 + seat % 2, length + 2 + seat % 2)
+            begin, end = ends[part], ends[part + 1]
+            tokens = [(7919 * index + seat) % served.model.config.vocab_size for index in range(end)]
+            rows.append(StepRow(tokens[begin:], begin, (2 * seat, 2 * seat + 1), adapters, Sampling(), tokens, 0))
         yield rows
+
+
+def _crowds(decode: Sequence[StepRow]) -> Iterator[list[StepRow]]:
+    """A step of every size that is recorded, of those of the decode rows that are: under the LoRA, and under none."""
+    plain = [row for row in decode if {adapter.start for adapter in row.adapters} <= {_STARTS["lora"]}]
+    for size in BATCHES:
+        yield [plain[place % len(plain)] for place in range(size)]
 
 
 def _uses(pool_rows: int) -> Iterator[tuple[ActiveAdapter, ...]]:

@@ -7,7 +7,7 @@ variable, since arguments of their own do not pass through every model. Does not
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AttentionInterface
 
-from compute_worker.engine.kv import BLOCK_TOKENS, KvCache
+from compute_worker.engine.kv import BLOCK_TOKENS, KvCache, LayerShape
 from compute_worker.engine.layout import Layout, Part
 from lorry.errors import UnsupportedModel
 
@@ -93,33 +93,48 @@ def _attention(  # noqa: PLR0913 - transformers' signature
 AttentionInterface.register(NAME, _attention)
 
 
-class PagedStep:
-    """One step's attention: writes the new keys and values, then answers part by part."""
+@dataclass(frozen=True, slots=True)
+class Attention:
+    """A way for all layers of a model to attend, and how keys lie for it.
 
-    def __init__(self, cache: KvCache, layout: Layout, dtype: torch.dtype, device: torch.device) -> None:
+    name: for people, empty for the one that serves everywhere. spare: KV blocks that it has for itself. check: raises
+    UnsupportedModel for layers, by their KV and their rules, that it does not serve. begin: what answers the layers in
+    a step.
+    """
+
+    name: str
+    block_tokens: int
+    spare: int
+    check: Callable[[Mapping[int, LayerShape], Mapping[int, Rule]], None]
+    begin: Callable[[KvCache, Layout], Attending]
+
+
+class GatheredStep:
+    """One step's attention: writes the new keys and values, then answers part by part over gathered blocks."""
+
+    def __init__(self, cache: KvCache, layout: Layout) -> None:
         self._cache = cache
-        self._slots = torch.tensor(layout.slots, device=device)
-        self._views = [_PartView(part, dtype, device) for part in layout.parts]
+        self._slots = torch.tensor(layout.slots, device=cache.device)
+        self._views = [_PartView(part, cache) for part in layout.parts]
         if layout.stale:
-            cache.scrub(torch.tensor(layout.stale, device=device))
+            cache.scrub(torch.tensor(layout.stale, device=cache.device))
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, rule: Rule) -> Tensor:
         """See Attending."""
         self._cache.write(layer, self._slots, key[0].transpose(0, 1), value[0].transpose(0, 1))
-        outputs = [view.attend(self._cache, layer, (query, key, value), rule) for view in self._views]
+        outputs = [view.attend(layer, (query, key, value), rule) for view in self._views]
         return (outputs[0] if len(outputs) == 1 else torch.cat(outputs))[None]
 
 
 class _PartView:
     """A part with its block tables and masks, made once a step for each width of window."""
 
-    def __init__(self, part: Part, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(self, part: Part, cache: KvCache) -> None:
         self._part = part
-        self._dtype = dtype
-        self._device = device
+        self._cache = cache
         self._seen: dict[int | None, tuple[Tensor, Tensor]] = {}
 
-    def attend(self, cache: KvCache, layer: int, qkv: tuple[Tensor, Tensor, Tensor], rule: Rule) -> Tensor:
+    def attend(self, layer: int, qkv: tuple[Tensor, Tensor, Tensor], rule: Rule) -> Tensor:
         """Output [tokens of the part, heads, Dv]."""
         part = self._part
         query, key, value = (tensor[:, :, part.begin : part.end] for tensor in qkv)
@@ -128,38 +143,38 @@ class _PartView:
                 query, key, value, is_causal=True, scale=rule.scaling, enable_gqa=True
             )
             return output[0].transpose(0, 1)
-        table, mask = self._window(rule.window)
-        keys, values = (gathered.to(query.dtype) for gathered in cache.gather(layer, table))
+        table, mask = self._window(rule.window, query.dtype)
+        keys, values = (gathered.to(query.dtype) for gathered in self._cache.gather(layer, table))
         if part.chunk:
             return _attend_chunk(query, keys, values, mask, rule)
         return _attend_decode(query, keys, values, mask, rule)
 
-    def _window(self, window: int | None) -> tuple[Tensor, Tensor]:
+    def _window(self, window: int | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         if window not in self._seen:
-            self._seen[window] = self._make_window(window)
+            self._seen[window] = self._make_window(window, dtype)
         return self._seen[window]
 
-    def _make_window(self, window: int | None) -> tuple[Tensor, Tensor]:
-        """Block table [N, B] and additive mask [N, queries, B * BLOCK_TOKENS]; only blocks with a visible key."""
-        part = self._part
+    def _make_window(self, window: int | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Block table [N, B] and additive mask [N, queries, B * block_tokens]; only blocks with a visible key."""
+        part, size, device = self._part, self._cache.block_tokens, self._cache.device
         queries = part.end - part.begin if part.chunk else 1
-        firsts = [max(0, position - window + 1) // BLOCK_TOKENS if window else 0 for position in part.positions]
-        lasts = [(position + queries - 1) // BLOCK_TOKENS for position in part.positions]
+        firsts = [max(0, position - window + 1) // size if window else 0 for position in part.positions]
+        lasts = [(position + queries - 1) // size for position in part.positions]
         width = max(last - first for first, last in zip(firsts, lasts, strict=True)) + 1
         # A shorter row is filled up with its own first block, so that no mask has to hide another request's keys.
         table = [
             [*blocks[first : last + 1], *[blocks[first]] * (width - 1 - last + first)]
             for blocks, first, last in zip(part.blocks, firsts, lasts, strict=True)
         ]
-        begin = torch.tensor(firsts, device=self._device)[:, None, None] * BLOCK_TOKENS
-        key = begin + torch.arange(width * BLOCK_TOKENS, device=self._device)
-        query = torch.tensor(part.positions, device=self._device)[:, None, None]
-        query = query + torch.arange(queries, device=self._device)[:, None]
+        begin = torch.tensor(firsts, device=device)[:, None, None] * size
+        key = begin + torch.arange(width * size, device=device)
+        query = torch.tensor(part.positions, device=device)[:, None, None]
+        query = query + torch.arange(queries, device=device)[:, None]
         hidden = key > query
         if window:
             hidden |= key <= query - window
-        mask = torch.zeros(hidden.shape, dtype=self._dtype, device=self._device).masked_fill_(hidden, float("-inf"))
-        return torch.tensor(table, device=self._device), mask
+        mask = torch.zeros(hidden.shape, dtype=dtype, device=device).masked_fill_(hidden, float("-inf"))
+        return torch.tensor(table, device=device), mask
 
 
 def _plain(rule: Rule, tokens: int) -> bool:
@@ -198,3 +213,10 @@ def _attend(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor, rule: Rul
         scores = torch.cat([scores, sinks.to(scores.dtype).expand(*scores.shape[:-1], 1)], -1)
     weights = functional.softmax(scores, -1, dtype=torch.float32).to(query.dtype)
     return weights[..., : keys.shape[2]] @ values
+
+
+def _anything(shapes: Mapping[int, LayerShape], rules: Mapping[int, Rule]) -> None:
+    """The gathered attention serves every layer."""
+
+
+GATHERED = Attention("", BLOCK_TOKENS, 0, _anything, GatheredStep)

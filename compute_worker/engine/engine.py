@@ -6,8 +6,10 @@ rows and blocks were chosen.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,17 +21,26 @@ from transformers import PreTrainedModel
 from compute_worker.contract import Computed, EngineLimits, HostAdapter, StepRow
 from compute_worker.engine import selfcheck
 from compute_worker.engine.admission import AUTO, Served, admitted
+from compute_worker.engine.attention import GATHERED, Attention
+from compute_worker.engine.cuda.copies import settle
+from compute_worker.engine.cuda.varlen import attentions
 from compute_worker.engine.executor import Executor
 from compute_worker.engine.hooked import HookedExecutor, wrap
-from compute_worker.engine.host import LoadedAdapter, Reading, read_file
-from compute_worker.engine.kv import BLOCK_TOKENS, KvCache, block_bytes
+from compute_worker.engine.host import LoadedAdapter
+from compute_worker.engine.kv import KvCache, block_bytes
 from compute_worker.engine.layout import lay_out
 from compute_worker.engine.outcome import needs_logits, outcome
 from compute_worker.engine.pool import RankPool
-from lorry.errors import Internal, InvalidInput, UnsupportedAdapter
+from compute_worker.engine.reach import reach_of
+from compute_worker.engine.reading import Reading, read_file
+from compute_worker.engine.replaced import unreachable
+from lorry.checkpoint import parts
+from lorry.errors import Internal, InvalidInput, UnsupportedModel
 from lorry.fingerprint import base_facts
 from lorry.format.base import BaseFacts
 from lorry.format.facts import AdapterFacts
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,26 +69,52 @@ class TransformersEngine:
         self._stored: torch.dtype = stored or model.dtype
         self._device = str(model.device.type)
         self._base = base_facts(model)
-        expected = selfcheck.alone(model)
+        candidates = attentions(model, self._stored) if executor == AUTO else (GATHERED,)
+        expected = {each: selfcheck.alone(model, each.block_tokens) for each in candidates}
         measured = selfcheck.measure(model)
         head = model.get_output_embeddings()
         self._layers = wrap(model, measured.targets)
-        row_bytes = sum(layer.row_bytes(self._stored) for layer in self._layers.values())
-        of_block = block_bytes(measured.shapes, self._stored)
-        self._limits = _limits(model, budgets, row_bytes, of_block)
-        self._kv = KvCache(measured.shapes, self._limits.kv_blocks, self._stored, model.device)
-        self._pool = RankPool(
-            self._layers,
-            self._limits.pool_rows,
-            next((layer for layer in self._layers.values() if layer.base is head), None),
-            self._stored,
-        )
-        self._executor: Executor = HookedExecutor(model, self._kv, self._pool)
-        selfcheck.compare(model, self.logits, expected, self._stored)
+        self._reach = reach_of(model, measured, self._layers, self._stored)
+        self._row_bytes = self._reach.row_bytes
+        rows = _pool_rows(budgets, self._row_bytes)
+        of_head = next((layer for layer in self._layers.values() if layer.base is head), None)
+        self._pool = RankPool(self._layers, rows, of_head, self._stored)
+        self._executor: Executor
+        self._limits: EngineLimits
+        self._attend(budgets, measured, expected)
         if executor == AUTO:
-            served = Served(model, self._layers, self._kv, self._pool, measured.rules, self._limits, self._stored)
+            shared = self._layers, self._kv, self._pool
+            served = Served(model, *shared, measured.rules, self._limits, self._stored, self._attention)
             self._executor = admitted(served, self._executor)
         self._limits = replace(self._limits, base_bytes=_weights(model) + self._executor.nbytes)
+
+    def _attend(
+        self, budgets: Budgets, measured: selfcheck.Measured, expected: Mapping[Attention, Sequence[Tensor]]
+    ) -> None:
+        """Take the first attention that reproduces the model. expected: its logits, for each that may."""
+        *faster, last = expected
+        for attention in faster:
+            try:
+                self._attend_by(attention, budgets, measured, expected[attention])
+            except (InvalidInput, UnsupportedModel, RuntimeError) as reason:  # torch's kernels raise RuntimeError
+                _log.warning("attention %s is not taken: %s", attention.name, reason)
+            else:
+                return
+        self._attend_by(last, budgets, measured, expected[last])
+
+    def _attend_by(
+        self, attention: Attention, budgets: Budgets, measured: selfcheck.Measured, expected: Sequence[Tensor]
+    ) -> None:
+        model, tokens = self._model, attention.block_tokens
+        attention.check(measured.shapes, measured.rules)
+        of_block = block_bytes(measured.shapes, self._stored, tokens)
+        kv_blocks, context = _kv_limits(model, budgets, of_block, attention)
+        kv = KvCache(measured.shapes, kv_blocks + attention.spare, self._stored, model.device, block_tokens=tokens)
+        executor = HookedExecutor(model, kv, self._pool, attention)
+        selfcheck.compare(model, partial(_logits, executor, tokens), expected, self._stored, tokens)
+        self._attention, self._kv, self._executor = attention, kv, executor
+        rows, of_row = _pool_rows(budgets, self._row_bytes), self._row_bytes
+        self._limits = EngineLimits(rows, of_row, kv_blocks, tokens, context, of_block)
 
     @property
     def base(self) -> BaseFacts:
@@ -101,12 +138,12 @@ class TransformersEngine:
 
     @property
     def executor(self) -> str:
-        """What runs its forwards: `transformers`, or `native-` and the kind of CPU."""
+        """What runs its forwards: `native-` and the kind of CPU, or `transformers` and what CUDA adds to it."""
         return self._executor.name
 
     def reading(self, facts: AdapterFacts) -> Reading:
         """See Engine."""
-        return Reading(facts, self._base, self._layers)
+        return Reading(facts, self._base, self._reach)
 
     def read(self, weights: Path, facts: AdapterFacts) -> LoadedAdapter:
         """An adapter out of a file, for who has it at hand. Raises as the parts of Engine.reading, OSError."""
@@ -114,8 +151,11 @@ class TransformersEngine:
 
     def weight(self, module: str) -> NDArray[np.float32]:
         """See Engine."""
+        if module in self._reach.embeddings:
+            turned: NDArray[np.float32] = self._reach.embeddings[module].weight.T.float().cpu().numpy()
+            return turned
         if module not in self._layers:
-            raise UnsupportedAdapter(f"expected a module that sees every token (no experts, no routers), got {module}")
+            raise unreachable(module)
         weight: NDArray[np.float32] = self._layers[module].rows().float().cpu().numpy()
         return weight
 
@@ -127,28 +167,41 @@ class TransformersEngine:
 
     def step(self, rows: Sequence[StepRow]) -> list[Computed]:
         """See Engine."""
-        layout = lay_out(rows, BLOCK_TOKENS)
+        layout = lay_out(rows, self._kv.block_tokens)
         needed = [index for index, row in enumerate(layout.kept_rows) if needs_logits(rows[row])]
-        return outcome(rows, layout.kept_rows, needed, self._executor.run(layout, needed))
+        computed = outcome(rows, layout.kept_rows, needed, self._executor.run(layout, needed))
+        settle(self._kv.device)
+        return computed
 
     def logits(self, rows: Sequence[StepRow]) -> tuple[list[int], Tensor]:
         """Run one batch: the indices of the rows that draw, and their logits [indices, vocabulary]."""
-        layout = lay_out(rows, BLOCK_TOKENS)
-        return layout.kept_rows, self._executor.run(layout, range(len(layout.kept))).logits
+        return _logits(self._executor, self._kv.block_tokens, rows)
 
 
-def _limits(model: PreTrainedModel, budgets: Budgets, row_bytes: int, of_block: int) -> EngineLimits:
-    rows, blocks = budgets.pool_bytes // row_bytes, budgets.kv_bytes // of_block
+def _logits(executor: Executor, block_tokens: int, rows: Sequence[StepRow]) -> tuple[list[int], Tensor]:
+    layout = lay_out(rows, block_tokens)
+    return layout.kept_rows, executor.run(layout, range(len(layout.kept))).logits
+
+
+def _pool_rows(budgets: Budgets, row_bytes: int) -> int:
+    rows = budgets.pool_bytes // row_bytes
     if rows < 1:
         raise InvalidInput(f"expected a pool of at least one row, {row_bytes} bytes, got {budgets.pool_bytes}")
-    if blocks < selfcheck.BLOCKS:
+    return rows
+
+
+def _kv_limits(model: PreTrainedModel, budgets: Budgets, of_block: int, attention: Attention) -> tuple[int, int]:
+    """KV blocks that requests may have, and tokens of a request."""
+    blocks, least = budgets.kv_bytes // of_block - attention.spare, selfcheck.BLOCKS
+    if blocks < least:
+        least += attention.spare
         raise InvalidInput(
-            f"expected a KV cache of at least {selfcheck.BLOCKS} blocks of {of_block} bytes, got {budgets.kv_bytes}"
+            f"expected a KV cache of at least {least} blocks of {of_block} bytes, got {budgets.kv_bytes}"
         )
-    made_for = getattr(model.config, "max_position_embeddings", None) or blocks * BLOCK_TOKENS
-    context = min(budgets.max_context or made_for, made_for, blocks * BLOCK_TOKENS)
-    return EngineLimits(rows, row_bytes, blocks, BLOCK_TOKENS, context, of_block)
+    tokens = blocks * attention.block_tokens
+    made_for = getattr(model.config, "max_position_embeddings", None) or tokens
+    return blocks, min(budgets.max_context or made_for, made_for, tokens)
 
 
 def _weights(model: PreTrainedModel) -> int:
-    return sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
+    return sum(part.nbytes for tensor in (*model.parameters(), *model.buffers()) for part in parts(tensor))

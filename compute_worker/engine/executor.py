@@ -20,11 +20,13 @@ class Scores:
     """What a step gave to draw from.
 
     logits: [needed, vocabulary] of the kept tokens that were asked for. best: the most probable token
-    behind each of the others, in order.
+    behind each of the others, in order. widths: how many of its columns are each line's own vocabulary, None
+    where all are; the others are -inf.
     """
 
     logits: Tensor
     best: Sequence[int]
+    widths: Sequence[int] | None = None
 
 
 class Executor(Protocol):
@@ -40,6 +42,15 @@ class Executor(Protocol):
 
     def run(self, layout: Layout, needed: Sequence[int]) -> Scores:
         """Run one batch. needed: indices into `layout.kept` whose logits are wanted, ascending."""
+
+
+def chosen(logits: Tensor, layout: Layout, needed: Sequence[int], widths: Sequence[int] | None) -> Scores:
+    """The answer from the logits of every kept token, [kept, vocabulary], and the width of each."""
+    for line, width in enumerate(widths or ()):
+        logits[line, width:] = float("-inf")
+    plain = others(layout, needed)
+    best = logits[plain].argmax(-1).tolist() if plain else []
+    return Scores(logits[list(needed)], best, None if widths is None else [widths[line] for line in needed])
 
 
 def others(layout: Layout, needed: Sequence[int]) -> list[int]:

@@ -1,7 +1,8 @@
 """The fast executor: a step as one list of kernels over the parts of a recognised model.
 
 Owns the order of the kernels and the memory between them, which is reserved once. Neither modules nor
-torch's dispatcher stand between two kernels. Does not know requests or why rows were chosen.
+torch's dispatcher stand between two kernels. What adapters change at the two ends is done there in torch; a step
+that changes something between them is the general executor's. Does not know requests or why rows were chosen.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from compute_worker.engine.additions import Additions
-from compute_worker.engine.executor import Scores, others
+from compute_worker.engine.changes import Use, changed
+from compute_worker.engine.changing import Changing
+from compute_worker.engine.executor import Executor, Scores, chosen, others
 from compute_worker.engine.grouped import Grouping
 from compute_worker.engine.kernels import (
     NOWHERE,
@@ -51,37 +54,57 @@ class _Room:
 
 
 class FastExecutor:
-    """Executor over the parts of a model on the CPU."""
+    """Executor over the parts of a model on the CPU. general: for steps that change more than products and ends."""
 
-    def __init__(self, parts: Parts, kernels: Kernels, pool: RankPool) -> None:
+    def __init__(self, parts: Parts, kernels: Kernels, pool: RankPool, general: Executor) -> None:
         self.name = f"native-{kernels.name}"
         self.nbytes = parts.nbytes
         self._parts = parts
         self._kernels = kernels
+        self._general = general
+        self._changing = Changing(pool)
+        self._head = pool.head[0]
         self._grouping = Grouping(pool, [*parts.products(), parts.head])
         self._room, self._program = self._prepare(1)
 
     @torch.inference_mode()
     def run(self, layout: Layout, needed: Sequence[int]) -> Scores:
         """See Executor."""
+        changes = self._changing.of(layout)
+        if not changes.uses.keys() <= {self._parts.entry, self._head}:
+            return self._general.run(layout, needed)
         additions = self._grouping.of(layout)
-        kept = self._forward(layout, additions)[layout.kept]
-        plain = others(layout, needed)
-        if additions.products[-1]:
-            logits = self._logits(kept, additions)
-            return Scores(logits[list(needed)], logits[plain].argmax(-1).tolist() if plain else [])
-        return Scores(self._logits(kept[list(needed)], None), self._best(kept[plain]))
+        kept = self._forward(layout, additions, changes.uses.get(self._parts.entry, ()))[layout.kept]
+        at_head = changes.uses.get(self._head or "", ())
+        if additions.products[-1] or at_head:
+            logits = self._all_logits(kept, additions, at_head)
+            return chosen(logits, layout, needed, changes.widths)
+        return Scores(self._logits(kept[list(needed)], None), self._best(kept[others(layout, needed)]))
 
-    def _forward(self, layout: Layout, additions: Additions) -> Tensor:
+    def _forward(self, layout: Layout, additions: Additions, at_entry: Sequence[Use]) -> Tensor:
         """The normed output [tokens, size] of the last layer."""
         tokens = len(layout.ids)
         if tokens > len(self._room.stream):
             # Twice as much, so that prompts of all lengths do not make it grow each time.
             self._room, self._program = self._prepare(max(tokens, 2 * len(self._room.stream)))
         room, parts = self._room, self._parts
-        room.stream[:tokens] = functional.embedding(torch.tensor(layout.ids), parts.embedding)
+        ids, stream = torch.tensor(layout.ids), room.stream[:tokens]
+        # Ids of a vocabulary of an adapter's own may not be the base's: they are looked up again.
+        known = ids.clamp(max=len(parts.embedding) - 1) if at_entry else ids
+        stream[:] = functional.embedding(known, parts.embedding)
+        if at_entry:
+            changed(ids, stream, at_entry)
         self._program.run(Step(tokens, self._places(layout, room.stream), additions))
         return room.normed[:tokens]
+
+    def _all_logits(self, kept: Tensor, additions: Additions, at_head: Sequence[Use]) -> Tensor:
+        """Of every kept token, with all that adapters do to the head; [kept, the widest vocabulary]."""
+        replaced = sum(use.tokens.stop - use.tokens.start for use in at_head if use.change.width)
+        if replaced == len(kept):  # nobody asks for the base's
+            logits = torch.empty(len(kept), self._parts.head.weight.shape[0])
+        else:
+            logits = self._logits(kept, additions if additions.products[-1] else None)
+        return changed(kept, logits, at_head) if at_head else logits
 
     def _logits(self, x: Tensor, additions: Additions | None) -> Tensor:
         """Of the rows of x, [rows, vocabulary]; additions: also what adapters add to the head."""

@@ -12,33 +12,39 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from compute_worker.engine.attention import NAME, PagedStep, attending
-from compute_worker.engine.executor import Scores, others
+from compute_worker.engine.attention import GATHERED, NAME, Attention, attending
+from compute_worker.engine.changing import Changing
+from compute_worker.engine.executor import Scores, chosen
 from compute_worker.engine.kv import KvCache
 from compute_worker.engine.layout import Layout
 from compute_worker.engine.linear import AdaptedLinear
 from compute_worker.engine.pool import RankPool
+from compute_worker.engine.sites import Sites
 
 
 class HookedExecutor:
     """Executor over a hooked model: any architecture, type and device that passes the check at start."""
 
-    name = "transformers"
     nbytes = 0
 
-    def __init__(self, model: PreTrainedModel, kv: KvCache, pool: RankPool) -> None:
+    def __init__(self, model: PreTrainedModel, kv: KvCache, pool: RankPool, attention: Attention = GATHERED) -> None:
+        self.name = "-".join(part for part in ("transformers", attention.name) if part)
         self._model = model
         self._kv = kv
         self._pool = pool
+        self._attention = attention
+        self._changing = Changing(pool)
+        self._sites = Sites(model)
 
     @torch.inference_mode()
     def run(self, layout: Layout, needed: Sequence[int]) -> Scores:
         """See Executor."""
         self._pool.plan(layout)
-        with attending(PagedStep(self._kv, layout, self._model.dtype, self._model.device)):
+        changes = self._changing.of(layout)
+        self._sites.tell(changes.uses)
+        with attending(self._attention.begin(self._kv, layout)):
             logits = forward(self._model, layout.ids, layout.positions, layout.kept)
-        plain = others(layout, needed)
-        return Scores(logits[list(needed)], logits[plain].argmax(-1).tolist() if plain else [])
+        return chosen(logits, layout, needed, changes.widths)
 
 
 def hook_attention(model: PreTrainedModel) -> None:
@@ -62,11 +68,21 @@ def forward(model: PreTrainedModel, ids: Sequence[int], positions: Sequence[int]
     The whole causal model is called, not its head alone: final softcaps and scales live in it.
     """
     device = model.device
+    return call(
+        model,
+        torch.tensor(ids, device=device),
+        torch.tensor(positions, device=device),
+        torch.tensor(kept, dtype=torch.long, device=device),
+    )
+
+
+def call(model: PreTrainedModel, ids: Tensor, positions: Tensor, kept: Tensor) -> Tensor:
+    """As `forward`, of tensors on the model's device."""
     logits: Tensor = model(
-        input_ids=torch.tensor([ids], device=device),
-        position_ids=torch.tensor([positions], device=device),
+        input_ids=ids[None],
+        position_ids=positions[None],
         past_key_values=None,
         use_cache=False,
-        logits_to_keep=torch.tensor(kept, dtype=torch.long, device=device),
+        logits_to_keep=kept,
     ).logits
     return logits[0]

@@ -33,16 +33,29 @@ class LayerShape:
         return self.heads * (self.key_size + self.value_size)
 
 
-def block_bytes(shapes: Mapping[int, LayerShape], dtype: torch.dtype) -> int:
+def block_bytes(shapes: Mapping[int, LayerShape], dtype: torch.dtype, block_tokens: int) -> int:
     """Bytes of one block over all layers."""
-    return BLOCK_TOKENS * dtype.itemsize * sum(shape.numel for shape in shapes.values())
+    return block_tokens * dtype.itemsize * sum(shape.numel for shape in shapes.values())
 
 
 class KvCache:
-    """KV slots of every layer, by the layer's index in the model."""
+    """KV slots of every layer, by the layer's index in the model, in blocks of `block_tokens`.
 
-    def __init__(self, shapes: Mapping[int, LayerShape], blocks: int, dtype: torch.dtype, device: torch.device) -> None:
-        slots = blocks * BLOCK_TOKENS
+    The last of `blocks` may be nobody's: see `spare`.
+    """
+
+    def __init__(
+        self,
+        shapes: Mapping[int, LayerShape],
+        blocks: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        *,
+        block_tokens: int = BLOCK_TOKENS,
+    ) -> None:
+        self.block_tokens = block_tokens
+        self.device = device
+        slots = blocks * block_tokens
         self._blocks = blocks
         # Zeros, not empty: what a mask hides is still multiplied, and must be finite.
         self._keys = {
@@ -55,6 +68,17 @@ class KvCache:
     def memory(self, layer: int) -> tuple[Tensor, Tensor]:
         """Keys and values of a layer where they lie: [slots, heads, size] of each."""
         return self._keys[layer], self._values[layer]
+
+    def pages(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of a layer as blocks: [blocks, block_tokens, heads, size] of each."""
+        keys, values = self.memory(layer)
+        shape = self._blocks, self.block_tokens
+        return keys.view(*shape, *keys.shape[1:]), values.view(*shape, *values.shape[1:])
+
+    @property
+    def spare(self) -> int:
+        """The last block: where a batch that is filled up writes what nobody reads."""
+        return self._blocks - 1
 
     def scrub(self, slots: Tensor) -> None:
         """Zero slots in every layer: their last owner may have left infinities behind."""
@@ -69,12 +93,12 @@ class KvCache:
     def gather(self, layer: int, table: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of blocks.
 
-        table: block ids [N, B]. Returns [N, heads, B * BLOCK_TOKENS, size] of each.
+        table: block ids [N, B]. Returns [N, heads, B * block_tokens, size] of each.
         """
         return self._take(self._keys[layer], table), self._take(self._values[layer], table)
 
     def _take(self, tensor: Tensor, table: Tensor) -> Tensor:
         _, heads, size = tensor.shape
-        # Whole blocks: one copy of a block is 16 times fewer than of its slots.
+        # Whole blocks: one copy of a block is `block_tokens` times fewer than of its slots.
         taken = tensor.view(self._blocks, -1).index_select(0, table.view(-1))
         return taken.view(table.shape[0], -1, heads, size).transpose(1, 2)

@@ -11,9 +11,11 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
 from compute_worker.engine.memory import reserve
+from lorry.checkpoint import dense
 
 
 class Term(Protocol):
@@ -48,7 +50,7 @@ class AdaptedLinear(nn.Module):
         self.b = reserve((rows, self.out_features), dtype, device)
 
     def give_up(self, elsewhere: Callable[[], Tensor]) -> None:
-        """Free the base's weight, which is kept elsewhere from now on: the module itself can no longer run."""
+        """Free the base's weight, which is kept elsewhere from now on: the module asks for it whenever it runs."""
         self.base.weight = nn.Parameter(self.base.weight.new_empty(0), requires_grad=False)
         self._elsewhere = elsewhere
 
@@ -58,20 +60,23 @@ class AdaptedLinear(nn.Module):
         self.__dict__["terms"] = terms
 
     def rows(self) -> Tensor:
-        """The base's weight as [out_features, in_features]."""
+        """The base's weight as [out_features, in_features]; in float32 where it is quantised."""
         if self._elsewhere is not None:
             return self._elsewhere()
-        weight: Tensor = self.base.weight.detach()
+        weight = dense(self.base.weight.detach())
         return weight.T if isinstance(self.base, Conv1D) else weight
 
     def forward(self, x: Tensor) -> Tensor:
         """From [..., in_features] to [..., out_features]; the leading dimensions are the tokens of the step."""
-        y: Tensor = self.base(x)
+        y: Tensor = self.base(x) if self._elsewhere is None else self._from(self._elsewhere(), x)
         if self.terms:
             flat_x, flat_y = x.reshape(-1, self.in_features), y.view(-1, self.out_features)
             for term in self.terms:
                 term.apply(flat_x, flat_y, self.a, self.b)
         return y
+
+    def _from(self, weight: Tensor, x: Tensor) -> Tensor:
+        return functional.linear(x, weight.to(x.dtype), self.base.bias)
 
     def __getattr__(self, name: str) -> Any:
         try:

@@ -6,18 +6,24 @@ a view of a file. Does not know adapters, KV caches or how a step runs.
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from pathlib import Path
+
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging
 
+from lorry import checkpoint
 from lorry.errors import InvalidInput, UnsupportedModel
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # bfloat16 where the device is fast at it, else float32: the native kernels read weights that bfloat16 holds
 # exactly in bfloat16 all the same, so that rounding adapters, keys and values is all that would be left to gain.
 AUTO = "auto"
+# Linux tells which addresses are whose, ascending; 0 is the inode of what is no file.
+_MAPS = Path("/proc/self/maps")
 # Rope whose frequencies depend on the longest position of a batch: one request would change another.
 _BATCH_DEPENDENT_ROPE = frozenset({"dynamic", "longrope"})
 
@@ -35,9 +41,9 @@ def stored_as(dtype: str, device: str) -> torch.dtype:
 def load_base(path_or_id: str, device: str, dtype: str) -> PreTrainedModel:
     """A causal language model in eval mode, without gradients, on `device`, to be stored as `dtype` (see stored_as).
 
-    Its own products are of that type where the device is fast at them, else of float32. Raises
-    UnsupportedModel for an architecture that the engine cannot reproduce, InvalidInput where
-    there is no model, or no such device or type.
+    Its own products are of that type where the device is fast at them, else of float32; quantised weights stay as
+    they are, a GGUF file's are unpacked. Raises UnsupportedModel for an architecture or weights that the engine
+    cannot reproduce, InvalidInput where there is no model, or no such device or type, MissingExtra.
     """
     target = _device(device)
     config = _config(path_or_id)
@@ -45,7 +51,7 @@ def load_base(path_or_id: str, device: str, dtype: str) -> PreTrainedModel:
     logging.disable_progress_bar()
     try:
         kind = _computed_in(dtype, target)
-        model = AutoModelForCausalLM.from_pretrained(
+        model = checkpoint.load(
             path_or_id, config=config, dtype=kind, attn_implementation="eager", use_safetensors=True
         )
     except (OSError, ValueError) as error:
@@ -59,8 +65,7 @@ def load_base(path_or_id: str, device: str, dtype: str) -> PreTrainedModel:
 def refuse_unsupported(config: PretrainedConfig) -> None:
     """Raise UnsupportedModel, by name, for what a configuration alone gives away."""
     kind = config.model_type
-    if getattr(config, "quantization_config", None) is not None:
-        raise UnsupportedModel(f"{kind}: expected plain weights, got quantised ones; save the model dequantised")
+    _refuse_quantised(config)
     if config.is_encoder_decoder or kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise UnsupportedModel(f"expected a decoder-only causal language model, got {kind}")
     rope = _rope_types(getattr(config, "rope_parameters", None)) & _BATCH_DEPENDENT_ROPE
@@ -70,23 +75,38 @@ def refuse_unsupported(config: PretrainedConfig) -> None:
         )
 
 
+def _refuse_quantised(config: PretrainedConfig) -> None:
+    kind, form = config.model_type, checkpoint.quantization(config)
+    if form != checkpoint.PLAIN and not form.startswith(checkpoint.INT8):
+        raise UnsupportedModel(
+            f"{kind}: expected plain weights, a GGUF file or torchao's int8 weight-only, got weights quantised as "
+            f"{form}; save the model dequantised"
+        )
+
+
 def refuse_unhookable(model: PreTrainedModel) -> None:
     """Raise UnsupportedModel where attention does not go through AttentionInterface, or is not all there is.
 
-    The first would only be logged by transformers, and the output would be silently wrong.
+    The first would only be logged by transformers, and the output would be silently wrong. Likewise where an
+    embedding is quantised.
     """
     kind = model.config.model_type
     if not model._can_set_attn_implementation():  # noqa: SLF001 - its only public form logs a warning and goes on
         raise UnsupportedModel(f"{kind}: its attention does not go through transformers' AttentionInterface")
+    if checkpoint.packed(model.get_input_embeddings().weight):
+        raise UnsupportedModel(f"{kind}: a quantised embedding would be unpacked whole in every step; quantise linears")
     if model._is_stateful or any(isinstance(module, nn.Conv1d) for module in model.modules()):  # noqa: SLF001 - likewise
         raise UnsupportedModel(f"{kind}: recurrent and convolutional layers keep a state that is not served")
 
 
 def _config(path_or_id: str) -> PretrainedConfig:
+    place, naming = checkpoint.located(path_or_id)
     try:
-        return AutoConfig.from_pretrained(path_or_id)
+        return AutoConfig.from_pretrained(place, **naming)
     except (OSError, ValueError) as error:
-        raise InvalidInput(f"expected a Hugging Face folder or hub id, got {path_or_id!r}: {error}") from error
+        raise InvalidInput(
+            f"expected a Hugging Face folder, GGUF file or hub id, got {path_or_id!r}: {error}"
+        ) from error
 
 
 def _rope_types(parameters: object) -> set[str]:
@@ -118,6 +138,22 @@ def _device(name: str) -> torch.device:
 
 
 def _own(model: nn.Module) -> None:
-    """Copy every tensor: as loaded they are views of the mapped file, and one cut short later would end the process."""
+    """Copy what is a view of the mapped file, which would end the process where it is cut short later.
+
+    What was cast on the way from there has memory of its own.
+    """
+    begins, ends = _mapped()
     for tensor in (*model.parameters(), *model.buffers()):
-        tensor.data = tensor.data.clone()
+        for part in checkpoint.parts(tensor):
+            at = bisect_right(begins, part.data_ptr()) - 1
+            if at >= 0 and part.data_ptr() < ends[at]:
+                part.data = part.data.clone()
+
+
+def _mapped() -> tuple[list[int], list[int]]:
+    """Where files lie in memory: first addresses, and those behind the last. All of memory where nobody tells."""
+    if not _MAPS.exists():
+        return [0], [1 << 64]
+    fields = (line.split(maxsplit=5) for line in _MAPS.read_text().splitlines())
+    ranges = [place.split("-") for place, _, _, _, inode, *_ in fields if inode != "0"]
+    return [int(begin, 16) for begin, _ in ranges], [int(end, 16) for _, end in ranges]

@@ -1,11 +1,12 @@
 """From a step's logits to what each of its rows gets: a token that was drawn, or the scores of given ones.
 
-Owns which line of the logits is whose. Does not know how a token is drawn, nor what ran the forward.
+Owns which line of the logits is whose, and how wide it is. Does not know how a token is drawn, nor what ran
+the forward.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 
 import torch
@@ -26,16 +27,27 @@ def outcome(rows: Sequence[StepRow], kept_rows: Sequence[int], needed: Sequence[
     computed: list[Computed] = [None] * len(rows)
     owners = [kept_rows[index] for index in needed]
     drawing = [line for line, row in enumerate(owners) if not rows[row].targets]
-    logits = scores.logits if len(drawing) == len(owners) else scores.logits[drawing]
-    for line, drawn in zip(drawing, draw(logits, [rows[owners[line]] for line in drawing]), strict=True):
-        computed[owners[line]] = drawn
+    for lines, logits in _by_width(drawing, scores):
+        for line, drawn in zip(lines, draw(logits, [rows[owners[line]] for line in lines]), strict=True):
+            computed[owners[line]] = drawn
     for row, group in groupby(range(len(owners)), owners.__getitem__):
         if rows[row].targets:
-            computed[row] = score(scores.logits[list(group)], rows[row].targets)
+            ((_, logits),) = _by_width(list(group), scores)
+            computed[row] = score(logits, rows[row].targets)
     plain = sorted(set(range(len(kept_rows))).difference(needed))
     for index, token in zip(plain, scores.best, strict=True):
         computed[kept_rows[index]] = Drawn(token)
     return computed
+
+
+def _by_width(lines: Sequence[int], scores: Scores) -> Iterator[tuple[Sequence[int], Tensor]]:
+    """The lines of each width with their logits: a row's do not depend on how wide its neighbours' are."""
+    if scores.widths is None:
+        yield lines, scores.logits if len(lines) == len(scores.logits) else scores.logits[list(lines)]
+        return
+    for width in sorted({scores.widths[line] for line in lines}):
+        alike = [line for line in lines if scores.widths[line] == width]
+        yield alike, scores.logits[alike, :width]
 
 
 def score(logits: Tensor, targets: Sequence[int]) -> Scored:

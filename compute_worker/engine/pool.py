@@ -7,16 +7,18 @@ each layer adds in a step. Does not know names or eviction: callers say which ro
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from threading import Lock
 
 import torch
 from torch import Tensor, nn
 
+from compute_worker.engine.changes import Change
 from compute_worker.engine.cover import CPU_COSTS, GPU_COSTS, Cell, Rectangle, cover
+from compute_worker.engine.cuda.copies import Copies
 from compute_worker.engine.host import HostModule, LoadedAdapter, Magnitude
-from compute_worker.engine.layout import Layout, Run
+from compute_worker.engine.layout import Layout, Run, lay_out
 from compute_worker.engine.linear import AdaptedLinear, Term
 from lorry.errors import Internal
 
@@ -75,13 +77,20 @@ class _Gain:
 class Resident:
     """An adapter in the pool. ranks: its rank in each layer, in the pool's order; 0 where it has none.
 
-    extras: by layer, what does not fit the pool's form (A and B left out).
+    extras: by layer, what does not fit the pool's form (A and B left out). changes, vocab: as LoadedAdapter's.
     """
 
     start: int
     end: int
     ranks: tuple[int, ...]
     extras: Mapping[int, tuple[Tensor | None, Magnitude | None]]
+    changes: Mapping[str, tuple[Change, ...]]
+    vocab: int | None
+
+    @property
+    def plain(self) -> bool:
+        """Whether products of its rows are all that it is."""
+        return not (self.extras or self.changes)
 
 
 class RankPool:
@@ -99,6 +108,7 @@ class RankPool:
         self._device = self._layers[0].weight.device
         self._costs = CPU_COSTS if self._device.type == "cpu" else GPU_COSTS
         self._planned: tuple[object, object] = (((), ()), None)
+        self._copies = Copies(self._device)
         for layer in self._layers:
             layer.reserve(rows, dtype)
 
@@ -113,7 +123,8 @@ class RankPool:
                 for key, resident in self._residents.items()
                 if resident.end <= start or resident.start >= end
             }
-        resident = self._copy(adapter, start, end)
+        with self._copies.beside():
+            resident = self._copy(adapter, start, end)
         with self._lock:
             self._residents = {**self._residents, start: resident}
 
@@ -123,12 +134,13 @@ class RankPool:
             module = adapter.modules.get(name)
             if module is None:
                 continue
-            layer.a[start : start + module.rank].copy_(module.a)
-            layer.b[start : start + module.rank].copy_(module.b)
+            layer.a[start : start + module.rank].copy_(module.a, non_blocking=True)
+            layer.b[start : start + module.rank].copy_(module.b, non_blocking=True)
             if module.bias is not None or module.magnitude is not None:
                 extras[index] = self._extra(module)
         ranks = tuple(adapter.modules[name].rank if name in adapter.modules else 0 for name in self._names)
-        return Resident(start, end, ranks, extras)
+        changes = {name: tuple(change.on(self._device) for change in each) for name, each in adapter.changes.items()}
+        return Resident(start, end, ranks, extras, changes, adapter.vocab)
 
     def _extra(self, module: HostModule) -> tuple[Tensor | None, Magnitude | None]:
         bias, magnitude = module.bias, module.magnitude
@@ -144,6 +156,12 @@ class RankPool:
             return self._residents
 
     @property
+    def head(self) -> tuple[str | None, int]:
+        """The layer that sees the kept tokens alone, None where there is none, and the columns of its output."""
+        pairs = zip(self._names, self._layers, strict=True)
+        return next(((name, layer.out_features) for name, layer in pairs if layer is self._head), (None, 0))
+
+    @property
     def names(self) -> Sequence[str]:
         """The layers, in the order of `Resident.ranks`."""
         return self._names
@@ -152,6 +170,13 @@ class RankPool:
         """Nobody lies here any more."""
         with self._lock:
             self._residents = {}
+
+    def tell(self, terms: Iterable[Sequence[Term]]) -> None:
+        """Let each layer add its terms until the next plan, and let nothing else be changed."""
+        self.plan(lay_out([], 1))
+        for layer, each in zip(self._layers, terms, strict=True):
+            layer.tell(each)
+        self._planned = (None, None)
 
     def plan(self, layout: Layout) -> None:
         """Tell every layer what to add in the coming step. Free where the step is like the last one."""

@@ -21,6 +21,7 @@ from compute_worker.engine.attention import Rule
 from compute_worker.engine.kernels import Heads, Kernels, Packed, Segments
 from compute_worker.engine.kv import KvCache
 from compute_worker.engine.linear import AdaptedLinear
+from lorry.checkpoint import packed
 from lorry.errors import UnsupportedModel
 
 _BACKBONE = {"embed_tokens", "layers", "norm", "rotary_emb"}
@@ -77,11 +78,12 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """A whole model. embedding: [vocabulary, size], in the type that weights are stored in.
+    """A whole model. embedding: [vocabulary, size], the model's own, which goes on being used there.
 
-    rotary: (x of the type that is wanted, positions [1, T]) -> cos and sin, [1, T, size] each.
+    entry: its name. rotary: (x of the type that is wanted, positions [1, T]) -> cos and sin, [1, T, size] each.
     """
 
+    entry: str
     embedding: Tensor
     rotary: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
     layers: tuple[Layer, ...]
@@ -95,15 +97,13 @@ class Parts:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all weights but the norms'."""
-        return self.embedding.nbytes + sum(product.weight.nbytes for product in (*self.products(), self.head))
+        """Bytes of all weights that are kept here."""
+        return sum(product.weight.nbytes for product in (*self.products(), self.head))
 
-    def take_over(self, model: PreTrainedModel) -> None:
-        """Let the model free its weights: this is where they are kept."""
+    def take_over(self) -> None:
+        """Let the model's linears free their weights: this is where they are kept."""
         for product in (*self.products(), self.head):
             product.take_over()
-        embedding = model.get_input_embeddings()
-        embedding.weight = nn.Parameter(embedding.weight.new_empty(0), requires_grad=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +132,8 @@ def recognise(model: PreTrainedModel, around: Surroundings, kernels: Kernels) ->
     taken.check_rotary(backbone.rotary_emb)
     # Only now, when all of them are known.
     return Parts(
-        backbone.embed_tokens.weight.detach().to(around.dtype),
+        f"{model.base_model_prefix}.embed_tokens",
+        backbone.embed_tokens.weight.detach(),
         backbone.rotary_emb,
         tuple(make() for make in layers),
         _norm(backbone.norm),
@@ -167,6 +168,8 @@ class _Taking:
         for linear in linears:
             if not isinstance(linear, AdaptedLinear) or type(linear.base) is not nn.Linear:
                 raise _unknown(linear)
+            if packed(linear.weight):
+                raise UnsupportedModel("quantised weights have no native kernels; torch multiplies them")
         return lambda: self._fuse([linear for linear in linears if isinstance(linear, AdaptedLinear)])
 
     def _fuse(self, linears: Sequence[AdaptedLinear]) -> Product:

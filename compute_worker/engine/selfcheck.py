@@ -27,8 +27,8 @@ from lorry.errors import UnsupportedModel
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 1e-1, torch.float16: 2e-2}
 # Where only what is stored is rounded (by 2^-9 at most) and all sums are float32: a fifth of what bfloat16 is given.
 STORED_TOLERANCE = 2e-2
-# Both reach into a second block; one goes there in a chunk, one in a decode step.
-_LENGTHS = (BLOCK_TOKENS + 1, BLOCK_TOKENS + 7)
+# Tokens beyond a first block: one prompt goes there in a decode step, one in a chunk.
+_BEYOND = (1, 7)
 # Blocks that the check needs: two a prompt.
 BLOCKS = 4
 
@@ -40,12 +40,14 @@ class Measured:
     """What a forward of the model showed.
 
     shapes: KV of each layer that attends. rules: how it weighs its keys. targets: names of the linears that
-    saw every token (the output head: every kept one); adapters can be added to these alone.
+    saw every token (the output head: every kept one); adapters can be added to these alone. plain: by name, the
+    other modules with parameters that were given one tensor with every token, and what of it is one token's.
     """
 
     shapes: dict[int, LayerShape] = field(default_factory=dict)
     rules: dict[int, Rule] = field(default_factory=dict)
     targets: list[str] = field(default_factory=list)
+    plain: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, rule: Rule) -> Tensor:
         """See Attending; remembers the shapes. The output is good for its shape alone."""
@@ -60,21 +62,32 @@ class Measured:
 
 
 @torch.inference_mode()
-def alone(model: PreTrainedModel) -> list[Tensor]:
-    """Logits [tokens, vocabulary] of each prompt, by the model as transformers made it."""
-    prompts = [torch.tensor([prompt], device=model.device) for prompt in _prompts(model)]
-    return [model(input_ids=prompt, use_cache=False).logits[0] for prompt in prompts]
+def alone(model: PreTrainedModel, block_tokens: int) -> list[Tensor]:
+    """Logits [tokens, vocabulary] of each prompt, by the model as transformers made it.
+
+    Side by side, which reads the weights once: what fills the shorter one up comes behind it, where it sees nothing.
+    """
+    prompts = _prompts(model, block_tokens)
+    longest = max(map(len, prompts))
+    filled = torch.tensor([prompt + prompt[:1] * (longest - len(prompt)) for prompt in prompts], device=model.device)
+    logits = model(input_ids=filled, use_cache=False).logits
+    return [line[: len(prompt)] for line, prompt in zip(logits, prompts, strict=True)]
 
 
 @torch.inference_mode()
 def measure(model: PreTrainedModel) -> Measured:
     """Hook the model's attention and run a prompt through it. Raises UnsupportedModel."""
-    measured, tokens = Measured(), _prompts(model)[0]
+    measured, tokens = Measured(), _prompts(model, BLOCK_TOKENS)[0]
     head = model.get_output_embeddings()
     hooks = [
         module.register_forward_hook(_remember(measured, name, 1 if module is head else len(tokens)))
         for name, module in model.named_modules()
         if is_target(module)
+    ]
+    hooks += [
+        module.register_forward_hook(_remember_plain(measured, name, len(tokens)), with_kwargs=True)
+        for name, module in model.named_modules()
+        if not is_target(module) and next(module.parameters(recurse=False), None) is not None
     ]
     hook_attention(model)
     try:
@@ -98,19 +111,33 @@ def _remember(measured: Measured, name: str, tokens: int) -> Callable[[nn.Module
     return hook
 
 
-def compare(model: PreTrainedModel, logits: Logits, expected: Sequence[Tensor], stored: torch.dtype) -> None:
-    """Run the prompts in mixed steps (chunks of both, then a decode row beside a chunk) and compare.
+def _remember_plain(measured: Measured, name: str, tokens: int) -> Callable[..., None]:
+    def hook(_module: nn.Module, inputs: tuple[object, ...], named: dict[str, object], output: object) -> None:
+        if len(inputs) == 1 and not named and isinstance(inputs[0], Tensor) and isinstance(output, Tensor):
+            given, came = tuple(inputs[0].shape), tuple(output.shape)
+            # As most have them, or without the batch that they are all in.
+            for whole in ((1, tokens), (tokens,)):
+                if given[: len(whole)] == whole == came[: len(whole)]:
+                    measured.plain[name] = given[len(whole) :]
 
-    logits: of a step's rows that draw, with the index of each. stored: the type of keys and values.
-    Raises UnsupportedModel.
+    return hook
+
+
+def compare(
+    model: PreTrainedModel, logits: Logits, expected: Sequence[Tensor], stored: torch.dtype, block_tokens: int
+) -> None:
+    """Run the prompts in mixed steps (chunks of both, a decode row beside a chunk, decode rows alone) and compare.
+
+    logits: of a step's rows that draw, with the index of each. expected: of `alone`, for blocks of as many tokens.
+    stored: the type of keys and values. Raises UnsupportedModel.
     """
-    one, two = _prompts(model)
+    one, two = _prompts(model, block_tokens)
     last = len(one) - 1
     cut = len(two) // 3
     steps = (
         [_row(one, 0, last, 0), _row(two, 0, cut, 1)],
         [_row(one, last, last + 1, 0), _row(two, cut, len(two) - 1, 1)],
-        [_row(two, len(two) - 1, len(two), 1)],
+        [_row(one, last, last + 1, 0), _row(two, len(two) - 1, len(two), 1)],
     )
     for rows in steps:
         for index, got in zip(*logits(rows), strict=True):
@@ -138,7 +165,8 @@ def _row(prompt: list[int], begin: int, end: int, place: int) -> StepRow:
     return StepRow(prompt[begin:end], begin, blocks, (), Sampling(), prompt[:end], 0)
 
 
-def _prompts(model: PreTrainedModel) -> list[list[int]]:
-    """Ids spread over the vocabulary."""
+def _prompts(model: PreTrainedModel, block_tokens: int) -> list[list[int]]:
+    """Ids spread over the vocabulary; each prompt reaches into a second block."""
     vocabulary = model.config.vocab_size
-    return [[(7919 * index + length) % vocabulary for index in range(length)] for length in _LENGTHS]
+    lengths = [block_tokens + beyond for beyond in _BEYOND]
+    return [[(7919 * index + length) % vocabulary for index in range(length)] for length in lengths]

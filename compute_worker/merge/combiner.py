@@ -21,8 +21,9 @@ from compute_worker.merge.comparing import deviation
 from compute_worker.merge.files import Merged, write_adapter
 from compute_worker.merge.methods import METHODS, Form, Parameters, check_method
 from compute_worker.merge.operators import Operator, operator_of
-from compute_worker.merge.sources import BaseWeight, Part, Sources
+from compute_worker.merge.sources import BaseWeight, Share, Sources
 from compute_worker.merge.stacked import Factors, bounded, fitting, nearest, one_thread, stack, truncate
+from lorry.format.facts import AdaptedModule
 
 
 class TorchCombiner:
@@ -40,12 +41,14 @@ class TorchCombiner:
         if not parameters.rank:
             parameters = replace(parameters, rank=max(source.facts.rank for source in sources))
         opened = Sources(sources)
+        opened.check_copies(self._base)
+        carried = opened.carried()
         with one_thread():
-            merged = {
-                name: _Module(name, method.name, opened.parts(name), parameters, partial(self._base, name)).merged()
-                for name in opened.modules
-            }
-        write_adapter(into, merged, opened.dtype, sources)
+            merged = [
+                _Module(module, method.name, opened.parts(name), parameters, partial(self._base, name)).merged()
+                for name, module in opened.modules.items()
+            ]
+        write_adapter(into, merged, carried, opened.dtype, sources)
 
     def compare(self, sources: Sequence[CombineSource], made: Path) -> Deviation:
         """See Combiner."""
@@ -57,9 +60,9 @@ class TorchCombiner:
 class _Module:
     """One module of a merge. weight: gives the base's."""
 
-    name: str
+    module: AdaptedModule
     method: str
-    parts: Sequence[Part]
+    parts: Sequence[Share]
     parameters: Parameters
     weight: Callable[[], NDArray[np.float32]]
 
@@ -69,7 +72,7 @@ class _Module:
             Form.STACK: self._of_stack,
             Form.DELTA: self._of_deltas,
         }[METHODS[self.method].form]
-        return Merged(form(), self._bias())
+        return Merged(self.module, form(), self._bias())
 
     def _of_factors(self) -> Factors:
         """A and B on their own: v_i = sgn(c_i) sqrt|c_i| on A, sqrt|c_i| on B, c_i = w_i s_i."""
@@ -104,9 +107,9 @@ class _Module:
         return stack([part.factors for part in self.parts], self._weights, [part.scaling for part in self.parts])
 
     def _apply(
-        self, tensors: Sequence[Tensor], weights: Sequence[float], side: str, parts: Sequence[Part] = ()
+        self, tensors: Sequence[Tensor], weights: Sequence[float], side: str, parts: Sequence[Share] = ()
     ) -> Tensor:
-        places = [(self.name, side, part.digest) for part in parts or self.parts]
+        places = [(self.module.name, side, part.digest) for part in parts or self.parts]
         return self._operator.merge(tensors, weights, places)
 
     @property

@@ -17,19 +17,20 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from compute_worker.combination import Deviation
-from compute_worker.merge.sources import BaseWeight, Part, Sources
+from compute_worker.merge.sources import BaseWeight, Share, Sources, factor_names
 from compute_worker.merge.stacked import Factors, norm
 from lorry.format.bundle import WEIGHTS_NAME
-from lorry.format.derive import tensor_names
+from lorry.format.names import Part, tensor_name
 
 
 def deviation(sources: Sources, made: Path, base: BaseWeight) -> Deviation:
     """|result - exact| / |exact| of the adapter in the folder `made`, whose scaling is 1 everywhere."""
     tensors = load_file(made / WEIGHTS_NAME)
     errors, exacts = {}, {}
-    for module in sources.modules:
+    for module, facts in sources.modules.items():
         parts = sources.parts(module)
-        a, b, bias, _ = tensor_names(module)
+        a, b = factor_names(facts)
+        bias = tensor_name(module, Part.B_BIAS)
         result = Factors(tensors[a].double(), tensors[b].double())
         exact = _exact(parts, base, module)
         off = _bias_sum(parts, result.b.shape[0])
@@ -44,7 +45,7 @@ def deviation(sources: Sources, made: Path, base: BaseWeight) -> Deviation:
     )
 
 
-def _exact(parts: Sequence[Part], base: BaseWeight, module: str) -> Factors:
+def _exact(parts: Sequence[Share], base: BaseWeight, module: str) -> Factors:
     """sum_i w_i dW_i as factors in fp64; with a DoRA among them the whole delta is one of the two."""
     if any(part.magnitude is not None for part in parts):
         dense = torch.stack([part.weight * part.delta(partial(base, module)) for part in parts]).sum(dim=0)
@@ -53,7 +54,7 @@ def _exact(parts: Sequence[Part], base: BaseWeight, module: str) -> Factors:
     return Factors(torch.cat(weighted), torch.cat([part.factors.b.double() for part in parts], dim=1))
 
 
-def _bias_sum(parts: Sequence[Part], width: int) -> Tensor:
+def _bias_sum(parts: Sequence[Share], width: int) -> Tensor:
     total = torch.zeros(width, dtype=torch.float64)
     for part in parts:
         if part.bias is not None:

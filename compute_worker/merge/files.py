@@ -18,30 +18,39 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from compute_worker.combination import CombineSource
+from compute_worker.merge.sources import factor_names
 from compute_worker.merge.stacked import Factors
 from lorry.errors import InvalidCombination
 from lorry.format.bundle import CONFIG_NAME, WEIGHTS_NAME
-from lorry.format.derive import tensor_names
+from lorry.format.facts import AdaptedModule
+from lorry.format.names import Part, tensor_name
 
 
 @dataclass(frozen=True, slots=True)
 class Merged:
     """A module of a result: the delta is B A; bias is lora_bias, [out], None where no source has one."""
 
+    module: AdaptedModule
     factors: Factors
     bias: Tensor | None
 
 
 def write_adapter(
-    into: Path, modules: Mapping[str, Merged], dtype: torch.dtype, sources: Sequence[CombineSource]
+    into: Path,
+    merged: Sequence[Merged],
+    carried: Mapping[str, Tensor],
+    dtype: torch.dtype,
+    sources: Sequence[CombineSource],
 ) -> None:
     """Write adapter_config.json and adapter_model.safetensors of a result into `into`, made where missing.
 
-    Raises InvalidCombination where a value does not fit `dtype`; then nothing was written.
+    carried: tensors that go there as they are, by name. Raises InvalidCombination where a value does not fit
+    `dtype`; then nothing was written.
     """
-    tensors = _tensors(modules, dtype)
-    config = _config({name: merged.factors.a.shape[0] for name, merged in modules.items()}, sources)
-    config["lora_bias"] = any(merged.bias is not None for merged in modules.values())
+    tensors = {**_tensors(merged, dtype), **carried}
+    config = _config({one.module.name: one.factors.a.shape[0] for one in merged}, sources)
+    config["lora_bias"] = any(one.bias is not None for one in merged)
+    config |= _replaced(sources)
     into.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=into, prefix=".combine-") as scratch:
         work = Path(scratch)
@@ -51,16 +60,17 @@ def write_adapter(
             (work / name).replace(into / name)
 
 
-def _tensors(modules: Mapping[str, Merged], dtype: torch.dtype) -> dict[str, Tensor]:
-    biased = any(merged.bias is not None for merged in modules.values())
+def _tensors(merged: Sequence[Merged], dtype: torch.dtype) -> dict[str, Tensor]:
+    biased = any(one.bias is not None for one in merged)
     tensors = {}
-    for module, merged in modules.items():
-        a, b, bias, _ = tensor_names(module)
-        tensors[a] = _stored(merged.factors.a, dtype, module)
-        tensors[b] = _stored(merged.factors.b, dtype, module)
+    for one in merged:
+        name = one.module.name
+        a, b = factor_names(one.module)
+        tensors[a] = _stored(one.factors.a, dtype, name)
+        tensors[b] = _stored(one.factors.b, dtype, name)
         if biased:  # where one module has lora_bias, all have
-            none = torch.zeros(merged.factors.b.shape[0])
-            tensors[bias] = _stored(none if merged.bias is None else merged.bias, dtype, module)
+            none = torch.zeros(one.factors.b.shape[0])
+            tensors[tensor_name(name, Part.B_BIAS)] = _stored(none if one.bias is None else one.bias, dtype, name)
     return tensors
 
 
@@ -81,7 +91,7 @@ def _config(ranks: Mapping[str, int], sources: Sequence[CombineSource]) -> dict[
     return {
         "alpha_pattern": pattern,
         "base_model_name_or_path": next((s.facts.base_name for s in sources if s.facts.base_name), None),
-        "bias": "none",
+        "bias": _bias(sources),
         "fan_in_fan_out": any(_configured(source, "fan_in_fan_out") for source in sources),
         "inference_mode": True,
         "init_lora_weights": True,
@@ -97,10 +107,34 @@ def _config(ranks: Mapping[str, int], sources: Sequence[CombineSource]) -> dict[
     }
 
 
+def _replaced(sources: Sequence[CombineSource]) -> dict[str, object]:
+    """What PEFT needs to find the tensors that are carried over, and from where on it is active; if there is any."""
+    fields = {
+        "alora_invocation_tokens": list(sources[0].facts.invocation),
+        "modules_to_save": sorted({entry for source in sources for entry in _listed(source, "modules_to_save")}),
+        "trainable_token_indices": {one.name: list(one.indices) for source in sources for one in source.facts.tokens},
+    }
+    return {field: value for field, value in fields.items() if value}
+
+
+def _bias(sources: Sequence[CombineSource]) -> str:
+    trained = {source.facts.bias for source in sources if source.facts.biases}
+    return trained.pop() if len(trained) == 1 else "all" if trained else "none"
+
+
+def _listed(source: CombineSource, field: str) -> list[str]:
+    value = _configured(source, field)
+    return value if isinstance(value, list) else []
+
+
 def _targets(source: CombineSource) -> list[str]:
-    """The source's own short names where it lists them; a pattern says nothing of the result, its modules do."""
-    targets = _configured(source, "target_modules")
-    return targets if isinstance(targets, list) else [module.name for module in source.facts.modules]
+    """The source's own short names where it lists them; a pattern says nothing of the result, its modules do.
+
+    So do modules that no name means: PEFT adapts a tied head without being asked by its name.
+    """
+    listed = _listed(source, "target_modules")
+    modules = (module.name for module in source.facts.modules)
+    return [*listed, *(name for name in modules if not any(f".{name}".endswith(f".{entry}") for entry in listed))]
 
 
 def _configured(source: CombineSource, field: str) -> object:

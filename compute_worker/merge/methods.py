@@ -14,6 +14,7 @@ from enum import Enum, auto
 from typing import Any
 
 from compute_worker.combination import CombineMethod, CombineSource
+from compute_worker.merge.replacements import check_replacements
 from lorry.errors import InvalidCombination, UnsupportedCombination
 from lorry.format.facts import AdaptedModule, Variant
 
@@ -112,6 +113,9 @@ def check_method(method: CombineMethod, sources: Sequence[CombineSource]) -> Par
         for source in sources:
             _check_factors(source, method.name)
     _check_modules(sources, method.name)
+    _check_activation(sources)
+    _check_biases(sources)
+    check_replacements(sources)
     return parameters
 
 
@@ -145,6 +149,30 @@ def _check_factors(source: CombineSource, name: str) -> None:
         raise UnsupportedCombination(
             f"{source.digest} is a DoRA adapter: its magnitudes scale the base's weights, so its delta is not in its "
             f"factors, which is what {name} combines; {_OF_DELTAS} compute it against the base and cut it to a rank"
+        )
+
+
+def _check_activation(sources: Sequence[CombineSource]) -> None:
+    """One adapter is active from one place on."""
+    first, *others = sources
+    for other in others:
+        if other.facts.invocation != first.facts.invocation:
+            said = [list(source.facts.invocation) or "the beginning" for source in (first, other)]
+            raise UnsupportedCombination(
+                f"{first.digest} is active from {said[0]} on and {other.digest} from {said[1]} on "
+                "(alora_invocation_tokens): expected one place for all sources"
+            )
+
+
+def _check_biases(sources: Sequence[CombineSource]) -> None:
+    """lora_bias is a statement about all of an adapter's modules, and PEFT knows none on an embedding."""
+    modules = [(source, module) for source in sources for module in source.facts.modules]
+    embedding = next((place for place in modules if place[1].embedding), None)
+    biased = next((place for place in modules if place[1].lora_bias), None)
+    if embedding and biased:
+        raise UnsupportedCombination(
+            f"{embedding[1].name}: {embedding[0].digest} adapts an embedding and {biased[0].digest} has lora_bias, "
+            "which embeddings cannot have: the result would have both"
         )
 
 

@@ -70,6 +70,8 @@ def _started(event: Started) -> inference_pb2.GenerateStarted:
         cached_tokens=event.cached_tokens,
         branch=event.branch,
         new_session=event.new_session,
+        tokenizer_digest=event.tokenizer,
+        inactive=event.inactive,
     )
 
 

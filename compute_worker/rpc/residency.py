@@ -19,7 +19,7 @@ from compute_worker.runtime.api import Combined, Dry
 from compute_worker.runtime.rights import Permission, rights
 from compute_worker.runtime.runtime import Runtime
 from lorry.errors import InvalidInput
-from lorry.format.facts import Variant
+from lorry.format.facts import Feature, Variant
 from lorry.format.reference import parse_reference
 from lorry.rpc.convert import manifest_to_pb, variant_to_pb
 from lorry.v1 import residency_pb2, residency_pb2_grpc, types_pb2
@@ -103,6 +103,7 @@ class ResidencyServicer(residency_pb2_grpc.ResidencyServiceServicer):
             budgets=[residency_pb2.Budget(name=b.name, limit=b.limit, used=b.used) for b in self._runtime.budgets()],
             combine_methods=fixed.methods,
             version=version("lorry"),
+            features=[feature.value for feature in Feature],
         )
 
 

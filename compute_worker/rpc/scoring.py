@@ -51,4 +51,6 @@ def score_response(score: ItemScore) -> inference_pb2.ScoreResponse:
         adapters=[resolved(adapter) for adapter in score.adapters],
         route=score.route,
         route_revision=score.route_revision,
+        tokenizer_digest=score.tokenizer,
+        inactive=score.inactive,
     )

@@ -107,7 +107,10 @@ class ScoreCall:
 
 @dataclass(frozen=True, slots=True)
 class ItemScore:
-    """How likely an item's continuation is: natural log-probabilities by token, and whether each was the likeliest."""
+    """How likely an item's continuation is: natural log-probabilities by token, and whether each was the likeliest.
+
+    tokenizer, inactive: as of Started.
+    """
 
     index: int
     base_id: str
@@ -118,13 +121,17 @@ class ItemScore:
     tokens: tuple[int, ...]
     logprobs: tuple[float, ...]
     greedy: tuple[bool, ...]
+    tokenizer: str = ""
+    inactive: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Started:
     """What serves the request; first of all. `route` is empty where the request named adapters.
 
-    cached_tokens: of the prompt, found in the KV cache so far.
+    cached_tokens: of the prompt, found in the KV cache so far. tokenizer: digest of the files of the adapter
+    whose tokenizer or chat template serves, empty for the base's. inactive: digests of the activated LoRAs
+    that the prompt does not invoke.
     """
 
     base_id: str
@@ -136,6 +143,8 @@ class Started:
     branch: str = ""
     new_session: bool = False
     cached_tokens: int = 0
+    tokenizer: str = ""
+    inactive: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from compute_worker.runtime.known import Known
 from compute_worker.runtime.loader import Loader
 from compute_worker.runtime.pool import Lease, Pool
 from compute_worker.runtime.residency import Entry, Ledger
+from compute_worker.runtime.tokenizers import spokesman
 from compute_worker.runtime.version import Choice, Version
 from compute_worker.runtime.waiting import until
 from lorry.errors import (
@@ -30,9 +31,11 @@ from lorry.errors import (
     RequestTooLarge,
     StorageUnavailable,
 )
+from lorry.format.facts import AdapterFacts
 from lorry.format.reference import AdapterName
 
 _log = logging.getLogger(__name__)
+_LISTED = 3  # modules that a refusal names
 
 
 class AdapterCache:
@@ -63,18 +66,26 @@ class AdapterCache:
         self._made = made
         self._patience = patience
 
-    async def acquire(self, choices: Sequence[Choice], deadline: float | None, *, patient: bool = False) -> Lease:
+    async def acquire(
+        self, choices: Sequence[Choice], deadline: float | None, *, tenant: str = "", patient: bool = False
+    ) -> Lease:
         """A lease on all of the choices, loaded where they were not in the pool. As `acquire_each`."""
-        return await self.acquire_each([choices], deadline, patient=patient)
+        return await self.acquire_each([choices], deadline, tenant=tenant, patient=patient)
 
     async def acquire_each(
-        self, selections: Sequence[Sequence[Choice]], deadline: float | None, *, patient: bool = False
+        self,
+        selections: Sequence[Sequence[Choice]],
+        deadline: float | None,
+        *,
+        tenant: str = "",
+        patient: bool = False,
     ) -> Lease:
         """A lease on what several selections need, which are not active together; the rows at once or none.
 
-        patient: let everybody else have rows first. Raises what loading raises, InvalidSelection (an
-        exclusive adapter beside another, or weighted), RequestTooLarge, CacheBusy (no
-        rows free until the deadline), DeadlineExceeded (not loaded by then).
+        tenant: whose turn it is where rows are short. patient: let everybody else have rows first. Raises what
+        loading raises, InvalidSelection (an exclusive adapter beside another, or weighted; tokenizers that
+        differ), RequestTooLarge, CacheBusy (no rows free until the deadline), DeadlineExceeded (not loaded
+        by then).
         """
         choices = list({choice.version.digest: choice for chosen in selections for choice in chosen}.values())
         with ExitStack() as stack:
@@ -91,7 +102,7 @@ class AdapterCache:
             if rows > self._pool.rows:
                 raise RequestTooLarge(f"the pool has {self._pool.rows} rows, the selection needs {rows}")
             weights = [choice.weight for choice in choices]
-            lease = await self._pool.lease(entries, weights, deadline, patient=patient)
+            lease = await self._pool.lease(entries, weights, deadline, tenant=tenant, patient=patient)
             try:
                 async with until(deadline, _late):
                     await _installed(entries)
@@ -196,7 +207,7 @@ class AdapterCache:
     def _discard(self, version: Version) -> None:
         near = (entry.version for entry in self._ledger.entries.values())
         others = {file.digest for other in near if other.digest != version.digest for file in other.manifest.files}
-        for file in (version.config, version.weights):
+        for file in version.served:
             if file.digest not in others | self._known.named_by_others(version.digest) | self._made():
                 self._disk.discard(file.digest)
 
@@ -209,12 +220,27 @@ class AdapterCache:
         self._pool.room.notify()
 
     def _check_together(self, choices: Sequence[Choice]) -> None:
+        spokesman(choices)
         for choice in choices:
-            exclusive = self._ledger.entries[choice.version.digest].exclusive
-            if exclusive and len(choices) > 1:
-                raise InvalidSelection(f"{choice.adapter} is DoRA: expected no other adapter beside it")
-            if exclusive and choice.weight != 1:
-                raise InvalidSelection(f"{choice.adapter} is DoRA: expected weight 1, got {choice.weight}")
+            entry = self._ledger.entries[choice.version.digest]
+            if not entry.exclusive:
+                continue
+            what = f"{choice.adapter} {_why_alone(entry.facts)}"
+            if len(choices) > 1:
+                raise InvalidSelection(f"{what}: expected no other adapter beside it")
+            if choice.weight != 1:
+                raise InvalidSelection(f"{what}: expected weight 1, got {choice.weight}")
+
+
+def _why_alone(facts: AdapterFacts | None) -> str:
+    """What of an adapter has no meaning beside another, or by half."""
+    if facts is not None and facts.saved:
+        return f"replaces {', '.join(module.name for module in facts.saved[:_LISTED])}"
+    if facts is not None and facts.tokens:
+        return f"has tokens of its own in {', '.join(trained.name for trained in facts.tokens[:_LISTED])}"
+    if facts is not None and facts.biases:
+        return "has biases of its own in the place of the base's"
+    return "is DoRA"
 
 
 async def _installed(entries: Sequence[Entry]) -> None:

@@ -13,7 +13,7 @@ from concurrent.futures import Executor
 from pathlib import Path
 from typing import TypeVar
 
-from compute_worker.combination import CombineMethod, Combiner, CombineSource
+from compute_worker.combination import CombineMethod, Combiner, CombineSource, Deviation
 from compute_worker.contract import AdapterSource, Publication, PublishedAdapter
 from compute_worker.runtime.api import CombineCall, Combined, Dry, PublishAs
 from compute_worker.runtime.cache import AdapterCache
@@ -131,6 +131,7 @@ class Combining:
     async def _compute(self, digest: str, recipe: Recipe, method: CombineMethod, choices: Sequence[Choice]) -> Version:
         async with self._turn, self._disk.scratch() as folder:
             await self._with(choices, lambda sources: self._combiner.combine(method, sources, folder))
+            await self._add_wording(choices, folder)
             bundle = await self._thread(self._check, folder)
             parents = [source.digest for source in recipe.sources]
             manifest = build_manifest(bundle.files, bundle.facts, self._base.base_id, parents, recipe)
@@ -141,13 +142,22 @@ class Combining:
     async def _try(self, method: CombineMethod, choices: Sequence[Choice]) -> Dry:
         async with self._turn, self._disk.scratch() as folder:
 
-            def measured(sources: Sequence[CombineSource]) -> Dry:
+            def measured(sources: Sequence[CombineSource]) -> Deviation:
                 self._combiner.combine(method, sources, folder)
-                bundle = self._check(folder)
-                size = sum(file.size for file in bundle.files)
-                return Dry(bundle.facts.rank, size, self._combiner.compare(sources, folder))
+                return self._combiner.compare(sources, folder)
 
-            return await self._with(choices, measured)
+            deviation = await self._with(choices, measured)
+            await self._add_wording(choices, folder)
+            bundle = await self._thread(self._check, folder)
+            return Dry(bundle.facts.rank, sum(file.size for file in bundle.files), deviation)
+
+    async def _add_wording(self, choices: Sequence[Choice], folder: Path) -> None:
+        """Tokenizer and chat template that the sources bring, where all that bring any bring the same."""
+        bringing = [choice.version for choice in choices if choice.weight and choice.version.wording]
+        brought = {version.wording_digest: version for version in bringing}
+        if len(brought) == 1:
+            (version,) = brought.values()
+            await self._copy(version, version.wording, folder)
 
     async def _with(self, choices: Sequence[Choice], work: Callable[[Sequence[CombineSource]], _T]) -> _T:
         """What `work` makes of the sources, in a thread; their files stay where they are meanwhile."""
@@ -177,12 +187,14 @@ class Combining:
 
     async def _publish(self, version: Version, recipe: Recipe, target: PublishAs) -> PublishedAdapter:
         publication = Publication(target.adapter, target.alias, target.description, recipe, self._base.base_id)
-        files = version.manifest.files
         async with self._disk.scratch() as folder:
-            async with self._disk.hold(files, self._loader.fetch_for(version)) as paths:
-                for file, path in zip(files, paths, strict=True):
-                    await self._thread(shutil.copyfile, path, folder / file.name)
+            await self._copy(version, version.manifest.files, folder)
             return await self._source.publish(folder, publication)
+
+    async def _copy(self, version: Version, files: Sequence[ManifestFile], folder: Path) -> None:
+        async with self._disk.hold(files, self._loader.fetch_for(version)) as paths:
+            for file, path in zip(files, paths, strict=True):
+                await self._thread(shutil.copyfile, path, folder / file.name)
 
     async def _thread(self, work: Callable[..., _T], *args: object) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._executor, work, *args)

@@ -10,12 +10,12 @@ import asyncio
 import secrets
 import time
 from collections.abc import AsyncGenerator, Callable
-from concurrent.futures import Executor
 from contextlib import aclosing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import count
 
-from compute_worker.contract import Engine
+from compute_worker.contract import Engine, Sampling
+from compute_worker.runtime.activation import Activation, activation
 from compute_worker.runtime.aims import Aim, Aims, scaled
 from compute_worker.runtime.answer import Answer
 from compute_worker.runtime.api import Delta, Finished, GenerateCall, Started
@@ -25,12 +25,13 @@ from compute_worker.runtime.line import Line
 from compute_worker.runtime.loop import EngineLoop
 from compute_worker.runtime.mailbox import Mailbox, submitted
 from compute_worker.runtime.pool import Lease
-from compute_worker.runtime.prefix import beginning
 from compute_worker.runtime.rights import rights
 from compute_worker.runtime.sessions import Served
 from compute_worker.runtime.tally import Busiest, Uses
+from compute_worker.runtime.tokenizers import Tokenizers, Wording
 from compute_worker.runtime.traffic import Traffic
-from compute_worker.runtime.validation import check_call, fit
+from compute_worker.runtime.validation import check_call, check_ids, fit
+from compute_worker.runtime.version import Choice
 from compute_worker.runtime.waiting import until
 from compute_worker.wording import Guide, Tokenizer
 from lorry.errors import CacheBusy, DeadlineExceeded, LorryError
@@ -40,27 +41,38 @@ from lorry.errors import CacheBusy, DeadlineExceeded, LorryError
 _SEED_BITS = 63
 
 
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """A request that can be served. choices: those of `served`, scaled."""
+
+    served: Served
+    choices: tuple[Choice, ...]
+    wording: Wording
+    prompt: list[int]
+    max_new: int
+    guide: Guide | None
+    lease: Lease
+
+
 class Generations:
     """Runs generate calls. patience: seconds that one waits for rows or KV where it has no deadline."""
 
-    def __init__(  # noqa: PLR0913 - the parts that a request goes through
+    def __init__(
         self,
         engine: Engine,
-        tokenizer: Tokenizer,
+        tokenizers: Tokenizers,
         aims: Aims,
         cache: AdapterCache,
         loop: EngineLoop,
         *,
-        executor: Executor,
         line: Line,
         patience: float,
     ) -> None:
         self._engine = engine
-        self._tokenizer = tokenizer
+        self._tokenizers = tokenizers
         self._aims = aims
         self._cache = cache
         self._loop = loop
-        self._executor = executor
         self._line = line
         self._patience = patience
         self.numbers = count()  # of the jobs in the scheduler; others draw from it, too
@@ -72,7 +84,7 @@ class Generations:
 
         Raises what validation, selection, cache and scheduler raise.
         """
-        check_call(call, self._engine.limits, self._tokenizer.vocab_size)
+        check_call(call, self._engine.limits)
         seed = secrets.randbits(_SEED_BITS) if call.seed is None else call.seed
         aim = self._aims.aim(call, seed)
         with self.traffic.watching(aim.label) as requests:
@@ -88,34 +100,30 @@ class Generations:
         tenant, begin_by = rights().holder or call.tenant, _begin_by(call)
         self._line.join(number, tenant)
         try:
-            prompt = await self._encode(call)
-            max_new = fit(len(prompt), call.stop.max_new_tokens, self._engine.limits)
-            guide = await self._guide(call)
-            served, lease = await self._lease(call, aim, begin_by)
-            choices = scaled(served.choices, call.scale)
-            for choice in choices:
+            ready = await self._settled(call, aim, tenant, begin_by)
+            for choice in ready.choices:
                 self.requests.of(choice.version.digest).count += 1
         except BaseException:
             self._line.leave(number)
             raise
-        mailbox = Mailbox(lambda: self._line.leave(number), lease.release)
-        job = self._job(call, number, prompt, max_new, lease, seed, mailbox.take)
-        job.tenant, job.priority, job.scope = tenant, call.priority, beginning(rights().holder, choices)
-        job.guide = guide
+        active = activation(rights().holder, ready.choices, ready.lease, ready.prompt)
+        mailbox = Mailbox(lambda: self._line.leave(number), ready.lease.release)
+        job = self._job(call, number, ready, active, replace(call.sampling, seed=seed), mailbox.take)
+        job.tenant, job.priority = tenant, call.priority
         with submitted(self._loop, job, mailbox):
-            started = self._started(call, aim, served, len(prompt), seed)
-            async with aclosing(self._follow(call, mailbox, started, begin_by)) as items:
+            started = self._started(call, aim, ready, active, seed)
+            answer = Answer(ready.wording.tokenizer, call.stop)
+            async with aclosing(self._follow(call, mailbox, answer, started, begin_by)) as items:
                 async for item in items:
                     # What the job counts of the cache is final once its first token is here.
                     yield item if isinstance(item, Delta) else replace(item, cached_tokens=job.cached)
 
     async def _follow(
-        self, call: GenerateCall, mailbox: Mailbox, started: Started, begin_by: float | None
+        self, call: GenerateCall, mailbox: Mailbox, answer: Answer, started: Started, begin_by: float | None
     ) -> AsyncGenerator[Started | Delta | Finished, None]:
         patience = time.monotonic() + self._patience
         busy = CacheBusy("no room in the batch or in the KV cache became free in time")
         mailbox.limit(patience if begin_by is None else begin_by, busy)
-        answer = Answer(self._tokenizer, call.stop)
         waiting = True
         while True:
             events = await mailbox.events()
@@ -128,68 +136,96 @@ class Generations:
                 if isinstance(item, Finished):
                     return
 
-    async def _encode(self, call: GenerateCall) -> list[int]:
-        if call.tokens is not None:
-            return list(call.tokens)
-        loop = asyncio.get_running_loop()
-        if call.chat is not None:
-            return await loop.run_in_executor(self._executor, self._tokenizer.encode_chat, call.chat)
-        return await loop.run_in_executor(self._executor, self._tokenizer.encode, call.text or "")
-
-    async def _guide(self, call: GenerateCall) -> Guide | None:
-        if call.constraint is None:
-            return None
-        # Not beside the texts: a form may take seconds to be compiled.
-        return await asyncio.to_thread(self._tokenizer.guide, call.constraint)
-
-    async def _lease(self, call: GenerateCall, aim: Aim, limit: float | None) -> tuple[Served, Lease]:
-        """What serves the request, and a lease on that; it is something else where its session has begun meanwhile."""
+    async def _settled(self, call: GenerateCall, aim: Aim, tenant: str, limit: float | None) -> _Ready:
+        """What serves the request, and all that it needs; something else where its session has begun meanwhile."""
         async with until(limit, lambda: DeadlineExceeded("the adapters were not resolved before the deadline")):
             served = await self._aims.served(aim)
-        lease = await self._cache.acquire(scaled(served.choices, call.scale), limit)
+        ready = await self._ready(call, served, tenant, limit)
         try:
             kept = self._aims.settle(call, aim, served)
         except LorryError:
-            lease.release()
+            ready.lease.release()
             raise
         if kept is served:
-            return served, lease
-        lease.release()
-        return kept, await self._cache.acquire(scaled(kept.choices, call.scale), limit)
+            return ready
+        ready.lease.release()
+        return await self._ready(call, kept, tenant, limit)
+
+    async def _ready(self, call: GenerateCall, served: Served, tenant: str, limit: float | None) -> _Ready:
+        choices = scaled(served.choices, call.scale)
+        async with until(limit, lambda: DeadlineExceeded("the tokenizer was not loaded before the deadline")):
+            wording = await self._tokenizers.of(choices)
+        prompt = await _encode(call, wording)
+        max_new = fit(len(prompt), call.stop.max_new_tokens, self._engine.limits)
+        # Of an adapter's own tokens it is only then known whether its vocabulary has room for them.
+        guide = None if wording.tokens else await _guide(call, wording.tokenizer)
+        lease = await self._cache.acquire(choices, limit, tenant=tenant)
+        try:
+            vocab = wording.tokenizer.vocab_size if lease.vocab is None else lease.vocab
+            wording.check(vocab)
+            check_ids("prompt token", prompt, vocab)
+            check_ids("stop token", call.stop.token_ids, vocab)
+            if wording.tokens or lease.vocab is not None:
+                guide = await _guide(call, wording.tokenizer, vocab)
+        except BaseException:
+            lease.release()
+            raise
+        return _Ready(served, choices, wording, prompt, max_new, guide, lease)
 
     def _job(
         self,
         call: GenerateCall,
         number: int,
-        prompt: list[int],
-        max_new: int,
-        lease: Lease,
-        seed: int,
+        ready: _Ready,
+        active: Activation,
+        sampling: Sampling,
         sink: Callable[[Event], None],
     ) -> Job:
         stops = frozenset(call.stop.token_ids)
         return Job(
             number=number,
-            context=prompt,
-            max_new=max_new,
-            adapters=lease.adapters,
-            sampling=replace(call.sampling, seed=seed),
-            stop_tokens=stops if call.stop.ignore_eos else stops | self._tokenizer.eos_ids,
+            context=ready.prompt,
+            max_new=ready.max_new,
+            adapters=active.adapters,
+            sampling=sampling,
+            stop_tokens=stops if call.stop.ignore_eos else stops | ready.wording.tokenizer.eos_ids,
             sink=sink,
+            scope=active.scope,
+            later=active.later,
+            guide=ready.guide,
         )
 
-    def _started(self, call: GenerateCall, aim: Aim, served: Served, prompt_tokens: int, seed: int) -> Started:
+    def _started(self, call: GenerateCall, aim: Aim, ready: _Ready, active: Activation, seed: int) -> Started:
         before = [choice.resolved for choice in aim.before.choices] if aim.before else None
+        served = ready.served
         return Started(
             base_id=self._engine.base.base_id,
-            adapters=tuple(choice.resolved for choice in scaled(served.choices, call.scale)),
+            adapters=tuple(choice.resolved for choice in ready.choices),
             route=served.route,
             route_revision=served.revision,
-            prompt_tokens=prompt_tokens,
+            prompt_tokens=len(ready.prompt),
             seed=seed,
             branch=served.branch,
             new_session=bool(call.session) and before != [choice.resolved for choice in served.choices],
+            tokenizer=ready.wording.digest,
+            inactive=active.inactive,
         )
+
+
+async def _encode(call: GenerateCall, wording: Wording) -> list[int]:
+    if call.tokens is not None:
+        return list(call.tokens)
+    loop = asyncio.get_running_loop()
+    if call.chat is not None:
+        return await loop.run_in_executor(wording.executor, wording.tokenizer.encode_chat, call.chat)
+    return await loop.run_in_executor(wording.executor, wording.tokenizer.encode, call.text or "")
+
+
+async def _guide(call: GenerateCall, tokenizer: Tokenizer, vocab: int | None = None) -> Guide | None:
+    if call.constraint is None:
+        return None
+    # Not beside the texts: a form may take seconds to be compiled.
+    return await asyncio.to_thread(tokenizer.guide, call.constraint, vocab)
 
 
 def _begin_by(call: GenerateCall) -> float | None:

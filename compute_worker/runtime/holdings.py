@@ -6,6 +6,7 @@ know requests, the batch, or the wire.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import Executor
 
 from compute_worker.contract import AdapterSource, Engine
@@ -32,9 +33,19 @@ from compute_worker.runtime.version import Version
 
 
 class Holdings:
-    """The adapters of a worker. Belongs to the event loop; slow work runs in the executor's threads."""
+    """The adapters of a worker. Belongs to the event loop; slow work runs in the executor's threads.
 
-    def __init__(self, engine: Engine, source: AdapterSource, executor: Executor, settings: RuntimeSettings) -> None:
+    served: what a tenant was served so far: who was served less comes first where rows are short.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        source: AdapterSource,
+        executor: Executor,
+        settings: RuntimeSettings,
+        served: Callable[[str], int],
+    ) -> None:
         folder, wait, base_id = settings.cache_dir, settings.default_wait, engine.base.base_id
         self._lock = FolderLock(folder)
         policy = EVICTIONS[settings.eviction]  # one of its own for each tier, which hears of its own uses
@@ -47,7 +58,7 @@ class Holdings:
         self.made = Combinations(folder / f"combined{settings.signatures.mark}", base_id, self._holds)
         self.loader = Loader(engine, self.disk, executor, source)
         self.host = HostTier(self.loader, self.ledger, policy(), settings.host_bytes)
-        self.pool = Pool(engine, self.ledger, self.host, executor, policy(), patience=wait)
+        self.pool = Pool(engine, self.ledger, self.host, executor, policy(), served=served, patience=wait)
         self.cache = AdapterCache(
             self.ledger, self.disk, self.host, self.pool, self._known, self.loader, made=self.made.files, patience=wait
         )

@@ -52,7 +52,7 @@ class HostTier:
             since = time.monotonic()
             facts, host = await self._loader.load(version, entry.facts)
             self._ledger.tally.loads[Tier.HOST].add(time.monotonic() - since)
-            entry.facts, entry.exclusive = facts, host.exclusive
+            entry.facts, entry.exclusive, entry.rows, entry.vocab = facts, host.exclusive, host.rank, host.vocab
             if self._make_room(host.nbytes):
                 entry.host = host
                 self._note_use(entry, host)

@@ -34,6 +34,15 @@ class Left:
     error: LorryError | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """From position `start` of the context on, these adapters are active. scope: see prefix.beginning."""
+
+    start: int
+    adapters: tuple[ActiveAdapter, ...]
+    scope: bytes
+
+
 Event = Admitted | Drawn | Scored | Left
 
 
@@ -42,9 +51,10 @@ class Job:
     """A request inside of the scheduler.
 
     number: order of arrival. context: prompt, then the answer as it grows. tenant: who shares fairly
-    with others. priority: order among the tenant's own requests, larger first. scope: key of the empty
-    text, see prefix. sink: takes the events, called on the event loop. guide: keeps the answer to its form.
-    targets: nothing is drawn, but each of these scored: how likely it follows one of the context's last tokens.
+    with others. priority: order among the tenant's own requests, larger first. adapters, scope: what is
+    active from the beginning, and the key of the empty text under it, see prefix. later: what is active
+    further on, in order. sink: takes the events, called on the event loop. guide: keeps the answer to its
+    form. targets: nothing is drawn, but each of these scored: how likely it follows one of the context's last tokens.
     """
 
     number: int
@@ -57,6 +67,7 @@ class Job:
     tenant: str = ""
     priority: int = 0
     scope: bytes = b""
+    later: tuple[Phase, ...] = ()
     guide: Guide | None = None
     targets: Sequence[int] = ()
     blocks: list[int] = field(default_factory=list)
@@ -74,6 +85,12 @@ class Job:
         return len(self.context) - self.computed
 
     @property
+    def stretch(self) -> int:
+        """Tokens that can be run at once: up to the end, or to where other adapters become active."""
+        turns = (phase.start for phase in self.later if phase.start > self.computed)
+        return next(turns, len(self.context)) - self.computed
+
+    @property
     def unscored(self) -> int:
         """The first token behind which there is something to draw or to score: it is run whatever was computed."""
         return len(self.context) - max(1, len(self.targets) - self.scored)
@@ -83,18 +100,22 @@ class Job:
         while len(self._keys) <= block:
             begin = len(self._keys) * block_tokens
             before = self._keys[-1] if self._keys else self.scope
+            for phase in self.later:
+                if begin <= phase.start < begin + block_tokens:
+                    before = prefix.turned(before, phase.start - begin, phase.scope)
             self._keys.append(prefix.behind(before, self.context[begin : begin + block_tokens]))
         return self._keys[block]
 
     def row(self, size: int) -> StepRow:
-        """The next `size` tokens as the engine takes them; the blocks for them are there."""
+        """The next `size` tokens, at most `stretch`, as the engine takes them; the blocks for them are there."""
         end = self.computed + size
+        begun = [phase.adapters for phase in self.later if phase.start <= self.computed]
         draws = end == len(self.context) and not self.targets
         return StepRow(
             tokens=self.context[self.computed : end],
             position=self.computed,
             blocks=tuple(self.blocks),
-            adapters=self.adapters,
+            adapters=begun[-1] if begun else self.adapters,
             sample=self.sampling if draws else None,
             context=self.context,
             index=self.drawn,

@@ -16,7 +16,7 @@ from pathlib import Path
 from compute_worker.contract import PublishedAdapter
 from compute_worker.runtime.files import write_whole
 from compute_worker.runtime.signatures import ANYTHING, SignaturePolicy
-from compute_worker.runtime.version import Version
+from compute_worker.runtime.version import Version, wording_of
 from lorry.errors import DigestMismatch, LorryError
 from lorry.format.bundle import CONFIG_NAME, WEIGHTS_NAME
 from lorry.format.digest import digest_of
@@ -51,7 +51,7 @@ class _Record:
 
 @dataclass(frozen=True, slots=True)
 class _Kept:
-    """What is known of a file without reading it: digests of the adapter's own files, and its adapters."""
+    """What is known of a file without reading it: digests of the files that serving needs, and its adapters."""
 
     files: frozenset[str]
     adapters: frozenset[AdapterName]
@@ -175,5 +175,6 @@ def _kept(record: _Record) -> _Kept:
 
 
 def _files(manifest: Manifest) -> frozenset[str]:
-    # What serving needs, and so what is fetched: no tokenizer, no README.
-    return frozenset(file.digest for file in manifest.files if file.name in {CONFIG_NAME, WEIGHTS_NAME})
+    # What serving needs, and so what is fetched: no README.
+    own = [file for file in manifest.files if file.name in {CONFIG_NAME, WEIGHTS_NAME}]
+    return frozenset(file.digest for file in (*own, *wording_of(manifest)))

@@ -68,8 +68,8 @@ class Loader:
             looks[-1].read(weights)
             return result(looks[-1])
 
-        async with self._disk.hold([version.config, version.weights], self.fetch_for(version), look) as (_, weights):
-            return await asyncio.get_running_loop().run_in_executor(self._executor, finish, weights)
+        async with self._disk.hold(version.served, self.fetch_for(version), look) as paths:
+            return await asyncio.get_running_loop().run_in_executor(self._executor, finish, paths[-1])
 
     async def check_base(self, version: Version) -> None:
         """Raise IncompatibleAdapter where the version was published for another base, unless the

@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
+from dataclasses import dataclass
 
 from compute_worker.contract import ActiveAdapter, Engine, HostAdapter
 from compute_worker.runtime import costs
@@ -29,7 +29,9 @@ _log = logging.getLogger(__name__)
 
 
 class Lease:
-    """Rows that stay as they are until released. `adapters`: as the engine takes them."""
+    """Rows that stay as they are until released. adapters: as the engine takes them. vocab: tokens of the
+    vocabulary that comes with them, None for the base's.
+    """
 
     def __init__(self, entries: Sequence[Entry], weights: Sequence[float], released: Callable[[], None]) -> None:
         self.entries = tuple(entries)
@@ -38,6 +40,8 @@ class Lease:
             for entry, weight in zip(entries, weights, strict=True)
             if entry.start is not None
         )
+        # An adapter with a vocabulary of its own is alone.
+        self.vocab = next((entry.vocab for entry in entries if entry.vocab is not None), None)
         self._released: Callable[[], None] | None = released
         for entry in entries:
             entry.leases += 1
@@ -51,11 +55,19 @@ class Lease:
             self._released = None
 
 
+@dataclass(eq=False, frozen=True, slots=True)
+class _Ticket:
+    """Somebody who waits for rows. patient: behind all who are not."""
+
+    tenant: str
+    patient: bool
+
+
 class Pool:
     """The rows. Belongs to the event loop; installs run in the executor's threads.
 
-    patience: seconds that a call without a deadline waits for rows. eviction: told of each lease. room:
-    told whenever rows may have become free.
+    patience: seconds that a call without a deadline waits for rows. eviction: told of each lease. served: what
+    a tenant was served so far. room: told whenever rows may have become free.
     """
 
     def __init__(
@@ -66,6 +78,7 @@ class Pool:
         executor: Executor,
         eviction: Eviction,
         *,
+        served: Callable[[str], int],
         patience: float,
     ) -> None:
         self.rows = engine.limits.pool_rows
@@ -75,9 +88,9 @@ class Pool:
         self._host = host
         self._executor = executor
         self._eviction = eviction
+        self._served = served
         self._patience = patience
-        self._queue: deque[object] = deque()  # who waits for rows, in order
-        self._patient: deque[object] = deque()  # who waits behind those
+        self._waiting: list[_Ticket] = []  # for rows, in order of arrival
 
     @property
     def used(self) -> int:
@@ -85,27 +98,35 @@ class Pool:
         return sum(entry.rank for entry in self._ledger.entries.values() if entry.start is not None)
 
     async def lease(
-        self, entries: Sequence[Entry], weights: Sequence[float], deadline: float | None, *, patient: bool = False
+        self,
+        entries: Sequence[Entry],
+        weights: Sequence[float],
+        deadline: float | None,
+        *,
+        tenant: str = "",
+        patient: bool = False,
     ) -> Lease:
         """A lease once all entries have rows; those that had none are being installed.
 
         All of them get rows at once or none does, so that two who hold a part each cannot wait for
-        each other. First come, first served, except that nobody who needs no new rows waits, and that
-        a patient call waits until no other does.
+        each other. The tenant that was served least comes first, of its calls the earliest; but nobody who
+        needs no new rows waits, and a patient call waits until no other does.
         Raises CacheBusy where no rows become free until the deadline.
         """
-        queue = self._patient if patient else self._queue
-        ticket = object()
-        queue.append(ticket)
+        ticket = _Ticket(tenant, patient)
+        self._waiting.append(ticket)
         try:
             async with until(time.monotonic() + self._patience if deadline is None else deadline, _busy):
-                while not self._grant(entries, first=(self._queue or queue)[0] is ticket):
+                while not self._grant(entries, first=min(self._waiting, key=self._turn) is ticket):
                     await self.room.wait()
                 self._note_use(entries)
                 return Lease(entries, weights, self.room.notify)
         finally:
-            queue.remove(ticket)
+            self._waiting.remove(ticket)
             self.room.notify()
+
+    def _turn(self, ticket: _Ticket) -> tuple[bool, int]:
+        return ticket.patient, self._served(ticket.tenant)
 
     def keep(self, versions: Sequence[Version]) -> None:
         """Keep what is in the pool from eviction, on behalf of a route."""

@@ -1,8 +1,9 @@
 """What the KV cache of a text depends on, as keys: equal keys mean equal keys and values.
 
 Owns the keys: a chain of hashes over whole blocks of tokens that begins with who asked and which
-adapters, by digest and weight, were active. So a key never means another selection, and an alias that
-moves leads to other keys. The base is not in them: a worker has one. Does not know blocks.
+adapters, by digest and weight, were active, and turns where others become active. So a key never means
+another selection, and an alias that moves leads to other keys. The base is not in them: a worker has one.
+Does not know blocks.
 """
 
 from __future__ import annotations
@@ -23,6 +24,11 @@ def beginning(owner: str, choices: Iterable[Choice]) -> bytes:
     """
     parts = [owner, *((choice.version.digest, choice.weight) for choice in choices)]
     return hashlib.sha256(json.dumps(parts).encode()).digest()
+
+
+def turned(key: bytes, place: int, scope: bytes) -> bytes:
+    """Key of a text whose adapters change `place` tokens behind its end, in the next block, to those of `scope`."""
+    return hashlib.sha256(b"turned" + key + array("q", [place]).tobytes() + scope).digest()
 
 
 def behind(key: bytes, tokens: Sequence[int]) -> bytes:

@@ -34,15 +34,18 @@ _Change = tuple[ResidentState, bool] | LorryError
 class Entry:
     """One adapter near the base.
 
-    facts: known once it passed the guard. start: its first pool row, where it has rows; they are
-    being written while `installing` runs. leases: requests that use its rows. holds: routes that
-    keep it. users: calls that are at work on the entry itself. adapters: of the registry, under which
-    it was asked for. used: grows with every use.
+    facts: known once it passed the guard. rows: of the pool that it takes, vocab: of its own vocabulary,
+    None where it has the base's; both known once its tensors were read. start: its first pool row, where it
+    has rows; they are being written while `installing` runs. leases: requests that use its rows. holds:
+    routes that keep it. users: calls that are at work on the entry itself. adapters: of the registry, under
+    which it was asked for. used: grows with every use.
     """
 
     version: Version
     facts: AdapterFacts | None = None
     exclusive: bool = False
+    rows: int | None = None
+    vocab: int | None = None
     host: HostAdapter | None = None
     start: int | None = None
     installing: asyncio.Task[None] | None = None
@@ -61,8 +64,15 @@ class Entry:
 
     @property
     def rank(self) -> int:
-        """Pool rows that it takes."""
+        """Pool rows that it takes; as far as is known before its tensors were read."""
+        if self.rows is not None:
+            return self.rows
         return self.version.manifest.rank if self.facts is None else self.facts.rank
+
+    @property
+    def invocation(self) -> tuple[int, ...]:
+        """The tokens from which on it is active, none where it always is."""
+        return self.facts.invocation if self.facts else ()
 
     @property
     def homes(self) -> Homes:
@@ -136,7 +146,7 @@ class Ledger:
 
     def on_disk(self, entry: Entry) -> bool:
         """Whether its files lie in the disk cache, looked at by the guard or not."""
-        return all(self._on_disk(file.digest) for file in (entry.version.config, entry.version.weights))
+        return all(self._on_disk(file.digest) for file in entry.version.served)
 
     def pool_bytes(self, entry: Entry) -> int:
         """Bytes of the pool rows that it takes where it is there."""
@@ -224,4 +234,4 @@ class Ledger:
             return self.pool_bytes(entry)
         if tier is Tier.HOST and entry.host is not None:
             return entry.host.nbytes
-        return entry.version.config.size + entry.version.weights.size if tier is Tier.DISK else 0
+        return sum(file.size for file in entry.version.served) if tier is Tier.DISK else 0

@@ -43,6 +43,7 @@ from compute_worker.runtime.scoring import Scorings
 from compute_worker.runtime.settings import RuntimeSettings
 from compute_worker.runtime.tally import Busiest, Steps, Tally, Uses
 from compute_worker.runtime.targets import Targets
+from compute_worker.runtime.tokenizers import Tokenizers
 from compute_worker.runtime.traffic import Traffic
 from compute_worker.runtime.version import Choice
 from compute_worker.runtime.waiting import Gate
@@ -80,30 +81,28 @@ class Runtime:
         self.engine = engine
         self.settings = settings
         self._loaders = ThreadPoolExecutor(_LOADERS, thread_name_prefix="lorry-load")
-        self._encoder = ThreadPoolExecutor(1, thread_name_prefix="lorry-text")
         self._gate = Gate()
         self._line = Line(settings.queue)
-        self._held = Holdings(engine, source, self._loaders, settings)
         self._scheduler = Scheduler(engine.limits, settings.max_batch, settings.prefill_tokens)
+        self._held = Holdings(engine, source, self._loaders, settings, self._scheduler.shares.served)
         self._loop = EngineLoop(engine, self._scheduler)
         held = self._held
+        self._tokenizers = Tokenizers(tokenizer, held.disk, held.loader, self._loaders)
         self._generations = Generations(
             engine,
-            tokenizer,
+            self._tokenizers,
             held.aims,
             held.cache,
             self._loop,
-            executor=self._encoder,
             line=self._line,
             patience=settings.default_wait,
         )
         self._scorings = Scorings(
             engine,
-            tokenizer,
+            self._tokenizers,
             Targets(held.resolver, held.routes),
             held.cache,
             self._loop,
-            executor=self._encoder,
             line=self._line,
             numbers=self._generations.numbers,
             requests=self._generations.requests,
@@ -150,9 +149,9 @@ class Runtime:
         self._gate.shut()
         await self._loop.close()
         await self._combining.close()
+        await self._tokenizers.close()
         await self._held.close()
         self._loaders.shutdown()
-        self._encoder.shutdown()
 
     async def generate(self, call: GenerateCall) -> AsyncGenerator[Started | Delta | Finished, None]:
         """Started, then deltas, then Finished. Closing or cancelling it frees KV and lease within one step.

@@ -34,8 +34,8 @@ class Scheduler:
         self.steps = Steps()
         self._max_batch = max_batch
         self._prefill_tokens = prefill_tokens
-        self._shares = Shares()
-        self._waiting = Waiting(self._shares)
+        self.shares = Shares()
+        self._waiting = Waiting(self.shares)
         self._running: list[Job] = []
 
     @property
@@ -85,7 +85,7 @@ class Scheduler:
         """
         planned: list[Planned] = []
         while self._running and not planned:
-            order = sorted(self._running, key=self._shares.rank)
+            order = sorted(self._running, key=self.shares.rank)
             planned = self._decodes(order)
             planned += self._prompts(order)
             if not planned:
@@ -140,7 +140,7 @@ class Scheduler:
         """Let a request of the same tenant wait that matters less; whether there was one."""
         less = [other for other in self._running if other.tenant == job.tenant and other.priority < job.priority]
         if less:
-            self._preempt(max(less, key=self._shares.rank))
+            self._preempt(max(less, key=self.shares.rank))
         return bool(less)
 
     # The next step
@@ -184,12 +184,12 @@ class Scheduler:
     def _size(self, job: Job, budget: int, *, whole: bool) -> int:
         """Tokens of its next chunk, which ends with a block where it can, so that the next may be shared.
 
-        whole: rather none than a part of a block.
+        Adapters are the same in all of it. whole: rather none than a part of a block.
         """
         tokens = self.blocks.block_tokens
         reach = (len(job.blocks) + self.blocks.available) * tokens - job.computed
-        size = min(budget, job.left, reach)
-        if size == job.left:
+        size = min(budget, job.stretch, reach)
+        if size == job.stretch:
             return size
         aligned = size - (job.computed + size) % tokens
         return aligned if aligned > 0 else 0 if whole else size
@@ -239,7 +239,7 @@ class Scheduler:
         self.steps.recomputed += size - new
         if job.drawn == 0:
             self.steps.prompt += new
-            self._shares.charge(job.tenant, PROMPT_COST * new)
+            self.shares.charge(job.tenant, PROMPT_COST * new)
 
     def _drop(self, job: Job) -> None:
         self.blocks.give_back(job.blocks)
@@ -255,7 +255,7 @@ class Scheduler:
     def _grow(self, job: Job, token: Drawn) -> list[Outcome]:
         job.drawn += 1
         self.steps.drawn += 1
-        self._shares.charge(job.tenant, DRAWN_COST)
+        self.shares.charge(job.tenant, DRAWN_COST)
         if token.token in job.stop_tokens:
             return [self._leave(job, Left(FinishReason.STOP, stop_token=token.token))]
         job.context.append(token.token)

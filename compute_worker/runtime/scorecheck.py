@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from compute_worker.contract import EngineLimits
-from compute_worker.runtime.api import ScoreCall, ScoreItem
-from compute_worker.runtime.validation import check_ids, check_prompt, check_turn
+from compute_worker.runtime.api import ScoreCall
+from compute_worker.runtime.validation import check_prompt, check_turn
 from lorry.errors import InvalidInput, LorryError, PromptTooLong, RequestTooLarge
 
 # 16 questions of lm-evaluation-harness's size with 4 answers each make 64 items; what is resolved and
@@ -29,15 +29,16 @@ def of_item(index: int) -> Iterator[None]:
         raise type(error)(f"item {index}: {error.message}", **error.metadata | {"item": str(index)}) from error
 
 
-def check_scoring(call: ScoreCall, limits: EngineLimits, vocab_size: int) -> None:
-    """Everything that can be said before anything is tokenised. Raises InvalidInput, PromptTooLong."""
+def check_scoring(call: ScoreCall, limits: EngineLimits) -> None:
+    """Everything that can be said before it is known what serves the items. Raises InvalidInput, PromptTooLong."""
     if not 1 <= len(call.items) <= MAX_ITEMS:
         raise InvalidInput(f"expected 1 to {MAX_ITEMS} items, got {len(call.items)}")
     check_turn(call.tenant, call.priority)
     for index, item in enumerate(call.items):
         with of_item(index):
-            check_prompt(item, limits, vocab_size)
-            _check_continuation(item, vocab_size)
+            check_prompt(item, limits)
+            if (item.continuation is None) == (item.continuation_tokens is None):
+                raise InvalidInput("expected exactly one of continuation_text and continuation_tokens")
 
 
 def fit_item(prompt_tokens: int, continuation_tokens: int, limits: EngineLimits) -> None:
@@ -49,9 +50,3 @@ def fit_item(prompt_tokens: int, continuation_tokens: int, limits: EngineLimits)
         raise PromptTooLong(f"the context holds {limits.max_context} tokens, prompt and continuation have {total}")
     if total > capacity:
         raise RequestTooLarge(f"the KV cache holds {capacity} tokens, prompt and continuation have {total}")
-
-
-def _check_continuation(item: ScoreItem, vocab_size: int) -> None:
-    if (item.continuation is None) == (item.continuation_tokens is None):
-        raise InvalidInput("expected exactly one of continuation_text and continuation_tokens")
-    check_ids("continuation token", item.continuation_tokens or (), vocab_size)

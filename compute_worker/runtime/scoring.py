@@ -8,40 +8,48 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Iterator, Sequence
-from concurrent.futures import Executor
-from dataclasses import dataclass
-from itertools import count
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import count, groupby
+from operator import itemgetter
+from typing import TypeAlias
 
 from compute_worker.contract import Engine, Sampling, Scored
+from compute_worker.runtime.activation import activation
 from compute_worker.runtime.api import ItemScore, ScoreCall, ScoreItem
 from compute_worker.runtime.cache import AdapterCache
 from compute_worker.runtime.job import Admitted, Event, Job, Left
 from compute_worker.runtime.line import Line
 from compute_worker.runtime.loop import EngineLoop
 from compute_worker.runtime.mailbox import Mailbox, submitted
-from compute_worker.runtime.prefix import beginning
+from compute_worker.runtime.pool import Lease
 from compute_worker.runtime.rights import rights
 from compute_worker.runtime.scorecheck import check_scoring, fit_item, of_item
 from compute_worker.runtime.tally import Busiest, Uses
 from compute_worker.runtime.targets import Target, Targets
+from compute_worker.runtime.tokenizers import Tokenizers, Wording
+from compute_worker.runtime.validation import check_ids
 from compute_worker.runtime.waiting import until
 from compute_worker.wording import Tokenizer
 from lorry.errors import CacheBusy, Cancelled, DeadlineExceeded, LorryError
 
 # Items of a call on their way at once: half of the default batch, so that answers find places beside them.
 _WINDOW = 32
+# Prompt and continuation.
+_Text: TypeAlias = tuple[list[int], list[int]]
 
 
 @dataclass(frozen=True, slots=True)
 class _Work:
-    """A call whose items are resolved and tokenised: (prompt, continuation) of each."""
+    """A call whose items are resolved and tokenised."""
 
     call: ScoreCall
     place: int
     tenant: str
     targets: Sequence[Target]
-    texts: Sequence[tuple[list[int], list[int]]]
+    wordings: Sequence[Wording]
+    texts: Sequence[_Text]
 
 
 class Scorings:
@@ -52,23 +60,21 @@ class Scorings:
     def __init__(  # noqa: PLR0913 - the parts that an item goes through
         self,
         engine: Engine,
-        tokenizer: Tokenizer,
+        tokenizers: Tokenizers,
         targets: Targets,
         cache: AdapterCache,
         loop: EngineLoop,
         *,
-        executor: Executor,
         line: Line,
         numbers: count[int],
         requests: Busiest[str, Uses],
         patience: float,
     ) -> None:
         self._engine = engine
-        self._tokenizer = tokenizer
+        self._tokenizers = tokenizers
         self._targets = targets
         self._cache = cache
         self._loop = loop
-        self._executor = executor
         self._line = line
         self._numbers = numbers
         self._requests = requests
@@ -79,7 +85,7 @@ class Scorings:
 
         Raises what validation, selection, cache and scheduler raise; the first failure ends the call.
         """
-        check_scoring(call, self._engine.limits, self._tokenizer.vocab_size)
+        check_scoring(call, self._engine.limits)
         place, tenant = next(self._numbers), rights().holder or call.tenant
         self._line.join(place, tenant)
         running: set[asyncio.Task[ItemScore]] = set()
@@ -104,51 +110,49 @@ class Scorings:
         return bool(running)
 
     async def _prepared(self, call: ScoreCall, place: int, tenant: str) -> _Work:
-        loop = asyncio.get_running_loop()
         async with until(call.deadline, lambda: DeadlineExceeded("the adapters were not resolved before the deadline")):
             targets = await self._targets.resolve(call.items)
-        texts = await loop.run_in_executor(self._executor, lambda: list(map(self._encode, call.items)))
+            wordings = [await self._wording(index, target) for index, target in enumerate(targets)]
+        texts = await _encoded(call.items, wordings)
         for index, (prompt, continuation) in enumerate(texts):
             with of_item(index):
                 fit_item(len(prompt), len(continuation), self._engine.limits)
-        return _Work(call, place, tenant, targets, texts)
+        return _Work(call, place, tenant, targets, wordings, texts)
 
-    def _encode(self, item: ScoreItem) -> tuple[list[int], list[int]]:
-        if item.text is not None and item.continuation is not None:
-            return self._tokenizer.encode_pair(item.text, item.continuation)
-        if item.text is not None:
-            prompt, _ = self._tokenizer.encode_pair(item.text, "")
-        elif item.chat is not None:
-            prompt = self._tokenizer.encode_chat(item.chat)
-        else:
-            prompt = list(item.tokens or ())
-        if item.continuation is None:
-            return prompt, list(item.continuation_tokens or ())
-        return prompt, self._tokenizer.encode_more(item.continuation)
+    async def _wording(self, index: int, target: Target) -> Wording:
+        with of_item(index):
+            return await self._tokenizers.of(target.choices)
 
     async def _item(self, work: _Work, index: int) -> ItemScore:
         with of_item(index):
             target, (prompt, continuation) = work.targets[index], work.texts[index]
-            lease = await self._cache.acquire(target.choices, work.call.deadline)
+            lease = await self._cache.acquire(target.choices, work.call.deadline, tenant=work.tenant)
             for choice in target.choices:
                 self._requests.of(choice.version.digest).count += 1
             mailbox = Mailbox(lambda: self._line.leave(work.place), lease.release)
+            try:
+                _check_ids(work.wordings[index], lease, prompt, continuation)
+            except BaseException:
+                lease.release()
+                raise
+            active = activation(rights().holder, target.choices, lease, prompt)
             job = Job(
                 number=next(self._numbers),
                 context=[*prompt, *continuation[:-1]],
                 max_new=0,
-                adapters=lease.adapters,
+                adapters=active.adapters,
                 sampling=Sampling(),
                 stop_tokens=frozenset(),
                 sink=mailbox.take,
                 tenant=work.tenant,
                 priority=work.call.priority,
-                scope=beginning(rights().holder, target.choices),
+                scope=active.scope,
+                later=active.later,
                 targets=continuation,
             )
             with submitted(self._loop, job, mailbox):
                 scored = await self._collected(work.call.deadline, mailbox)
-            return self._score(index, target, len(prompt), continuation, scored)
+            return replace(self._score(work, index, scored), inactive=active.inactive)
 
     async def _collected(self, deadline: float | None, mailbox: Mailbox) -> list[tuple[float, bool]]:
         """Log-probability and greedy or not of each token, once all have come."""
@@ -165,20 +169,55 @@ class Scorings:
                 elif _is_last(event):
                     return scored
 
-    def _score(
-        self, index: int, target: Target, prompt_tokens: int, tokens: list[int], scored: list[tuple[float, bool]]
-    ) -> ItemScore:
+    def _score(self, work: _Work, index: int, scored: list[tuple[float, bool]]) -> ItemScore:
+        target, (prompt, continuation) = work.targets[index], work.texts[index]
         return ItemScore(
             index=index,
             base_id=self._engine.base.base_id,
             adapters=tuple(choice.resolved for choice in target.choices),
             route=target.route,
             route_revision=target.revision,
-            prompt_tokens=prompt_tokens,
-            tokens=tuple(tokens),
+            prompt_tokens=len(prompt),
+            tokens=tuple(continuation),
             logprobs=tuple(logprob for logprob, _ in scored),
             greedy=tuple(greedy for _, greedy in scored),
+            tokenizer=work.wordings[index].digest,
         )
+
+
+async def _encoded(items: Sequence[ScoreItem], wordings: Sequence[Wording]) -> list[_Text]:
+    """(prompt, continuation) of each item: neighbours of one tokenizer together."""
+    texts: list[_Text] = []
+    for wording, group in groupby(zip(wordings, items, strict=True), key=itemgetter(0)):
+        same = [item for _, item in group]
+        encode = partial(_encode, tokenizer=wording.tokenizer)
+        texts += await asyncio.get_running_loop().run_in_executor(wording.executor, _all, encode, same)
+    return texts
+
+
+def _all(encode: Callable[[ScoreItem], _Text], items: Sequence[ScoreItem]) -> list[_Text]:
+    return list(map(encode, items))
+
+
+def _encode(item: ScoreItem, tokenizer: Tokenizer) -> _Text:
+    if item.text is not None and item.continuation is not None:
+        return tokenizer.encode_pair(item.text, item.continuation)
+    if item.text is not None:
+        prompt, _ = tokenizer.encode_pair(item.text, "")
+    elif item.chat is not None:
+        prompt = tokenizer.encode_chat(item.chat)
+    else:
+        prompt = list(item.tokens or ())
+    if item.continuation is None:
+        return prompt, list(item.continuation_tokens or ())
+    return prompt, tokenizer.encode_more(item.continuation)
+
+
+def _check_ids(wording: Wording, lease: Lease, prompt: Sequence[int], continuation: Sequence[int]) -> None:
+    vocab = wording.tokenizer.vocab_size if lease.vocab is None else lease.vocab
+    wording.check(vocab)
+    check_ids("prompt token", prompt, vocab)
+    check_ids("continuation token", continuation, vocab)
 
 
 def _is_last(event: Event | LorryError) -> bool:

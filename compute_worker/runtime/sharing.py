@@ -8,6 +8,7 @@ that has something to do falls behind another by more than what is in flight. Do
 from __future__ import annotations
 
 import heapq
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 
 from compute_worker.runtime.job import Job
@@ -24,11 +25,11 @@ class Shares:
     """What each tenant was served, in token costs. Forgets whom it has not heard of for longest."""
 
     def __init__(self) -> None:
-        self._served: dict[str, int] = {}
+        self._served: OrderedDict[str, int] = OrderedDict()
         self._last = ""
 
     def served(self, tenant: str) -> int:
-        """Its counter."""
+        """Its counter. Any thread."""
         return self._served.get(tenant, 0)
 
     def lift(self, tenant: str, waiting: Iterable[str]) -> None:
@@ -49,10 +50,10 @@ class Shares:
         return self.served(job.tenant), job.tenant, -job.priority, job.number
 
     def _set(self, tenant: str, served: int) -> None:
-        self._served.pop(tenant, None)
         self._served[tenant] = served
+        self._served.move_to_end(tenant)
         if len(self._served) > _MAX_TENANTS:
-            del self._served[next(iter(self._served))]
+            self._served.popitem(last=False)
 
 
 class Waiting:

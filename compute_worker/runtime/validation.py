@@ -7,6 +7,7 @@ free at the moment (scheduler and cache do).
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from compute_worker.contract import EngineLimits, Sampling
 from compute_worker.runtime.api import GenerateCall, ScoreItem, Stop
@@ -31,11 +32,11 @@ MAX_FORM_CHARACTERS = 1 << 16
 MAX_CHARACTERS_PER_TOKEN = 256
 
 
-def check_call(call: GenerateCall, limits: EngineLimits, vocab_size: int) -> None:
-    """Everything that can be said before the prompt is tokenised. Raises InvalidInput, PromptTooLong."""
-    check_prompt(call, limits, vocab_size)
+def check_call(call: GenerateCall, limits: EngineLimits) -> None:
+    """Everything that can be said before it is known what serves it. Raises InvalidInput, PromptTooLong."""
+    check_prompt(call, limits)
     _check_sampling(call.sampling)
-    _check_stop(call.stop, vocab_size)
+    _check_stop(call.stop)
     if call.seed is not None:
         _between("seed", call.seed, 0, MAX_SEED)
     _between("characters of the affinity", len(call.affinity), 0, MAX_AFFINITY_CHARACTERS)
@@ -76,15 +77,15 @@ def fit(prompt_tokens: int, max_new_tokens: int, limits: EngineLimits) -> int:
     return new
 
 
-def check_prompt(call: GenerateCall | ScoreItem, limits: EngineLimits, vocab_size: int) -> None:
-    """Exactly one prompt, of ids that there are, not hopelessly long. Raises InvalidInput, PromptTooLong."""
+def check_prompt(call: GenerateCall | ScoreItem, limits: EngineLimits) -> None:
+    """Exactly one prompt, not hopelessly long. Raises InvalidInput, PromptTooLong."""
     given = [name for name in ("text", "chat", "tokens") if getattr(call, name) is not None]
     if len(given) != 1:
         raise InvalidInput(f"expected exactly one of text, chat and tokens, got {' and '.join(given) or 'none'}")
     if call.chat is not None and not call.chat:
         raise InvalidInput("a chat has at least one message, got none")
-    if call.tokens is not None:
-        check_ids("prompt token", call.tokens, vocab_size)
+    if len(call.tokens or ()) > limits.max_context:
+        raise PromptTooLong(f"the context holds {limits.max_context} tokens, got {len(call.tokens or ())}")
     characters = len(call.text or "") + sum(len(content) for _, content in call.chat or ())
     if characters > limits.max_context * MAX_CHARACTERS_PER_TOKEN:
         raise PromptTooLong(f"{characters} characters cannot fit a context of {limits.max_context} tokens")
@@ -100,17 +101,16 @@ def _check_sampling(sampling: Sampling) -> None:
         _between("logprobs", sampling.logprobs, 0, MAX_LOGPROBS)
 
 
-def _check_stop(stop: Stop, vocab_size: int) -> None:
+def _check_stop(stop: Stop) -> None:
     _between("max_new_tokens", stop.max_new_tokens, 0, 2**31 - 1)
     _between("number of stop strings", len(stop.strings), 0, MAX_STOP_STRINGS)
     _between("number of stop tokens", len(stop.token_ids), 0, MAX_STOP_TOKENS)
     for text in stop.strings:
         _between("characters of a stop string", len(text), 1, MAX_STOP_CHARACTERS)
-    check_ids("stop token", stop.token_ids, vocab_size)
 
 
-def check_ids(what: str, ids: tuple[int, ...], vocab_size: int) -> None:
-    """Raise InvalidInput where an id is not one of the vocabulary's."""
+def check_ids(what: str, ids: Sequence[int], vocab_size: int) -> None:
+    """Raise InvalidInput where an id is not one of the vocabulary's: the base's, or the adapter's own."""
     wrong = next((token for token in ids if not 0 <= token < vocab_size), None)
     if wrong is not None:
         raise InvalidInput(f"{what}: expected 0 to {vocab_size - 1}, got {wrong}")

@@ -12,11 +12,28 @@ from compute_worker.runtime.api import Resolved
 from compute_worker.runtime.rights import Homes
 from lorry.errors import InvalidAdapter
 from lorry.format.bundle import CONFIG_NAME, WEIGHTS_NAME
-from lorry.format.manifest import Manifest, ManifestFile
+from lorry.format.digest import digest_of
+from lorry.format.manifest import Manifest, ManifestFile, canonical_json
 from lorry.format.reference import AdapterName, Reference, parse_reference
 
 # Under this name a combination that was made here and not published is referred to by digest.
 COMBINED = AdapterName("default", "combined")
+
+TOKENIZER_NAME = "tokenizer.json"
+# What says, beside it or alone, how text is read and written.
+_WORDING = frozenset({TOKENIZER_NAME, "tokenizer_config.json", "chat_template.jinja", "chat_template.json"})
+# Vocabularies of tokenizers that run as Python, and what was added to them: beside tokenizer.json they say the same.
+SLOW_NAMES = frozenset(
+    {
+        "added_tokens.json",
+        "merges.txt",
+        "sentencepiece.bpe.model",
+        "spiece.model",
+        "tokenizer.model",
+        "vocab.json",
+        "vocab.txt",
+    }
+)
 
 
 def combined_reference(digest: str) -> str:
@@ -48,11 +65,34 @@ class Version:
         """adapter_model.safetensors. Raises InvalidAdapter where there is none."""
         return self._file(WEIGHTS_NAME)
 
+    @property
+    def wording(self) -> tuple[ManifestFile, ...]:
+        """The files of its tokenizer and its chat template, none where it brings neither."""
+        return wording_of(self.manifest)
+
+    @property
+    def wording_digest(self) -> str:
+        """Identity of these files, empty where there are none."""
+        facts = [[file.name, file.digest] for file in self.wording]
+        return digest_of(canonical_json(facts).encode()) if facts else ""
+
+    @property
+    def served(self) -> tuple[ManifestFile, ...]:
+        """The files that serving needs: configuration first, weights last. Raises InvalidAdapter."""
+        return (self.config, *self.wording, self.weights)
+
     def _file(self, name: str) -> ManifestFile:
         for file in self.manifest.files:
             if file.name == name:
                 return file
         raise InvalidAdapter(f"version {self.digest} has no {name}")
+
+
+def wording_of(manifest: Manifest) -> tuple[ManifestFile, ...]:
+    """The files of a version's tokenizer and chat template, none where it brings neither."""
+    whole = any(file.name == TOKENIZER_NAME for file in manifest.files)
+    names = _WORDING if whole else _WORDING | SLOW_NAMES
+    return tuple(file for file in manifest.files if file.name in names)
 
 
 @dataclass(frozen=True, slots=True)

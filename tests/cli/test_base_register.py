@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from compute_worker.engine.loading import load_base
 from lorry.fingerprint import base_facts
 from tests.cli.conftest import Lorry
 from tests.support.adapters import BASE_NAME, base_for
 from tests.support.models import saved_model, tiny_model
+from tests.support.quantised import saved_gguf
 
 
 def test_a_base_is_registered_from_its_folder(lorry: Lorry, tmp_path: Path) -> None:
@@ -24,6 +26,17 @@ def test_a_base_is_registered_from_its_folder(lorry: Lorry, tmp_path: Path) -> N
     assert (capture.json["derived_from"], capture.json["carry_over"]) == (base_for().base_id, "CARRY_OVER_WARN")
     assert len(capture.json["modules"]) == len(facts.modules)
     assert lorry("base", "show", "org/llama").code == 0
+
+
+def test_a_gguf_file_is_registered_as_the_plain_weights_that_it_unpacks_to(lorry: Lorry, tmp_path: Path) -> None:
+    file = saved_gguf(tmp_path / "tiny.gguf")
+    load_base(str(file), "cpu", "float32").save_pretrained(tmp_path / "folder")
+
+    of_file = lorry("base", "register", str(file), "--name", "tiny-gguf", "--json").json
+    of_folder = lorry("base", "register", str(tmp_path / "folder"), "--name", "tiny-gguf", "--json").json
+
+    assert of_file["quantization"] == "none"
+    assert of_file == of_folder
 
 
 def test_a_folder_without_a_model_is_refused_in_one_line(lorry: Lorry, tmp_path: Path) -> None:

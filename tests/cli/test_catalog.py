@@ -6,6 +6,7 @@ import pytest
 
 from tests.cli.conftest import Lorry
 from tests.support.adapters import BASE_NAME, CONFIG, WEIGHTS, write_adapter
+from tests.support.tiny_kinds import KINDS
 
 
 def test_push_ls_show_and_pull(lorry: Lorry, folder: str, tmp_path: Path) -> None:
@@ -21,6 +22,14 @@ def test_push_ls_show_and_pull(lorry: Lorry, folder: str, tmp_path: Path) -> Non
 
     assert lorry("pull", "tour/pirate", str(tmp_path / "out")).code == 0
     assert (tmp_path / "out" / WEIGHTS).read_bytes() == (Path(folder) / WEIGHTS).read_bytes()
+
+
+def test_show_and_ls_tell_what_an_adapter_does_beyond_lora(lorry: Lorry, tmp_path: Path) -> None:
+    lorry("push", str(KINDS["tokens-resized"].write(tmp_path / "new")), "kinds/words", "--base", BASE_NAME)
+    assert "modules_to_save trainable_tokens" in lorry("show", "kinds/words").out
+    (version,) = lorry("ls", "kinds/words", "--servable-on", BASE_NAME, "--json").json
+    assert version["manifest"]["features"] == ["modules_to_save", "trainable_tokens"]
+    assert "trainable_tokens" in lorry("ls", "kinds/words").out
 
 
 def test_pull_writes_into_a_folder_of_the_adapters_name(

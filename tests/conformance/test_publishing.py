@@ -28,6 +28,7 @@ from lorry.rpc.convert import base_to_pb, manifest_from_pb
 from lorry.v1 import catalog_pb2, types_pb2
 from tests.conformance.guest import BASE, BASE_FACTS, NOWHERE, Guest
 from tests.support.adapters import CONFIG, MODULES, WEIGHTS, base_for
+from tests.support.tiny_kinds import KINDS
 
 SMALLER = "conformance-smaller"
 GHOST = types_pb2.RecipeSource(digest=NOWHERE, weight=1)
@@ -47,6 +48,19 @@ async def test_a_published_version_says_what_its_bytes_say(guest: Guest) -> None
     adapter = (await guest.call("GetAdapter", adapter="pirate")).adapter
     assert (dict(adapter.labels), dict(adapter.aliases)) == ({"a": "b"}, {"prod": version.digest})
     assert (adapter.latest_digest, adapter.rank, adapter.base_id) == (version.digest, 2, BASE_FACTS.base_id)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_version_of_every_kind_says_what_it_does_beyond_lora_and_is_found_by_its_base(
+    kind: str, guest: Guest
+) -> None:
+    config, weights = KINDS[kind].bytes()
+    files = [await guest.put(config, CONFIG), await guest.put(weights, WEIGHTS)]
+    version = (await guest.call("CreateVersion", adapter=kind, files=files, base_model=BASE)).version
+    assert tuple(version.manifest.features) == KINDS[kind].features
+    assert manifest_from_pb(version.manifest).digest == version.digest
+    served = (await guest.call("ListAdapters", filter=f"fits={BASE}")).adapters
+    assert [adapter.name for adapter in served] == [kind]
 
 
 async def test_publishing_the_same_again_answers_the_same_version(guest: Guest) -> None:

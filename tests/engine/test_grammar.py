@@ -161,7 +161,7 @@ def test_a_form_is_compiled_once_and_the_oldest_are_forgotten(
     tokenizer: HfTokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("compute_worker.engine.grammar._KEPT", 2)
-    forms = tokenizer._forms
+    forms = tokenizer.forms(tokenizer.vocab_size)
     forms._compiled.clear()
     kept = [Constraint(Form.REGEX, letter) for letter in "abc"]
     forms.guide(kept[0])

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import math
+import random
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -17,10 +19,11 @@ from transformers import (
 )
 
 from compute_worker.contract import Drawn, Sampling, StepRow
-from compute_worker.engine.sampler import draw, filtered, penalise, uniform
+from compute_worker.engine.filters import survivors
+from compute_worker.engine.sampler import draw, penalised, uniform
 
-# Both sizes of the nucleus search: below 1,024 all at once, above first the 1,024 largest.
-SIZES = [300, 5000]
+# All ways to look for what survives: all at once, first the 64 largest, and then the 1,024 largest.
+SIZES = [50, 300, 5000]
 
 
 def logits_of(size: int, seed: int = 0) -> Tensor:
@@ -29,6 +32,13 @@ def logits_of(size: int, seed: int = 0) -> Tensor:
 
 def row(sampling: Sampling, index: int = 0, context: Sequence[int] = ()) -> StepRow:
     return StepRow((1,), 0, (0,), (), sampling, context, index)
+
+
+def distribution(logits: Tensor, sampling: Sampling) -> Tensor:
+    """How likely each token is to be drawn."""
+    (left,) = survivors(logits[None], [sampling])
+    ids = torch.arange(len(logits)) if left.ids is None else left.ids[0]
+    return torch.full_like(logits, float("-inf")).index_copy(0, ids, left.scores[0]).softmax(0)
 
 
 def one(logits: Tensor, sampling: Sampling, index: int = 0, context: Sequence[int] = ()) -> Drawn:
@@ -61,7 +71,16 @@ def test_the_distribution_is_transformers(size: int, sampling: Sampling) -> None
 
     expected = warpers(torch.zeros(1, 1, dtype=torch.long), logits[None])[0].softmax(0)
 
-    torch.testing.assert_close(filtered(logits, sampling).softmax(0), expected)
+    torch.testing.assert_close(distribution(logits, sampling), expected)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_tokens_that_equal_the_last_of_top_k_are_kept_like_transformers_keeps_them(size: int) -> None:
+    logits = logits_of(size).round()
+
+    expected = TopKLogitsWarper(5)(torch.zeros(1, 1, dtype=torch.long), logits[None])[0].softmax(0)
+
+    torch.testing.assert_close(distribution(logits, Sampling(temperature=1.0, top_k=5)), expected)
 
 
 def test_the_repetition_penalty_is_transformers() -> None:
@@ -69,7 +88,9 @@ def test_the_repetition_penalty_is_transformers() -> None:
 
     expected = RepetitionPenaltyLogitsProcessor(1.4)(torch.tensor([context]), logits[None].clone())[0]
 
-    torch.testing.assert_close(penalise(logits, context, 1.4), expected)
+    got = penalised(logits.repeat(3, 1), [row(Sampling(repetition_penalty=p), context=context) for p in (1, 1.4, 1)])
+
+    torch.testing.assert_close(got, torch.stack([logits, expected, logits]))
 
 
 def test_draws_follow_the_distribution() -> None:
@@ -91,6 +112,39 @@ def test_a_draw_is_a_function_of_seed_and_index_alone() -> None:
     alone = [draw(logits[place][None], [single])[0] for place, single in reversed(list(enumerate(rows)))]
 
     assert together == alone[::-1]
+
+
+def any_row(dice: random.Random, size: int) -> StepRow:
+    sampling = Sampling(
+        temperature=dice.choice([0, 0.2, 0.7, 1, 1.5, 5]),
+        top_k=dice.choice([0, 0, 1, 5, 50, 64, 200, size]),
+        top_p=dice.choice([1, 1, 0.1, 0.5, 0.9, 0.999]),
+        min_p=dice.choice([0, 0, 0.02, 0.3]),
+        repetition_penalty=dice.choice([1, 1, 1.2, 0.8]),
+        seed=dice.randrange(2**32),
+        logprobs=dice.choice([None, None, 0, 1, 20]),
+    )
+    allowed = dice.choice([None, None, dice.randbytes(-(-size // 8)), b"\x05"])
+    context = dice.choices(range(size), k=dice.randrange(30))
+    return replace(row(sampling, dice.randrange(100), context), allowed=allowed)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("digits", [6, 0])  # 0: many tokens are equally likely
+def test_a_row_draws_alone_what_it_draws_in_any_batch(size: int, digits: int) -> None:
+    dice = random.Random(size)  # noqa: S311 - the same cases in every run
+    rows = [any_row(dice, size) for _ in range(120)]
+    logits = torch.stack([logits_of(size, seed).round(decimals=digits) for seed in range(len(rows))])
+
+    together = draw(logits, rows)
+
+    assert together == [draw(logits[place][None], [single])[0] for place, single in enumerate(rows)]
+    for single, drawn in zip(rows, together, strict=True):
+        assert single.allowed is None or permits(single.allowed, drawn.token)
+
+
+def permits(allowed: bytes, token: int) -> bool:
+    return bool(int.from_bytes(allowed, "little") >> token & 1)
 
 
 def test_numbers_of_neighbouring_seeds_and_indices_are_unlike() -> None:
@@ -147,6 +201,13 @@ def test_a_row_without_a_finite_logit_still_draws_and_its_neighbour_never_notice
 
     assert 0 <= ours.token < 300
     assert neighbours == one(logits, sampling)
+
+
+def test_a_form_that_allows_nothing_still_draws_a_token_that_there_is() -> None:
+    for sampling in (Sampling(), Sampling(temperature=1.0), Sampling(temperature=1.0, top_k=3, top_p=0.5)):
+        nothing = replace(row(sampling), allowed=bytes(38))
+
+        assert 0 <= draw(logits_of(300)[None], [nothing])[0].token < 300
 
 
 def test_no_rows_draw_nothing() -> None:

@@ -6,9 +6,10 @@ import pytest
 
 from lorry.errors import IncompatibleAdapter
 from lorry.format.base import BaseFacts
-from lorry.format.compatibility import CarryOver, Code, Finding, judge, refuse
+from lorry.format.compatibility import CarryOver, judge, refuse
 from lorry.format.derive import outline
 from lorry.format.facts import AdapterFacts
+from lorry.format.findings import Code, Finding
 from lorry.format.header import header_length
 from tests.support.adapters import MODULES, Modules, adapter_bytes, base_for
 

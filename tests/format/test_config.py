@@ -153,6 +153,6 @@ def test_brackets_inside_of_strings_are_not_nesting() -> None:
 
 def test_an_error_shows_the_beginning_of_a_long_value_alone() -> None:
     with pytest.raises(UnsupportedAdapter) as caught:
-        parse(modules_to_save=["x" * 10_000])
+        parse(target_parameters=["x" * 10_000])
 
     assert len(str(caught.value)) < 300

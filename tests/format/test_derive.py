@@ -2,13 +2,13 @@
 
 import math
 
-import numpy as np
 import pytest
 
-from lorry.errors import InvalidAdapter, UnsupportedAdapter
-from lorry.format.derive import outline, tensor_names
+from lorry.errors import InvalidAdapter
+from lorry.format.derive import outline
 from lorry.format.facts import AdapterFacts, Variant
 from lorry.format.header import header_length
+from lorry.format.names import tensor_names
 from tests.support.adapters import MODULES, adapter_bytes, encode, safetensors_bytes, tensors
 from tests.support.hostile import f32
 
@@ -120,12 +120,3 @@ def test_every_module_needs_its_vector(options: dict[str, bool]) -> None:
 def test_a_rank_that_the_pattern_contradicts_is_refused() -> None:
     with pytest.raises(InvalidAdapter, match="expected rank 4 by the configuration, got A 2 and B 2"):
         derive(rank_pattern={"q_proj": 4})
-
-
-def test_the_bases_own_weight_is_refused_with_the_way_to_leave_it_out() -> None:
-    config, _ = adapter_bytes({"lm_head": (8, 32, 2)})
-    raw = encode(tensors({"lm_head": (8, 32, 2)}))
-    raw["base_model.model.lm_head.base_layer.weight"] = ("F32", (32, 8), np.zeros((32, 8), "f4").tobytes())
-
-    with pytest.raises(UnsupportedAdapter, match="save_embedding_layers=False"):
-        facts(config, safetensors_bytes(raw))

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from lorry.errors import InvalidAdapter, InvalidDigest
 from lorry.format.bundle import check_bundle
 from lorry.format.digest import digest_of
+from lorry.format.facts import Feature
 from lorry.format.manifest import (
     Manifest,
     ManifestFile,
@@ -60,6 +61,7 @@ manifests = st.builds(
     target_modules=st.lists(names, max_size=3).map(tuple),
     variant=st.sampled_from(["lora", "rslora", "dora"]),
     parents=st.lists(digests, max_size=3).map(tuple),
+    features=st.lists(st.sampled_from([feature.value for feature in Feature]), max_size=3).map(tuple),
     recipe=st.none()
     | st.builds(Recipe, names, names, st.lists(st.builds(RecipeSource, digests, reals), max_size=3).map(tuple), names),
 )

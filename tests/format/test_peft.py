@@ -111,11 +111,8 @@ def test_an_adapter_of_conv1d_layers_has_the_same_orientation(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("fields", "named"),
     [
-        ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
-        ({"trainable_token_indices": [1, 2]}, "trainable_token_indices"),
-        ({"bias": "all"}, "bias"),
-        ({"target_modules": ["embed_tokens"]}, "lora_embedding_A"),
-        ({"alora_invocation_tokens": [1]}, "alora_invocation_tokens"),
+        ({"target_modules": ["embed_tokens"], "use_dora": True}, "DoRA on an embedding"),
+        ({"modules_to_save": ["lm_head"], "alora_invocation_tokens": [1]}, "alora_invocation_tokens"),
         ({"init_lora_weights": "pissa"}, "pissa"),
         ({"init_lora_weights": "olora"}, "olora"),
     ],

@@ -70,9 +70,9 @@ def source(folder: Path, weight: float = 1.0) -> CombineSource:
 
 
 def base_weight(module: str) -> NDArray[np.float32]:
-    """The tiny llama's."""
+    """The tiny llama's, [out, in]."""
     weight: NDArray[np.float32] = tiny_model("llama").get_submodule(module).weight.numpy()
-    return weight
+    return weight.T if "embed" in module else weight
 
 
 def method(name: str, **parameters: float | str) -> CombineMethod:

@@ -7,7 +7,22 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.merge.support import DOWN, Q, V, adapter, combine, deltas, llama_modules, method, peft_combine
+from compute_worker.merge import TorchCombiner
+from tests.merge.support import (
+    DOWN,
+    Q,
+    V,
+    adapter,
+    base_weight,
+    combine,
+    deltas,
+    llama_modules,
+    method,
+    peft_combine,
+    source,
+)
+from tests.support.models import tiny_model
+from tests.support.peft_adapters import save_adapter
 
 WEIGHTS = [(1.0, 1.0), (0.7, 0.2), (1.5, -0.5), (-1.0, -0.25), (0.0, 1.0), (0.0, 0.0)]
 DENSITIES = [0.3, 0.5, 1.0]
@@ -90,3 +105,36 @@ def test_adapters_of_bfloat16_come_out_as_bfloat16(tmp_path: Path) -> None:
     for name, tensor in ours.items():
         assert tensor.dtype == torch.bfloat16
         torch.testing.assert_close(tensor, theirs[name].to(torch.bfloat16), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", ["linear", "cat", "ties", "magnitude_prune"])
+def test_an_embedding_merges_like_a_linear(name: str, tmp_path: Path) -> None:
+    options = {"density": 0.5} if name in ("ties", "magnitude_prune") else {}
+    folders = [embedding(tmp_path, seed) for seed in (1, 2)]
+    ours = combine(tmp_path / "out", method(name, **options), folders, (0.7, -0.2))
+    assert_same(ours, peft_combine(folders, (0.7, -0.2), name, **options))
+
+
+def test_an_svd_of_embeddings_is_the_same_delta(tmp_path: Path) -> None:
+    folders = [embedding(tmp_path, seed) for seed in (1, 2)]
+    ours = combine(tmp_path / "out", method("svd", rank=3), folders, (0.7, -0.2))
+    theirs = peft_combine(folders, (0.7, -0.2), "svd", svd_rank=3)
+    assert ours.keys() == theirs.keys()
+    a, b = (f"base_model.model.model.embed_tokens.lora_embedding_{side}" for side in "AB")
+    torch.testing.assert_close(ours[b] @ ours[a], theirs[b] @ theirs[a], rtol=0, atol=1e-5)
+
+
+def test_the_deviation_from_the_exact_sum_counts_embeddings(tmp_path: Path) -> None:
+    folders = [embedding(tmp_path, seed) for seed in (1, 2)]
+    sources = [source(folder, weight) for folder, weight in zip(folders, (0.7, -0.2), strict=True)]
+    found = {}
+    for name in ("cat", "linear"):
+        combine(tmp_path / name, method(name), folders, (0.7, -0.2))
+        found[name] = TorchCombiner(base_weight).compare(sources, tmp_path / name)
+    assert found["cat"].worst_relative_error < 1e-6
+    assert found["linear"].relative_error > 0.1
+
+
+def embedding(folder: Path, seed: int) -> Path:
+    options = {"r": 4, "lora_alpha": 6, "target_modules": ["embed_tokens", "q_proj"]}
+    return save_adapter(tiny_model("llama"), folder / str(seed), seed=seed, **options)

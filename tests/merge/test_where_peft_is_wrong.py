@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lorry.errors import InvalidAdapter, InvalidCombination, UnsupportedAdapter
+from lorry.errors import InvalidCombination
 from lorry.format.bundle import check_bundle
 from tests.merge.support import (
     DOWN,
@@ -21,7 +21,6 @@ from tests.merge.support import (
     method,
     peft_combine,
     peft_model,
-    source,
 )
 from tests.support.adapters import WEIGHTS
 from tests.support.models import tiny_model
@@ -111,16 +110,19 @@ def test_dare_of_density_0_is_refused(tmp_path: Path) -> None:
         combine(tmp_path / "out", method("dare_linear", density=0.0), folders, (1.0, 1.0))
 
 
-def test_modules_to_save_are_refused_rather_than_replaced_by_the_bases(tmp_path: Path) -> None:
+def test_modules_to_save_are_carried_over_rather_than_replaced_by_the_bases(tmp_path: Path) -> None:
     folder = save_adapter(tiny_model("llama"), tmp_path / "saving", target_modules=[Q], modules_to_save=["lm_head"])
-    trained = load_file(folder / WEIGHTS)["base_model.model.lm_head.weight"] + 1
-    model = peft_model([folder, adapter(tmp_path, 2)])
-    head = model.get_submodule("base_model.model.lm_head")
-    head.modules_to_save["a0"].weight.data = trained
+    folders, name = [folder, adapter(tmp_path, 2)], "base_model.model.lm_head"
+    trained = load_file(folder / WEIGHTS)[f"{name}.weight"]
+    model = peft_model(folders)
     model.base_model.add_weighted_adapter(["a0", "a1"], [1.0, 1.0], "merged", combination_type="cat")
+    head = model.get_submodule(name)
+    assert torch.equal(head.modules_to_save["a0"].weight, trained)
+    assert not torch.equal(trained, head.original_module.weight)
     assert torch.equal(head.modules_to_save["merged"].weight, head.original_module.weight)
-    with pytest.raises((InvalidAdapter, UnsupportedAdapter), match=r"modules_to_save|lm_head"):
-        source(folder)
+
+    ours = combine(tmp_path / "out", method("cat"), folders, (1.0, 1.0))
+    assert torch.equal(ours[f"{name}.weight"], trained)
 
 
 def test_a_failed_combination_leaves_nothing_behind(tmp_path: Path) -> None:

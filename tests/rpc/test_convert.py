@@ -34,7 +34,7 @@ RECIPE = Recipe("ties", '{"density":0.3}', (RecipeSource(DIGEST, -0.1), RecipeSo
 @pytest.mark.parametrize("variant", Variant)
 @pytest.mark.parametrize("recipe", [None, RECIPE])
 def test_a_manifest_keeps_its_digest_over_the_wire(variant: Variant, recipe: Recipe | None) -> None:
-    sent = manifest(variant=variant.value, recipe=recipe, parents=(DIGEST,))
+    sent = manifest(variant=variant.value, recipe=recipe, parents=(DIGEST,), features=("alora", "bias"))
     wire = pb.Manifest.FromString(convert.manifest_to_pb(sent).SerializeToString())
     received = convert.manifest_from_pb(wire)
     assert received == sent

@@ -19,7 +19,8 @@ from lorry.errors import (
     QueueFull,
     RequestTooLarge,
 )
-from tests.support.toy_engine import BASE, EOS, LIMITS, ToyTokenizer, reference
+from tests.support.toy_engine import BASE, LIMITS, reference
+from tests.support.toy_wording import EOS, ToyTokenizer
 from tests.support.toy_world import World, call, eventually, running
 
 

@@ -121,4 +121,4 @@ def test_recomputed_tokens_are_nobody_s_debt() -> None:
         s.submit(job(number, prompt=7, max_new=16, tenant=tenant))
     steps_of(s)
     assert s.steps.preempted > 0
-    assert s._shares.served("a") == s._shares.served("b") == 7 + 2 * 16
+    assert s.shares.served("a") == s.shares.served("b") == 7 + 2 * 16

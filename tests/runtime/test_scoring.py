@@ -22,7 +22,8 @@ from lorry.errors import (
     PromptTooLong,
     RequestTooLarge,
 )
-from tests.support.toy_engine import LIMITS, ToyTokenizer, likelihoods
+from tests.support.toy_engine import LIMITS, likelihoods
+from tests.support.toy_wording import ToyTokenizer
 from tests.support.toy_world import World, call, eventually, running
 
 

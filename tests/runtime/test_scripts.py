@@ -42,8 +42,8 @@ class Script:
         draw = self.draw = random.Random(self.seed)  # noqa: S311 - a repeatable mix
         self.limits = EngineLimits(5, 1, kv_blocks=draw.randrange(13, 40), block_tokens=4, max_context=52)
         self.engine = ToyEngine(self.limits)
-        self.engine.install(ToyHost("one", 2, 0, exclusive=False), 0)
-        self.engine.install(ToyHost("two", 3, 0, exclusive=False), 2)
+        self.engine.install(ToyHost("one", 2, 0), 0)
+        self.engine.install(ToyHost("two", 3, 0), 2)
         self.budget = draw.choice([3, 8, 16, 64])
         self.scheduler = Scheduler(self.limits, max_batch=draw.randrange(1, 8), prefill_tokens=self.budget)
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compute_worker.runtime.text import Detokenizer, StopScanner
-from tests.support.toy_engine import EOS, ToyTokenizer
+from tests.support.toy_wording import EOS, ToyTokenizer
 
 
 class WordTokenizer(ToyTokenizer):

@@ -50,6 +50,28 @@ async def test_a_tenant_that_comes_new_is_served_before_the_rest_of_a_busy_one(t
     assert order.index(3) == 1
 
 
+async def test_pool_rows_go_to_the_tenant_that_was_served_least(tmp_path: Path) -> None:
+    async with running(tmp_path) as world:
+        for name in ("a", "b", "c", "d", "e"):
+            world.registry.add(name, rank=world.engine.limits.pool_rows)  # one of them at a time
+        order: list[str] = []
+
+        async def ask(name: str, tenant: str) -> None:
+            await world.ask(call("hello", name, tenant=tenant))
+            order.append(name)
+
+        world.engine.running.clear()
+        asked = [asyncio.create_task(ask("a", "busy"))]
+        await eventually(lambda: world.budget("kv_tokens") > 0)
+        asked += [asyncio.create_task(ask(name, "busy")) for name in "bcd"]
+        await eventually(lambda: len(world.runtime._held.pool._waiting) == 3)
+        asked.append(asyncio.create_task(ask("e", "new")))
+        await eventually(lambda: len(world.runtime._held.pool._waiting) == 4)
+        world.engine.running.set()
+        await asyncio.gather(*asked)
+    assert order[:2] == ["a", "e"]
+
+
 async def test_priority_orders_a_tenant_s_own_requests(tmp_path: Path) -> None:
     async with one_at_a_time(tmp_path) as (world, _):
         calls = [call(f"{n}", tenant="t", priority=priority) for n, priority in enumerate((-3, 0, 10))]

@@ -7,7 +7,7 @@ import pytest
 
 from compute_worker.contract import EngineLimits, Sampling
 from compute_worker.runtime.api import GenerateCall, Stop
-from compute_worker.runtime.validation import check_call, fit
+from compute_worker.runtime.validation import check_call, check_ids, fit
 from lorry.errors import InvalidInput, PromptTooLong, RequestTooLarge
 
 LIMITS = EngineLimits(pool_rows=4, row_bytes=1, kv_blocks=100, block_tokens=16, max_context=1000)
@@ -15,7 +15,7 @@ CALL = GenerateCall(text="hello")
 
 
 def check(call: GenerateCall) -> None:
-    check_call(call, LIMITS, 100)
+    check_call(call, LIMITS)
 
 
 GOOD_SAMPLING = [
@@ -50,7 +50,6 @@ BAD_STOPS = [
     (Stop(strings=("",)), "characters of a stop string: expected 1 to 256, got 0"),
     (Stop(strings=("a" * 257,)), "characters of a stop string"),
     (Stop(token_ids=(1,) * 65), "number of stop tokens"),
-    (Stop(token_ids=(100,)), "stop token: expected 0 to 99, got 100"),
 ]
 
 
@@ -81,8 +80,6 @@ def test_stop_conditions_at_their_edges_are_taken() -> None:
         (GenerateCall(), "got none"),
         (GenerateCall(text="a", tokens=(1,)), "got text and tokens"),
         (GenerateCall(chat=()), "at least one message"),
-        (GenerateCall(tokens=(1, 100)), "prompt token: expected 0 to 99, got 100"),
-        (GenerateCall(tokens=(-1,)), "got -1"),
         (GenerateCall(text="a", seed=-1), "seed"),
         (GenerateCall(text="a", seed=2**64), "seed"),
         (GenerateCall(text="a", priority=11), "priority: expected -10 to 10, got 11"),
@@ -96,11 +93,20 @@ def test_prompts_seeds_and_turns_that_cannot_be_are_refused(call: GenerateCall, 
         check(call)
 
 
+def test_ids_are_those_of_the_vocabulary() -> None:
+    check_ids("stop token", [0, 99], 100)
+    for wrong in (-1, 100):
+        with pytest.raises(InvalidInput, match=f"stop token: expected 0 to 99, got {wrong}"):
+            check_ids("stop token", [1, wrong], 100)
+
+
 def test_a_text_that_cannot_fit_is_refused_before_it_is_tokenised() -> None:
     with pytest.raises(PromptTooLong, match="10000000 characters"):
         check(GenerateCall(text="a" * 10_000_000))
     with pytest.raises(PromptTooLong, match="10000000 characters"):
         check(GenerateCall(chat=(("user", "a" * 10_000_000),)))
+    with pytest.raises(PromptTooLong, match="got 1001"):
+        check(GenerateCall(tokens=(1,) * 1001))
 
 
 def test_the_answer_gets_what_was_asked_for_or_what_is_left() -> None:

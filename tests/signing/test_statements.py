@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -74,6 +75,15 @@ def test_the_statement_carries_the_whole_manifest() -> None:
     assert statement["subject"] == [{"name": "team/pirate", "digest": {"sha256": DIGEST.removeprefix("sha256:")}}]
     canonical = json.dumps(statement["predicate"], sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     assert manifest_from_json(canonical.encode()) == MANIFEST
+
+
+def test_what_a_manifest_does_beyond_lora_is_signed_too() -> None:
+    beyond = replace(MANIFEST, features=("alora",))
+
+    envelope = sign(beyond, PIRATE, KEY)
+
+    assert verify(envelope, beyond.digest, PIRATE, [KEY.public]) == (KEY.public.id,)
+    assert json.loads(read(envelope, beyond.digest, PIRATE).payload)["predicate"]["features"] == ["alora"]
 
 
 def test_another_tool_verifies_what_was_signed_here() -> None:

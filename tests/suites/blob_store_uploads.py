@@ -12,6 +12,10 @@ from lorry.format.digest import digest_of
 from tests.suites.blob_store_rules import StoreRules
 from tests.support.blobs import CHUNK, Place, blob, feed, put, read
 
+# Cuts around the ends of granules: (whole granules, bytes beside); -1 of none is all of them, and no finish.
+_CUTS = [(0, -1), (0, 1), (1, -1), (1, 0)]
+_MORE_CUTS = [(0, 0), (1, 1), (2, -1), (2, 0), (2, 1)]
+
 
 class UploadRules(StoreRules):
     # Refusals
@@ -85,8 +89,10 @@ class UploadRules(StoreRules):
 
     # Resumption
 
-    @pytest.mark.parametrize("granules", [0, 1, 2])
-    @pytest.mark.parametrize("beside", [-1, 0, 1])
+    @pytest.mark.parametrize(
+        ("granules", "beside"),
+        [*_CUTS, *(pytest.param(*cut, marks=pytest.mark.long) for cut in _MORE_CUTS)],
+    )
     def test_a_broken_upload_goes_on_from_what_was_kept(self, place: Place, granules: int, beside: int) -> None:
         cut = granules * place.granule + beside
         if cut < 0:

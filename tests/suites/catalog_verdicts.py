@@ -12,8 +12,9 @@ from adapter_registry.domain.records import EventKind, Page
 from adapter_registry.domain.verdicts import Verdict
 from lorry.errors import AdapterNotFound, BaseNotFound, InvalidInput, InvalidPageToken
 from lorry.format.base import BaseFacts
-from lorry.format.compatibility import CarryOver, Code
+from lorry.format.compatibility import CarryOver
 from lorry.format.facts import AdaptedModule
+from lorry.format.findings import Code
 from tests.suites.catalog_values import a_base, digest, everything, ref
 from tests.suites.verdict_values import FACTS, base_id, judge_all, publish, stored, variant, verdicts
 

@@ -7,8 +7,9 @@ from dataclasses import replace
 from adapter_registry.domain.catalog import Catalog
 from adapter_registry.domain.filters import parse_filter
 from adapter_registry.domain.records import BaseRecord, Page
-from lorry.format.compatibility import CarryOver, Code
+from lorry.format.compatibility import CarryOver
 from lorry.format.facts import AdaptedModule, AdapterFacts, Variant
+from lorry.format.findings import Code
 from tests.suites.catalog_values import a_base, a_version, everything, ref
 
 # Fits a_base: one module of 8 -> 16 features.

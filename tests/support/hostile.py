@@ -28,6 +28,7 @@ from tests.support.adapters import (
     with_header,
     write_adapter,
 )
+from tests.support.hostile_kinds import REFUSED, WRONG
 
 MODULE = "model.layers.0.self_attn.q_proj"
 _MODULES = {MODULE: (8, 8, 2)}
@@ -264,10 +265,6 @@ _KINDS = {
     "unknown-key": _config(use_new_maths=True),
     "unknown-key-zero": _config(new_scaling=0),
     "target-parameters": _config(target_parameters=["experts.gate_up_proj"]),
-    "modules-to-save": _config(modules_to_save=["lm_head"]),
-    "trainable-tokens": _config(trainable_token_indices=[1, 2]),
-    "alora": _config(alora_invocation_tokens=[1, 2]),
-    "bias-all": _config(bias="all"),
     "layer-replication": _config(layer_replication=[[0, 1], [0, 1]]),
     "megatron": _config(megatron_config={"tensor_model_parallel_size": 2}),
     "qalora": _config(use_qalora=True),
@@ -277,14 +274,6 @@ _KINDS = {
     "monteclora": _config(monteclora_config={"num_samples": 8}),
     "velora": _config(velora_config={"num_groups": 64}),
     "auto-mapping-of-code": _config(auto_mapping={"AutoModel": "evil.Model"}),
-    "weight-tying": _config(ensure_weight_tying=True),
-    "embedding-lora": _tensors(
-        {"base_model.model.model.embed_tokens.lora_embedding_A": f32(2, 32)},
-    ),
-    "trained-tokens-tensor": _tensors(
-        {"base_model.model.model.embed_tokens.token_adapter.trainable_tokens_delta": f32(2, 8)}
-    ),
-    "base-layer": _tensors({"base_model.model.lm_head.base_layer.weight": f32(32, 8)}),
 }
 
 HOSTILE: list[HostileCase] = [
@@ -292,5 +281,7 @@ HOSTILE: list[HostileCase] = [
     *_invalid(_HEADERS),
     *_invalid(_CONFIGS),
     *_invalid(_FILES),
+    *_invalid(WRONG),
     *_unsupported(_KINDS),
+    *_unsupported(REFUSED),
 ]

@@ -22,6 +22,7 @@ from transformers import (
     OPTConfig,
     PretrainedConfig,
     PreTrainedModel,
+    Qwen2Config,
     Qwen3Config,
 )
 
@@ -51,6 +52,7 @@ _ROTARY = {**_COMMON, "intermediate_size": 48, "num_key_value_heads": 2}
 _CONFIGS: dict[str, Callable[[], PretrainedConfig]] = {
     "llama": lambda: LlamaConfig(**_ROTARY),
     "mistral": lambda: MistralConfig(**_ROTARY, sliding_window=WINDOW, head_dim=8),
+    "qwen2": lambda: Qwen2Config(**_ROTARY),
     "qwen3": lambda: Qwen3Config(**_ROTARY, head_dim=16, tie_word_embeddings=True),
     "gemma2": lambda: Gemma2Config(
         **_ROTARY,

@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from lorry import RegistryClient, WorkerClient
+from lorry.format.base import BaseFacts
 from lorry.rpc.calls import translated
 from lorry.rpc.channel import open_channel
 from lorry.rpc.credentials import Credentials
@@ -150,15 +151,17 @@ class Pair:
 
 
 @asynccontextmanager
-async def running_pair(folder: Path, model: Path, **settings: Any) -> AsyncIterator[Pair]:
-    """A pair whose registry knows the worker's base; `settings` are the worker's."""
+async def running_pair(
+    folder: Path, model: Path, base: BaseFacts | None = None, **settings: Any
+) -> AsyncIterator[Pair]:
+    """A pair whose registry knows the worker's base, the tiny llama unless told; `settings` are the worker's."""
     async with (
         running_registry(folder / "registry") as registry_target,
         running_worker(folder / "worker", model, registry_target, **settings) as serving,
         RegistryClient(registry_target, timeout=DEADLINE) as registry,
         WorkerClient(serving.target, timeout=DEADLINE) as worker,
     ):
-        await registry.register_base_model(MODEL_NAME, tiny_base())
+        await registry.register_base_model(MODEL_NAME, base or tiny_base())
         stubs = Stubs(serving.target)
         try:
             yield Pair(folder, registry, worker, stubs, serving)

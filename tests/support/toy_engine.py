@@ -16,14 +16,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from compute_worker.contract import ActiveAdapter, Computed, Drawn, EngineLimits, Sampling, Scored, StepRow
-from compute_worker.wording import Constraint
-from lorry.errors import InvalidInput
 from lorry.format.base import BaseFacts, BaseModule, ModuleKind
 from lorry.format.digest import digest_of
 from lorry.format.facts import AdapterFacts, Variant
 from lorry.format.header import LENGTH_BYTES, TensorEntry
+from tests.support.toy_wording import EOS
 
-EOS = 256
 MODULE = "model.layers.0.self_attn.q_proj"
 WIDTH = 64
 BASE = BaseFacts(
@@ -31,7 +29,11 @@ BASE = BaseFacts(
     architecture_id=digest_of(b"toy architecture"),
     model_type="toy",
     vocab_size=EOS + 1,
-    modules=(BaseModule(MODULE, ModuleKind.LINEAR, WIDTH, WIDTH),),
+    modules=(
+        BaseModule("lm_head", ModuleKind.LINEAR, WIDTH, EOS + 1),
+        BaseModule("model.embed_tokens", ModuleKind.EMBEDDING, EOS + 1, WIDTH),
+        BaseModule(MODULE, ModuleKind.LINEAR, WIDTH, WIDTH),
+    ),
 )
 LIMITS = EngineLimits(pool_rows=16, row_bytes=100, kv_blocks=64, block_tokens=4, max_context=128)
 
@@ -39,33 +41,6 @@ LIMITS = EngineLimits(pool_rows=16, row_bytes=100, kv_blocks=64, block_tokens=4,
 Active = tuple[tuple[str, float], ...]
 # What a position of the KV cache holds: the token, and what was active when it was computed.
 Cell = tuple[int, Active]
-
-
-class ToyTokenizer:
-    """UTF-8 bytes; one more id ends a text."""
-
-    eos_ids = frozenset({EOS})
-    vocab_size = EOS + 1
-
-    def encode(self, text: str) -> list[int]:
-        return list(text.encode())
-
-    def encode_chat(self, messages: Sequence[tuple[str, str]]) -> list[int]:
-        if any(not role for role, _ in messages):
-            raise InvalidInput("a message needs a role")
-        return self.encode("".join(f"{role}: {content}\n" for role, content in messages))
-
-    def encode_more(self, text: str) -> list[int]:
-        return self.encode(text)
-
-    def encode_pair(self, prompt: str, continuation: str) -> tuple[list[int], list[int]]:
-        return (self.encode(prompt) or [EOS]), self.encode(continuation)
-
-    def guide(self, constraint: Constraint) -> ToyGuide:
-        return ToyGuide(constraint.text)
-
-    def decode(self, ids: Sequence[int]) -> str:
-        return bytes(i for i in ids if i < EOS).decode("utf-8", errors="replace")
 
 
 def content_of(weights: bytes) -> str:
@@ -86,17 +61,22 @@ def likelihood(cells: Sequence[Cell], token: int) -> float:
     return -int.from_bytes(hashlib.sha256(repr((list(cells), token)).encode()).digest()[:2], "big") / 1024
 
 
-def likelihoods(prompt: Sequence[int], continuation: Sequence[int], active: Active) -> list[float]:
-    """What a continuation must get, whatever runs beside it."""
-    cells = [(token, active) for token in (*prompt, *continuation)]
+def likelihoods(prompt: Sequence[int], continuation: Sequence[int], active: Active, start: int = 0) -> list[float]:
+    """What a continuation must get, whatever runs beside it. start: where the adapters become active."""
+    cells = [(token, active if at >= start else ()) for at, token in enumerate((*prompt, *continuation))]
     return [likelihood(cells[:end], cells[end][0]) for end in range(len(prompt), len(cells))]
 
 
-def reference(prompt: Sequence[int], active: Active, max_new: int, sampling: Sampling | None = None) -> list[int]:
-    """The tokens that a request must get, whatever runs beside it; an end of text included."""
+def reference(
+    prompt: Sequence[int], active: Active, max_new: int, sampling: Sampling | None = None, *, start: int = 0
+) -> list[int]:
+    """The tokens that a request must get, whatever runs beside it; an end of text included.
+
+    start: where the adapters become active.
+    """
     context = list(prompt)
     while len(context) < len(prompt) + max_new and context[len(prompt) :][-1:] != [EOS]:
-        cells = [(token, active) for token in context]
+        cells = [(token, active if at >= start else ()) for at, token in enumerate(context)]
         context.append(next_token(cells, sampling or Sampling(), len(context) - len(prompt)))
     return context[len(prompt) :]
 
@@ -109,28 +89,6 @@ def _scored(cells: Sequence[Cell], targets: Sequence[int]) -> Scored:
     )
 
 
-class ToyGuide:
-    """Any letters of the form, as many as it has; a `!` among them is too much for it."""
-
-    def __init__(self, form: str) -> None:
-        self._letters = form.encode()
-        self._taken: list[int] = []
-        self.failed = ""
-
-    @property
-    def ended(self) -> bool:
-        return len(self._taken) >= len(self._letters) or EOS in self._taken
-
-    def allowed(self) -> bytes:
-        bits = sum(1 << letter for letter in set(self._letters))
-        return bits.to_bytes(EOS // 8 + 1, "little")
-
-    def take(self, token: int) -> None:
-        self._taken.append(token)
-        if token == ord("!"):
-            self.failed = "a `!`"
-
-
 @dataclass(frozen=True)
 class ToyHost:
     """A parsed adapter."""
@@ -138,7 +96,8 @@ class ToyHost:
     content: str
     rank: int
     nbytes: int
-    exclusive: bool
+    exclusive: bool = False
+    vocab: int | None = None
 
 
 class ToyReading:
@@ -155,8 +114,11 @@ class ToyReading:
 
     def finish(self) -> ToyHost:
         self._engine.reads += 1
-        content = hashlib.sha256(self._values).hexdigest()
-        return ToyHost(content, self._facts.rank, len(self._values), self._facts.variant is Variant.DORA)
+        content, facts = hashlib.sha256(self._values).hexdigest(), self._facts
+        exclusive = facts.variant is Variant.DORA or bool(facts.saved or facts.tokens or facts.biases)
+        rows = {shape[0] for module in facts.saved for _, shape in module.parameters} - {EOS + 1}
+        self._engine.vocabularies[content] = vocab = rows.pop() if rows else None
+        return ToyHost(content, self._engine.rows_of(facts), len(self._values), exclusive, vocab)
 
 
 class ToyEngine:
@@ -179,6 +141,7 @@ class ToyEngine:
         self.steps: list[list[int]] = []  # number of tokens of each row of each step
         self.installs: list[str] = []
         self.reads = 0
+        self.vocabularies: dict[str, int | None] = {}  # own ones, by content
         self.running = threading.Event()  # cleared: steps wait before they begin
         self.running.set()
         self.installing = threading.Event()  # cleared: installs wait in their midst
@@ -191,6 +154,10 @@ class ToyEngine:
 
     def reading(self, facts: AdapterFacts) -> ToyReading:
         return ToyReading(self, facts)
+
+    def rows_of(self, facts: AdapterFacts) -> int:
+        """What is replaced takes a row for each of its modules, beside the rank."""
+        return max(facts.rank, len(facts.saved))
 
     def install(self, adapter: ToyHost, start: int) -> None:
         rows = set(range(start, start + adapter.rank))
@@ -236,8 +203,12 @@ class ToyEngine:
         if row.sample is None:
             return None
         token = next_token(cells, row.sample, row.index)
+        own = [vocab for content, _ in active if (vocab := self.vocabularies.get(content))]
+        vocab = own[0] if own else EOS + 1
+        if row.allowed is not None:
+            self._require(len(row.allowed) == -(-vocab // 8), "a mask is not as wide as its vocabulary")
         while row.allowed is not None and not row.allowed[token // 8] >> token % 8 & 1:
-            token = (token + 1) % (EOS + 1)
+            token = (token + 1) % vocab
         return Drawn(token, -1.0 if row.sample.logprobs is not None else None)
 
     def _content(self, one: ActiveAdapter) -> str:

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 from safetensors.numpy import load_file
@@ -36,6 +37,8 @@ from tests.support.adapters import adapter_bytes, encode, json_bytes, peft_confi
 from tests.support.toy_engine import BASE, MODULE, WIDTH, content_of
 from tests.support.toy_events import ToyEvents
 
+_NOTHING: Mapping[str, bytes] = MappingProxyType({})
+
 
 class ToyRegistry(ToyEvents):
     """An AdapterSource."""
@@ -57,18 +60,34 @@ class ToyRegistry(ToyEvents):
         self._aliases: dict[tuple[AdapterName, str], str] = {}
 
     def add(
-        self, name: str, rank: int = 2, *, seed: int | None = None, base_id: str = BASE.base_id, **options: object
+        self,
+        name: str,
+        rank: int = 2,
+        *,
+        seed: int | None = None,
+        base_id: str = BASE.base_id,
+        files: Mapping[str, bytes] = _NOTHING,
+        **options: object,
     ) -> PublishedAdapter:
-        """Publish a fresh adapter; equal arguments give equal bytes."""
+        """Publish a fresh adapter; equal arguments give equal bytes. files: besides the two, by name."""
         seed = sum(name.encode()) * 100 + rank if seed is None else seed
         config, weights = adapter_bytes({MODULE: (WIDTH, WIDTH, rank)}, seed=seed, **options)
-        return self.add_bytes(name, config, weights, base_id)
+        return self.add_bytes(name, config, weights, base_id, files)
 
-    def add_bytes(self, name: str, config: bytes, weights: bytes, base_id: str = BASE.base_id) -> PublishedAdapter:
+    def add_bytes(
+        self,
+        name: str,
+        config: bytes,
+        weights: bytes,
+        base_id: str = BASE.base_id,
+        files: Mapping[str, bytes] = _NOTHING,
+    ) -> PublishedAdapter:
         """Publish these bytes. The weights' values are not looked at."""
         facts = outline(config, weights[: header_length(weights[:8])], len(weights))
-        files = [self._blob(CONFIG_NAME, config), self._blob(WEIGHTS_NAME, weights)]
-        return self._publish(name, build_manifest(files, facts, base_id))
+        given = {CONFIG_NAME: config, WEIGHTS_NAME: weights, **files}
+        return self._publish(
+            name, build_manifest([self._blob(file, data) for file, data in given.items()], facts, base_id)
+        )
 
     def point(self, name: str, alias: str, published: PublishedAdapter) -> None:
         """Move an alias."""

@@ -30,8 +30,9 @@ from compute_worker.runtime.api import (
 from compute_worker.runtime.runtime import Runtime
 from compute_worker.runtime.settings import RuntimeSettings
 from lorry.errors import LorryError
-from tests.support.toy_engine import EOS, LIMITS, Active, ToyEngine, ToyTokenizer, reference
+from tests.support.toy_engine import LIMITS, Active, ToyEngine, reference
 from tests.support.toy_registry import ToyCombiner, ToyRegistry
+from tests.support.toy_wording import EOS, ToyTokenizer
 
 
 @dataclass

@@ -9,16 +9,18 @@ from typing import Any
 import pytest
 
 from lorry.errors import AdapterNotFound, InvalidCombination, UnsupportedCombination, VersionNotFound
+from lorry.format.bundle import CONFIG_NAME, WEIGHTS_NAME
 from lorry.recipe import read
 from lorry.v1.residency_pb2 import TIER_POOL
 from tests.merge.support import RECIPES
 from tests.support.pair import Answer, Pair, agrees, running_pair
 from tests.support.peft_adapters import QUIET
-from tests.support.worker import tiny_llama
+from tests.support.worker import tiny_adapter, tiny_llama
 
 pytestmark = QUIET
 
 SOURCES = {"first": 0.8, "second": -0.4}
+TEMPLATE = "chat_template.jinja"
 
 
 async def published(pair: Pair) -> list[str]:
@@ -174,3 +176,19 @@ async def test_the_same_combination_published_again_is_the_same_version(pair: Pa
     assert (await pair.registry.adapter("mix")).description == "both"
     again = await pair.worker.combine(SOURCES, "cat", publish="mix")
     assert (again.existed, again.version.number) == (True, made.version.number)
+
+
+async def test_the_wording_of_the_sources_comes_along_where_they_bring_one(pair: Pair) -> None:
+    for seed, (name, template) in enumerate(
+        {"one": "{{ 1 }}", "two": "{{ 1 }}", "other": "{{ 2 }}", "none": ""}.items()
+    ):
+        folder = tiny_adapter(pair.path(name), seed)
+        if template:
+            (folder / TEMPLATE).write_text(template)
+        await pair.registry.push(folder, name)
+    alike = await pair.worker.combine(["one", "two", "none"], "cat", publish="alike")
+    assert TEMPLATE in {file.name for file in alike.version.manifest.files}
+    await pair.registry.pull("alike", pair.folder / "pulled")
+    assert (pair.folder / "pulled" / TEMPLATE).read_text() == "{{ 1 }}"
+    unlike = await pair.worker.combine(["one", "other"], "cat", publish="unlike")
+    assert {file.name for file in unlike.version.manifest.files} == {CONFIG_NAME, WEIGHTS_NAME}

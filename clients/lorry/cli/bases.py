@@ -31,7 +31,7 @@ Base = Annotated[str, typer.Argument(metavar="BASE", help="Name, known_as name o
 @app.command("register")
 def register_base(
     ctx: typer.Context,
-    model: Annotated[str, typer.Argument(metavar="DIR", help="A Hugging Face folder, or a hub id.")],
+    model: Annotated[str, typer.Argument(metavar="DIR", help="A Hugging Face folder, a GGUF file, or a hub id.")],
     *,
     name: Annotated[str, typer.Option(help="Short unique name.")],
     known_as: Annotated[
@@ -144,9 +144,13 @@ def _family(base: BaseModel, names: dict[str, str]) -> str:
 def _facts(model: str) -> BaseFacts:
     try:
         import torch
-        from transformers import AutoModelForCausalLM
+
+        from lorry import lean
+
+        lean.load(model)
         from transformers.utils import logging
 
+        from lorry import checkpoint
         from lorry.fingerprint import base_facts
     except ModuleNotFoundError as error:
         raise MissingExtra(
@@ -156,7 +160,7 @@ def _facts(model: str) -> BaseFacts:
     try:
         with warnings.catch_warnings(action="ignore"):
             # bfloat16: the fingerprint rounds to it anyway, and it halves the memory.
-            loaded = AutoModelForCausalLM.from_pretrained(model, dtype=torch.bfloat16)
+            loaded = checkpoint.load(model, dtype=torch.bfloat16)
     except (OSError, ValueError) as error:
         raise InvalidInput(
             f"expected a causal language model that transformers loads, got {model!r}: {error}"

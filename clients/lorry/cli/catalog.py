@@ -39,7 +39,9 @@ def list_adapters(  # noqa: PLR0913 - a flag for each field that a filter has
     ] = "",
     namespace: Annotated[str, typer.Option(help="This namespace alone.")] = "",
     base: Annotated[str | None, typer.Option(help="Trained on this base, by name or base_id.")] = None,
-    fits: Annotated[str | None, typer.Option(metavar="BASE", help="Compatible with this base.")] = None,
+    fits: Annotated[
+        str | None, typer.Option("--servable-on", "--fits", metavar="BASE", help="Compatible with this base.")
+    ] = None,
     rank: Annotated[str | None, typer.Option(metavar="N", help="Such as 16 or '<=16'.")] = None,
     variant: Annotated[str | None, typer.Option(help="lora, rslora or dora.")] = None,
     module: Annotated[str | None, typer.Option(help="Changes modules of this name, such as q_proj.")] = None,
@@ -191,7 +193,7 @@ def _show_versions(versions: Iterable[Version]) -> None:
             (
                 f"@{v.number}",
                 output.short(v.digest),
-                output.enum_word(v.manifest, "variant"),
+                " ".join((output.enum_word(v.manifest, "variant"), *v.manifest.features)),
                 v.manifest.rank,
                 output.size(v.size_bytes),
                 output.moment(v.create_time),
@@ -214,6 +216,7 @@ def _about(adapter: Adapter, version: Version) -> Iterable[tuple[str, object]]:
         ("yanked", version.yank_reason),
         ("base", manifest.base_id),
         ("variant", output.enum_word(manifest, "variant")),
+        ("features", " ".join(manifest.features)),
         ("rank", manifest.rank),
         ("alpha", f"{manifest.alpha:g}"),
         ("modules", f"{len(manifest.target_modules)} ({' '.join(modules)})"),

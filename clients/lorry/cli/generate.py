@@ -154,6 +154,8 @@ def _stream(answer: Generation, *, as_json: bool) -> str:
             output.say_json(message)
         elif message.HasField("started"):
             _tell(f"[{output.selection(message.started.adapters)}, seed {message.started.seed}]")
+            for digest in message.started.inactive:
+                _tell(f"[{output.short(digest)} is not invoked by the prompt]")
         elif message.HasField("finished"):
             output.write("\n")
             finished = message.finished

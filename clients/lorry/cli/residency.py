@@ -89,6 +89,7 @@ def caps(ctx: typer.Context, *, as_json: Json = False) -> None:
             ("base", f"{known.base_model}  {known.base_id}"),
             ("runs on", f"{known.device}, {known.dtype}, {known.executor}"),
             ("variants", " ".join(output.word(variants, number) for number in known.variants)),
+            ("and", " ".join(known.features)),
             ("largest rank", known.max_rank),
             ("adapters in one selection", known.max_adapters_per_selection),
             ("longest context", f"{known.max_context_tokens} tokens"),

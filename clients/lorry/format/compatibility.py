@@ -1,37 +1,24 @@
 """The verdict: does this adapter fit this base?
 
-Owns every reason there is, and how a verdict with reasons becomes an error. Reads facts alone. Does
-not know which base a name means (the caller looks it up), nor where an adapter is stored.
+Owns what counts as the same base, and how a verdict with reasons becomes an error. Reads facts
+alone. Does not know which base a name means (the caller looks it up), nor where an adapter is stored.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 
 from lorry.errors import IncompatibleAdapter
-from lorry.format.base import BaseFacts, BaseModule, ModuleKind
-from lorry.format.facts import AdaptedModule, AdapterFacts
+from lorry.format.base import BaseFacts
+from lorry.format.facts import AdapterFacts
+from lorry.format.findings import Code, Finding
+from lorry.format.fitting import misfits
 
 # An error message travels in HTTP/2 trailers, which gRPC bounds to 8 KB in all: 20 reasons of some 100 characters
 # fit beside the rest. All of them are in the findings.
 _TOLD = 20
 _MESSAGE = 200
-
-
-class Code(StrEnum):
-    """Why an adapter does not fit, as on the wire."""
-
-    UNKNOWN_MODULE = "UNKNOWN_MODULE"
-    SHAPE_MISMATCH = "SHAPE_MISMATCH"
-    RANK_MISMATCH = "RANK_MISMATCH"
-    UNSUPPORTED_VARIANT = "UNSUPPORTED_VARIANT"
-    BASE_MISMATCH = "BASE_MISMATCH"
-    BASE_UNVERIFIED = "BASE_UNVERIFIED"
-    BASE_VARIANT = "BASE_VARIANT"
-    VOCABULARY_MISMATCH = "VOCABULARY_MISMATCH"
-    QUANTIZATION_MISMATCH = "QUANTIZATION_MISMATCH"
 
 
 class CarryOver(StrEnum):
@@ -40,16 +27,6 @@ class CarryOver(StrEnum):
     ALLOW = "allow"
     WARN = "warn"
     REFUSE = "refuse"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One reason, or (`warning`) one remark. `module` is empty where it is about the whole adapter."""
-
-    code: Code
-    message: str
-    module: str = ""
-    warning: bool = False
 
 
 def judge(
@@ -68,11 +45,7 @@ def judge(
     nobody vouches for it. carry_over: the policy of `base` where it descends from `claimed`, else
     REFUSE. Whatever the policy, a module of another shape is refused.
     """
-    table = {module.name: module for module in base.modules}
-    found = list(_identity(facts, base, claimed, carry_over, by_name=by_name))
-    for module in facts.modules:
-        found.extend(_module(module, table.get(module.name), base))
-    return tuple(found)
+    return (*_identity(facts, base, claimed, carry_over, by_name=by_name), *misfits(facts, base))
 
 
 def refuse(findings: Sequence[Finding]) -> None:
@@ -127,40 +100,5 @@ def _requantized(base: BaseFacts, claimed: BaseFacts) -> bool:
     return claimed.architecture_id == base.architecture_id and claimed.quantization != base.quantization
 
 
-def _module(module: AdaptedModule, target: BaseModule | None, base: BaseFacts) -> Iterator[Finding]:
-    if target is None:
-        yield Finding(Code.UNKNOWN_MODULE, f"the base has no module {module.name}", module.name)
-        return
-    if target.kind is ModuleKind.EMBEDDING:
-        yield Finding(
-            Code.UNSUPPORTED_VARIANT, f"{module.name} is an embedding: only linear layers are served", module.name
-        )
-        return
-    yield from _shape(module, target, base)
-
-
-def _shape(module: AdaptedModule, target: BaseModule, base: BaseFacts) -> Iterator[Finding]:
-    expected, came = (target.in_features, target.out_features), (module.in_features, module.out_features)
-    if expected != came:
-        # The output head is as wide as the vocabulary: there another width is another vocabulary.
-        head = expected[0] == came[0] and expected[1] == base.vocab_size
-        yield Finding(
-            Code.VOCABULARY_MISMATCH if head else Code.SHAPE_MISMATCH,
-            f"{module.name}: the base has {_arrow(expected)} features, the adapter was made for {_arrow(came)}",
-            module.name,
-        )
-    if module.rank > min(expected):
-        yield Finding(
-            Code.RANK_MISMATCH,
-            f"{module.name}: rank {module.rank} is more than the module's smaller side, {min(expected)} features",
-            module.name,
-            warning=True,  # a wide `cat` is exact all the same; it only takes more rows than its delta needs
-        )
-
-
 def _short(facts: AdapterFacts) -> str:
     return repr((facts.base_name or "")[:80])
-
-
-def _arrow(features: tuple[int, int]) -> str:
-    return f"{features[0]} -> {features[1]}"

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from lorry.errors import InvalidAdapter
+from lorry.format.extras import Extras, parse_extras
 from lorry.format.fields import check_fields
 from lorry.format.manifest import canonical_json
 from lorry.format.strict_json import Limits, parse_object
@@ -53,7 +54,8 @@ class AdapterConfig:
     """What a configuration says. rank and alpha: before patterns, see rank_of and scaling_of.
 
     targets: entries of a list-type target_modules; None where it is a string or null and the tensor
-    names alone decide. canonical_json: sorted keys, neutral fields dropped.
+    names alone decide. extras: what it says beyond LoRA. canonical_json: sorted keys, neutral fields
+    dropped.
     """
 
     rank: int
@@ -65,6 +67,7 @@ class AdapterConfig:
     rank_pattern: PathPattern[int]
     alpha_pattern: PathPattern[float]
     base_name: str | None
+    extras: Extras
     canonical_json: str
 
     def rank_of(self, module: str) -> int:
@@ -95,6 +98,11 @@ def parse_config(data: bytes) -> AdapterConfig:
     dora, lora_bias = bool(fields.get("use_dora")), bool(fields.get("lora_bias"))
     if dora and lora_bias:
         raise InvalidAdapter("adapter_config.json: use_dora and lora_bias exclude each other, as in PEFT")
+    extras = parse_extras(fields)
+    if dora and extras.invocation:
+        raise InvalidAdapter("adapter_config.json: use_dora and alora_invocation_tokens exclude each other, as in PEFT")
+    if extras.saved:
+        meant["modules_to_save"] = sorted(extras.saved)
     return AdapterConfig(
         rank=_rank("r", fields.get("r")),
         alpha=_alpha("lora_alpha", fields.get("lora_alpha")),
@@ -107,6 +115,7 @@ def parse_config(data: bytes) -> AdapterConfig:
             {key: (i, _alpha(key, value)) for i, key, value in _pattern(fields, "alpha_pattern")}
         ),
         base_name=_base_name(fields.get("base_model_name_or_path")),
+        extras=extras,
         canonical_json=canonical_json(meant),
     )
 

@@ -1,38 +1,28 @@
 """From configuration and tensor index to facts: what the adapter is, if it is one at all.
 
-Owns the names that PEFT gives to an adapter's tensors, and the rule that every tensor has a place
-and every place its tensor. Does not read weights and does not know any base.
+Owns the rule that every tensor has a place and every place its tensor, and what LoRA's own matrices
+look like. Does not read weights and does not know any base.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 from lorry.errors import InvalidAdapter, UnsupportedAdapter
 from lorry.format.config import AdapterConfig, parse_config
 from lorry.format.facts import AdaptedModule, AdapterFacts, Variant
-from lorry.format.header import TensorEntry, TensorIndex, parse_header
+from lorry.format.header import TensorEntry, TensorIndex, matrix, parse_header
+from lorry.format.names import Part, place
+from lorry.format.replaced import Parts, base_copies, saved_modules, trained_biases, trained_tokens
 
-_PREFIX = "base_model.model."
-_A, _B = "lora_A.weight", "lora_B.weight"
-_BIAS, _MAGNITUDE = "lora_B.bias", "lora_magnitude_vector"
-_SERVED = (_A, _B, _BIAS, _MAGNITUDE)
-# Tensors that stock PEFT writes for kinds of adapter that are not served -> what to do about it.
-_REFUSED = {
-    "lora_embedding_A": "LoRA on an embedding is not served; leave embeddings out of target_modules",
-    "lora_embedding_B": "LoRA on an embedding is not served; leave embeddings out of target_modules",
-    "token_adapter.trainable_tokens_delta": "trained tokens are not served",
-    "base_layer.weight": "the base's own weight; save again with save_pretrained(..., save_embedding_layers=False)",
-}
-_PATH = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*")
-# Segments that PEFT puts into a path itself: a module of such a name is another adapter's inside.
-_WRAPPERS = frozenset({"base_layer", "base_model", "modules_to_save", "original_module", "token_adapter"})
-_MAX_PATH = 500
-# How much of a name a message shows.
-_SHOWN = 200
-
-_Parts = dict[str, TensorEntry]
+# What PEFT writes of the base beside LoRA on the same module.
+_BESIDE = frozenset({Part.BASE_WEIGHT, Part.BASE_BIAS})
+_LINEAR = frozenset({Part.A, Part.B, Part.B_BIAS, Part.MAGNITUDE}) | _BESIDE
+_EMBEDDING = frozenset({Part.EMBEDDING_A, Part.EMBEDDING_B, Part.MAGNITUDE, Part.BASE_WEIGHT})
+_TOKENS = frozenset({Part.TOKENS, Part.RESIZED})
+_REPLACED = frozenset(Part) - _LINEAR - _EMBEDDING - _TOKENS
+# The ways to change a module: PEFT takes one for each.
+_WAYS = (_LINEAR, _EMBEDDING, _TOKENS, _REPLACED)
 
 
 def outline(config: bytes, header: bytes, weights_size: int) -> AdapterFacts:
@@ -46,11 +36,12 @@ def outline(config: bytes, header: bytes, weights_size: int) -> AdapterFacts:
 
 def derive_facts(config: AdapterConfig, index: TensorIndex) -> AdapterFacts:
     """The facts that the bytes bear out. Raises InvalidAdapter, UnsupportedAdapter."""
-    parts = _by_module(index)
-    if not parts:
+    found = _by_module(index)
+    modules = _modules(found, config)
+    if not modules:
         raise InvalidAdapter("adapter_model.safetensors: expected LoRA tensors, got none")
-    modules = tuple(_module(name, parts[name], config) for name in sorted(parts))
-    return AdapterFacts(
+    saved = saved_modules(found, config.extras)
+    facts = AdapterFacts(
         variant=_variant(config),
         rank=max(module.rank for module in modules),
         alpha=config.alpha,
@@ -58,17 +49,15 @@ def derive_facts(config: AdapterConfig, index: TensorIndex) -> AdapterFacts:
         config_json=config.canonical_json,
         dtype=_dtype(entry.dtype for entry in index.tensors),
         modules=modules,
+        saved=saved,
+        tokens=trained_tokens(found, config.extras),
+        biases=trained_biases(found, saved, modules, config.extras),
+        invocation=config.extras.invocation,
+        bias=config.extras.bias,
+        copies=base_copies(found, modules),
     )
-
-
-def tensor_names(module: str) -> tuple[str, str, str, str]:
-    """What the tensors of a module are called: A, B, bias of B, magnitude."""
-    return (
-        f"{_PREFIX}{module}.{_A}",
-        f"{_PREFIX}{module}.{_B}",
-        f"{_PREFIX}{module}.{_BIAS}",
-        f"{_PREFIX}{module}.{_MAGNITUDE}",
-    )
+    _check_invocation(facts)
+    return facts
 
 
 def _variant(config: AdapterConfig) -> Variant:
@@ -84,44 +73,81 @@ def _dtype(dtypes: Iterable[str]) -> str:
     return found.pop() if len(found) == 1 else "F32"
 
 
-def _by_module(index: TensorIndex) -> dict[str, _Parts]:
-    found: dict[str, _Parts] = {}
-    for entry in index.tensors:
-        module, part = _place(entry.name)
-        found.setdefault(module, {})[part] = entry
-    return found
-
-
-def _place(name: str) -> tuple[str, str]:
-    part = next((part for part in (*_SERVED, *_REFUSED) if name.endswith("." + part)), None)
-    if part in _REFUSED:
-        raise UnsupportedAdapter(f"tensor {name[:_SHOWN]!r}: {_REFUSED[part]}")
-    if part is None or not name.startswith(_PREFIX):
-        raise InvalidAdapter(
-            f"stray tensor {name[:_SHOWN]!r}: expected {_PREFIX}<module>. with one of {', '.join(_SERVED)} behind it"
+def _check_invocation(facts: AdapterFacts) -> None:
+    if facts.invocation and any(module.embedding for module in facts.modules):
+        raise InvalidAdapter("alora_invocation_tokens exclude LoRA on an embedding, as in PEFT")
+    if facts.invocation and (facts.saved or facts.tokens or facts.biases):
+        raise UnsupportedAdapter(
+            "alora_invocation_tokens: an activated LoRA leaves the tokens before its invocation to the base; with "
+            "modules_to_save, trainable_token_indices or bias it would not, and is not served"
         )
-    module = name[len(_PREFIX) : -len(part) - 1]
-    if len(module) > _MAX_PATH or not _PATH.fullmatch(module) or not _plain(module):
-        raise InvalidAdapter(f"tensor {name[:_SHOWN]!r}: expected the path of a module of the base in its name")
-    return module, part
 
 
-def _plain(module: str) -> bool:
-    return not any(segment in _WRAPPERS or segment.startswith("lora_") for segment in module.split("."))
+def _by_module(index: TensorIndex) -> Mapping[str, Parts]:
+    """The tensors of each module, in order of its name."""
+    found: dict[str, dict[Part, TensorEntry]] = {}
+    for entry in index.tensors:
+        module, part = place(entry.name)
+        found.setdefault(module, {})[part] = entry
+    for module, parts in found.items():
+        if not any(parts.keys() <= way for way in _WAYS):
+            raise InvalidAdapter(f"{module}: expected one way to change a module, got {', '.join(sorted(parts))}")
+    return dict(sorted(found.items()))
 
 
-def _module(name: str, parts: _Parts, config: AdapterConfig) -> AdaptedModule:
-    if not config.is_target(name):
-        raise InvalidAdapter(f"{name}: the file has tensors for it, but target_modules does not name it")
-    _check_parts(name, parts, config)
-    rank, in_features = _matrix(parts[_A])
-    out_features, rank_b = _matrix(parts[_B])
+def _modules(found: Mapping[str, Parts], config: AdapterConfig) -> tuple[AdaptedModule, ...]:
+    embeddings, linears = [], []
+    for name, parts in found.items():
+        if Part.EMBEDDING_A in parts or Part.EMBEDDING_B in parts:
+            embeddings.append(_embedding(name, parts, config))
+        elif parts.keys() <= _LINEAR:
+            linears.append(_linear(name, parts, config))
+    for module in (*embeddings, *linears):
+        _check_target(module, config, embeddings)
+    return tuple(sorted((*embeddings, *linears), key=lambda module: module.name))
+
+
+def _check_target(module: AdaptedModule, config: AdapterConfig, embeddings: Sequence[AdaptedModule]) -> None:
+    # With ensure_weight_tying PEFT gives a tied head the embedding's matrices turned around, and names it nowhere.
+    shape = (module.rank, module.out_features, module.in_features)
+    tied = any((other.rank, other.in_features, other.out_features) == shape for other in embeddings)
+    if not (config.is_target(module.name) or (config.extras.tied and tied)):
+        raise InvalidAdapter(f"{module.name}: the file has tensors for it, but target_modules does not name it")
+
+
+def _linear(name: str, parts: Parts, config: AdapterConfig) -> AdaptedModule:
+    bias, magnitude = {Part.B_BIAS} if config.lora_bias else set(), {Part.MAGNITUDE} if config.dora else set()
+    _check_parts(name, parts, {Part.A, Part.B} | bias | magnitude)
+    module = _adapted(name, parts[Part.A], parts[Part.B], config)
+    for part in (Part.B_BIAS, Part.MAGNITUDE):
+        if part in parts and parts[part].shape != (module.out_features,):
+            raise InvalidAdapter(f"{name}: expected {part} of [{module.out_features}], got {list(parts[part].shape)}")
+    return module
+
+
+def _embedding(name: str, parts: Parts, config: AdapterConfig) -> AdaptedModule:
+    if config.dora:
+        raise UnsupportedAdapter(f"{name}: DoRA on an embedding is not served; leave it out of target_modules")
+    if config.lora_bias:
+        raise InvalidAdapter(f"{name}: lora_bias excludes LoRA on an embedding, as in PEFT")
+    _check_parts(name, parts, {Part.EMBEDDING_A, Part.EMBEDDING_B})
+    return _adapted(name, parts[Part.EMBEDDING_A], parts[Part.EMBEDDING_B], config, embedding=True)
+
+
+def _check_parts(name: str, parts: Parts, expected: set[Part]) -> None:
+    if parts.keys() - _BESIDE != expected:
+        raise InvalidAdapter(
+            f"{name}: expected {', '.join(sorted(expected))} by the configuration, got {', '.join(sorted(parts))}"
+        )
+
+
+def _adapted(
+    name: str, a: TensorEntry, b: TensorEntry, config: AdapterConfig, *, embedding: bool = False
+) -> AdaptedModule:
+    (rank, in_features), (out_features, rank_b) = matrix(a), matrix(b)
     expected = config.rank_of(name)
     if (rank, rank_b) != (expected, expected):
         raise InvalidAdapter(f"{name}: expected rank {expected} by the configuration, got A {rank} and B {rank_b}")
-    for part in (_BIAS, _MAGNITUDE):
-        if part in parts and parts[part].shape != (out_features,):
-            raise InvalidAdapter(f"{name}: expected {part} of [{out_features}], got {list(parts[part].shape)}")
     return AdaptedModule(
         name=name,
         rank=rank,
@@ -130,18 +156,5 @@ def _module(name: str, parts: _Parts, config: AdapterConfig) -> AdaptedModule:
         out_features=out_features,
         lora_bias=config.lora_bias,
         magnitude=config.dora,
+        embedding=embedding,
     )
-
-
-def _check_parts(name: str, parts: _Parts, config: AdapterConfig) -> None:
-    expected = {_A, _B} | ({_BIAS} if config.lora_bias else set()) | ({_MAGNITUDE} if config.dora else set())
-    if parts.keys() != expected:
-        raise InvalidAdapter(
-            f"{name}: expected {', '.join(sorted(expected))} by the configuration, got {', '.join(sorted(parts))}"
-        )
-
-
-def _matrix(entry: TensorEntry) -> tuple[int, int]:
-    if len(entry.shape) != 2 or 0 in entry.shape:  # noqa: PLR2004 - rows and columns
-        raise InvalidAdapter(f"tensor {entry.name!r}: expected a matrix, got shape {list(entry.shape)}")
-    return entry.shape[0], entry.shape[1]

@@ -18,12 +18,23 @@ class Variant(StrEnum):
     DORA = "dora"
 
 
+class Feature(StrEnum):
+    """What an adapter does beyond LoRA on linear layers, by PEFT's words for it."""
+
+    ALORA = "alora"
+    BIAS = "bias"
+    EMBEDDING = "embedding"
+    MODULES_TO_SAVE = "modules_to_save"
+    TRAINABLE_TOKENS = "trainable_tokens"
+
+
 @dataclass(frozen=True, slots=True)
 class AdaptedModule:
     """One module that the adapter changes.
 
     A is [rank, in_features], B is [out_features, rank]; scaling is alpha / rank, or alpha /
-    sqrt(rank) with rsLoRA, after the configuration's patterns.
+    sqrt(rank) with rsLoRA, after the configuration's patterns. embedding: LoRA on an embedding, whose
+    input is its rows: A is [rank, in_features] and B [out_features, rank] all the same.
     """
 
     name: str
@@ -33,6 +44,41 @@ class AdaptedModule:
     out_features: int
     lora_bias: bool = False
     magnitude: bool = False
+    embedding: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SavedModule:
+    """A module whose parameters the adapter replaces: one of `modules_to_save`, or a resized embedding or head.
+
+    parameters: (`weight` or `bias`, shape), as the base's module has them. under_tokens: it was saved
+    beside trained tokens of the same module, which replace rows of it, not of the base's.
+    """
+
+    name: str
+    parameters: tuple[tuple[str, tuple[int, ...]], ...]
+    under_tokens: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedTokens:
+    """Rows of an embedding or of the head that take the place of the base's.
+
+    indices: token ids, in the order of the rows. Where the base's head is tied to its embedding and
+    only the embedding is named, the same rows are the head's.
+    """
+
+    name: str
+    indices: tuple[int, ...]
+    features: int
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedBias:
+    """A bias [features] in the place of the bias of one of the base's modules."""
+
+    name: str
+    features: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +88,10 @@ class AdapterFacts:
     rank: the largest over the modules. alpha: lora_alpha before patterns. base_name: the
     configuration's base_model_name_or_path, None where it has none. config_json: canonical JSON of
     the configuration (sorted keys, neutral fields dropped). dtype: of the tensors, safetensors'
-    name (`F32`, `BF16`, `F16`). modules: ordered by name.
+    name (`F32`, `BF16`, `F16`). modules, saved, tokens, biases: ordered by name. invocation: token ids
+    from whose last occurrence in a prompt on an activated LoRA is active; empty where it always is.
+    bias: `none`, or which of the base's biases were trained: `all`, or `lora_only` (those of `modules`).
+    copies: modules whose own base weight the file repeats; it has to equal the base's, and says nothing.
     """
 
     variant: Variant
@@ -52,3 +101,28 @@ class AdapterFacts:
     config_json: str
     dtype: str
     modules: tuple[AdaptedModule, ...]
+    saved: tuple[SavedModule, ...] = ()
+    tokens: tuple[TrainedTokens, ...] = ()
+    biases: tuple[TrainedBias, ...] = ()
+    invocation: tuple[int, ...] = ()
+    bias: str = "none"
+    copies: tuple[str, ...] = ()
+
+    @property
+    def changed(self) -> tuple[str, ...]:
+        """Paths of the modules that it changes in any way, ordered."""
+        names = {module.name for module in self.modules} | {module.name for module in self.saved}
+        trained = {tokens.name for tokens in self.tokens} | {bias.name for bias in self.biases}
+        return tuple(sorted(names | trained))
+
+    @property
+    def features(self) -> tuple[Feature, ...]:
+        """What it does beyond LoRA on linear layers, ordered; a resized vocabulary counts as modules_to_save."""
+        there = {
+            Feature.ALORA: self.invocation,
+            Feature.BIAS: self.biases,
+            Feature.EMBEDDING: any(module.embedding for module in self.modules),
+            Feature.MODULES_TO_SAVE: self.saved,
+            Feature.TRAINABLE_TOKENS: self.tokens,
+        }
+        return tuple(feature for feature, found in there.items() if found)

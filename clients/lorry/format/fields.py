@@ -14,24 +14,29 @@ from lorry.errors import InvalidAdapter, UnsupportedAdapter
 # Fields whose value the maths or the verdict depends on. They make up the canonical configuration.
 MEANT = frozenset(
     {
+        "alora_invocation_tokens",
         "alpha_pattern",
         "base_model_name_or_path",
+        "bias",
         "fan_in_fan_out",
         "lora_alpha",
         "lora_bias",
+        "modules_to_save",
         "peft_type",
         "r",
         "rank_pattern",
         "target_modules",
+        "trainable_token_indices",
         "use_dora",
         "use_rslora",
     }
 )
-_FLAGS = ("fan_in_fan_out", "lora_bias", "use_dora", "use_rslora")
+_FLAGS = ("ensure_weight_tying", "fan_in_fan_out", "lora_bias", "use_dora", "use_rslora")
 # Fields that say how training was done, where it was done, or what the tensor names say anyway.
 _NEUTRAL = frozenset(
     {
         "corda_config",
+        "ensure_weight_tying",
         "eva_config",
         "exclude_modules",
         "inference_mode",
@@ -53,17 +58,15 @@ _HARMLESS_INIT = frozenset({"gaussian", "orthogonal", "eva", "mica"})
 _BASE_CHANGING_INIT = re.compile(r"pissa(?:_niter_[0-9]{1,9})?|olora|corda|lora_ga")
 # Sound PEFT of a kind that is not served: field -> what to do about it.
 _REFUSED: Mapping[str, str] = {
-    "alora_invocation_tokens": "activated LoRA is not served; train without it",
     "arrow_config": "Arrow routing is not served; push the task adapters one by one",
-    "ensure_weight_tying": "tied adapters are not served; train with ensure_weight_tying=False",
     "kasa_config": "KaSA truncates the base weight",
     "layer_replication": "replicated layers make another base; register the expanded model as its own base",
     "loftq_config": "LoftQ changes the base weight",
     "megatron_config": "Megatron layers are not served",
-    "modules_to_save": "replaced modules are not served; train with modules_to_save=None",
     "monteclora_config": "Monteclora is not served",
-    "target_parameters": "LoRA on bare parameters is not served; target modules instead",
-    "trainable_token_indices": "trained tokens are not served; train without them",
+    # PEFT makes a copy of all experts with the delta in it, which serves one selection at a time.
+    "target_parameters": "LoRA on bare parameters is not served: the experts of a layer are one grouped product, with "
+    "no output of their own to add to; target modules instead",
     "use_bdlora": "block-diagonal LoRA is not served",
     "use_qalora": "QA-LoRA is not served",
     "velora_config": "VeLoRA is not served",
@@ -82,8 +85,6 @@ def check_fields(fields: Mapping[str, object]) -> dict[str, object]:
     for name, value in fields.items():
         if name == "init_lora_weights":
             _check_init(value)
-        elif name == "bias":
-            _check_bias(value)
         elif name == "auto_mapping":
             _check_auto_mapping(value)
         elif name not in MEANT and name not in _NEUTRAL and not _says_nothing(value):
@@ -91,7 +92,10 @@ def check_fields(fields: Mapping[str, object]) -> dict[str, object]:
     for name in _FLAGS:
         if not isinstance(fields.get(name), bool | None):
             raise InvalidAdapter(f"adapter_config.json: {name}: expected true or false, got {_show(fields[name])}")
-    return {name: value for name, value in fields.items() if name in MEANT and not _says_nothing(value)}
+    said = {name: value for name, value in fields.items() if name in MEANT and not _says_nothing(value)}
+    if said.get("bias") == "none":
+        del said["bias"]
+    return said
 
 
 def _says_nothing(value: object) -> bool:
@@ -123,13 +127,6 @@ def _check_init(value: object) -> None:
     raise UnsupportedAdapter(
         f"adapter_config.json: init_lora_weights: unknown initialisation {_show(value)}; it may change the base weights"
     )
-
-
-def _check_bias(value: object) -> None:
-    if value not in (None, "none"):
-        raise UnsupportedAdapter(
-            f"adapter_config.json: bias: trained biases of the base are not served, expected 'none', got {_show(value)}"
-        )
 
 
 def _check_auto_mapping(value: object) -> None:

@@ -81,6 +81,13 @@ def parse_header(data: bytes, file_size: int) -> TensorIndex:
     return TensorIndex(tuple(entries), start, file_size)
 
 
+def matrix(entry: TensorEntry) -> tuple[int, int]:
+    """Rows and columns. Raises InvalidAdapter where the tensor is no matrix, or has none of either."""
+    if len(entry.shape) != 2 or 0 in entry.shape:  # noqa: PLR2004 - rows and columns
+        raise InvalidAdapter(f"tensor {entry.name!r}: expected a matrix, got shape {list(entry.shape)}")
+    return entry.shape[0], entry.shape[1]
+
+
 def _check_metadata(value: object) -> None:
     if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
         raise InvalidAdapter(f"safetensors: expected {_METADATA} to be an object of strings")

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from lorry.errors import InvalidAdapter, InvalidDigest
 from lorry.format.digest import check_digest, digest_of
-from lorry.format.facts import AdapterFacts, Variant
+from lorry.format.facts import AdapterFacts, Feature, Variant
 from lorry.format.strict_json import Limits, parse_object
 
 _T = TypeVar("_T")
@@ -63,11 +63,21 @@ class Manifest:
     variant: str
     parents: tuple[str, ...] = ()
     recipe: Recipe | None = None
+    features: tuple[str, ...] = ()
     schema: int = SCHEMA
+
+    def fields(self) -> dict[str, object]:
+        """Every field by its name, as JSON has them; features where there are any, so that others keep the
+        digests of before there were features.
+        """
+        fields = asdict(self)
+        if not self.features:
+            del fields["features"]
+        return fields
 
     def canonical_json(self) -> bytes:
         """Sorted keys, no white space, UTF-8: equal manifests are equal bytes."""
-        return canonical_json(asdict(self)).encode()
+        return canonical_json(self.fields()).encode()
 
     @property
     def digest(self) -> str:
@@ -97,10 +107,11 @@ def build_manifest(
         config_json=facts.config_json,
         rank=facts.rank,
         alpha=facts.alpha,
-        target_modules=tuple(module.name for module in facts.modules),
+        target_modules=facts.changed,
         variant=facts.variant.value,
         parents=tuple(check_digest(parent) for parent in parents),
         recipe=recipe,
+        features=tuple(feature.value for feature in facts.features),
     )
 
 
@@ -141,6 +152,7 @@ def _manifest(fields: Mapping[str, object]) -> Manifest:
         variant=Variant(_get(fields, "variant", str)).value,
         parents=tuple(check_digest(parent) for parent in _texts(fields, "parents")),
         recipe=None if recipe is None else _recipe(_get(fields, "recipe", dict)),
+        features=tuple(Feature(text).value for text in _texts({"features": [], **fields}, "features")),
         schema=_get(fields, "schema", int),
     )
 

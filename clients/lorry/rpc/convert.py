@@ -14,8 +14,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from lorry.errors import InvalidInput
 from lorry.format.base import BaseFacts, BaseModule, ModuleKind
-from lorry.format.compatibility import CarryOver, Finding
+from lorry.format.compatibility import CarryOver
 from lorry.format.facts import Variant
+from lorry.format.findings import Finding
 from lorry.format.manifest import Manifest, ManifestFile, Recipe, RecipeSource
 from lorry.v1 import types_pb2 as pb
 
@@ -104,6 +105,7 @@ def manifest_to_pb(manifest: Manifest) -> pb.Manifest:
         variant=variant_to_pb(manifest.variant),
         parents=manifest.parents,
         recipe=None if manifest.recipe is None else recipe_to_pb(manifest.recipe),
+        features=manifest.features,
     )
 
 
@@ -119,6 +121,7 @@ def manifest_from_pb(manifest: pb.Manifest) -> Manifest:
         variant=variant_from_pb(manifest.variant),
         parents=tuple(manifest.parents),
         recipe=recipe_from_pb(manifest.recipe) if manifest.HasField("recipe") else None,
+        features=tuple(manifest.features),
         schema=manifest.schema,
     )
 

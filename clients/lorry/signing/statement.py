@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import asdict
 
 from lorry.errors import InvalidAdapter, InvalidSignature
 from lorry.format.digest import digest_of
@@ -32,7 +31,7 @@ def sign(manifest: Manifest, adapter: AdapterName, key: SigningKey) -> bytes:
         "_type": STATEMENT_TYPE,
         "subject": [_subject(manifest.digest, adapter)],
         "predicateType": PREDICATE_TYPE,
-        "predicate": asdict(manifest),
+        "predicate": manifest.fields(),
     }
     return seal(canonical_json(statement).encode(), key)
 

@@ -649,7 +649,8 @@ class ListAdaptersRequest(_message.Message):
     compatible with), `module` (last part of a target module's path, `q_proj`), `parent` (digest),
     `alias` and `labels.KEY` take = and !=; `rank`, `size` (bytes) and `created` (RFC 3339 date or
     time; a date is its whole day in UTC) also take <, <=, > and >=. Facts are those of the newest
-    version, but `alias` is any of the adapter's. Unset means all.
+    version, but `alias` is any of the adapter's. `fits` reads the stored verdicts: it says what a
+    worker of that base serves. Unset means all.
     """
     page_size: _builtins.int
     """The most entries; unset or 0 means 100, above 1,000 means 1,000."""

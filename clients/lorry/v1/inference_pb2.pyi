@@ -102,7 +102,9 @@ Global___ChatMessage: _TypeAlias = ChatMessage  # noqa: Y015
 
 @_typing.final
 class Chat(_message.Message):
-    """A conversation, turned into a prompt by the tokenizer's chat template."""
+    """A conversation, turned into a prompt by the chat template: the model's, or the one that the adapter of
+    the request brings. Only one of a selection's adapters may bring a tokenizer or a template, or all the same.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -133,7 +135,7 @@ class TokenIds(_message.Message):
     IDS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Ids below the model's vocabulary size; at least one."""
+        """Ids below the size of the vocabulary, the model's or the adapter's own; at least one."""
 
     def __init__(
         self,
@@ -430,6 +432,8 @@ class GenerateStarted(_message.Message):
     CACHED_TOKENS_FIELD_NUMBER: _builtins.int
     BRANCH_FIELD_NUMBER: _builtins.int
     NEW_SESSION_FIELD_NUMBER: _builtins.int
+    TOKENIZER_DIGEST_FIELD_NUMBER: _builtins.int
+    INACTIVE_FIELD_NUMBER: _builtins.int
     base_id: _builtins.str
     """base_id of the base model."""
     route: _builtins.str
@@ -446,9 +450,19 @@ class GenerateStarted(_message.Message):
     """Branch of that route."""
     new_session: _builtins.bool
     """True where the request began its session, or gave it another selection than it had."""
+    tokenizer_digest: _builtins.str
+    """Digest of the tokenizer and template files that an adapter of the selection brought, and by which the
+    request is read and written; unset where the base's own do that.
+    """
     @_builtins.property
     def adapters(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.ResolvedAdapter]:
         """Adapters by digest, with weights, in the order of the selection; none means the base alone."""
+
+    @_builtins.property
+    def inactive(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Digests of the activated LoRAs among the adapters whose invocation the prompt does not have: they
+        change nothing.
+        """
 
     def __init__(
         self,
@@ -462,10 +476,12 @@ class GenerateStarted(_message.Message):
         cached_tokens: _builtins.int = ...,
         branch: _builtins.str = ...,
         new_session: _builtins.bool = ...,
+        tokenizer_digest: _builtins.str = ...,
+        inactive: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "base_id", b"base_id", "branch", b"branch", "cached_tokens", b"cached_tokens", "new_session", b"new_session", "prompt_tokens", b"prompt_tokens", "route", b"route", "route_revision", b"route_revision", "seed", b"seed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "base_id", b"base_id", "branch", b"branch", "cached_tokens", b"cached_tokens", "inactive", b"inactive", "new_session", b"new_session", "prompt_tokens", b"prompt_tokens", "route", b"route", "route_revision", b"route_revision", "seed", b"seed", "tokenizer_digest", b"tokenizer_digest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -757,6 +773,8 @@ class ScoreResponse(_message.Message):
     ADAPTERS_FIELD_NUMBER: _builtins.int
     ROUTE_FIELD_NUMBER: _builtins.int
     ROUTE_REVISION_FIELD_NUMBER: _builtins.int
+    TOKENIZER_DIGEST_FIELD_NUMBER: _builtins.int
+    INACTIVE_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     """Index of the item in the request, from 0."""
     logprob: _builtins.float
@@ -771,6 +789,8 @@ class ScoreResponse(_message.Message):
     """Route that the selection came from; unset where the item named one itself."""
     route_revision: _builtins.int
     """Revision of that route."""
+    tokenizer_digest: _builtins.str
+    """As in GenerateStarted."""
     @_builtins.property
     def tokens(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenScore]:
         """The continuation's tokens in order."""
@@ -778,6 +798,10 @@ class ScoreResponse(_message.Message):
     @_builtins.property
     def adapters(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.ResolvedAdapter]:
         """Adapters by digest, with weights, in the order of the selection; none means the base alone."""
+
+    @_builtins.property
+    def inactive(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """As in GenerateStarted: those whose invocation the item's prompt does not have."""
 
     def __init__(
         self,
@@ -791,10 +815,12 @@ class ScoreResponse(_message.Message):
         adapters: _abc.Iterable[_types_pb2.ResolvedAdapter] | None = ...,
         route: _builtins.str = ...,
         route_revision: _builtins.int = ...,
+        tokenizer_digest: _builtins.str = ...,
+        inactive: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "base_id", b"base_id", "greedy", b"greedy", "index", b"index", "logprob", b"logprob", "prompt_tokens", b"prompt_tokens", "route", b"route", "route_revision", b"route_revision", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "base_id", b"base_id", "greedy", b"greedy", "inactive", b"inactive", "index", b"index", "logprob", b"logprob", "prompt_tokens", b"prompt_tokens", "route", b"route", "route_revision", b"route_revision", "tokenizer_digest", b"tokenizer_digest", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

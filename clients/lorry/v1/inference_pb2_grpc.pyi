@@ -38,7 +38,7 @@ class InferenceServiceStub:
     says why it ended. A request keeps its selection whatever is switched meanwhile; a cancelled
     one gives everything back within one step. Errors: INVALID_ARGUMENT, INVALID_REFERENCE,
     ADAPTER_NOT_FOUND, VERSION_NOT_FOUND, ALIAS_NOT_FOUND, VERSION_YANKED, ROUTE_NOT_FOUND,
-    INCOMPATIBLE_ADAPTER, UNSUPPORTED_ADAPTER, INVALID_SELECTION, PROMPT_TOO_LONG,
+    INCOMPATIBLE_ADAPTER, UNSUPPORTED_ADAPTER, INVALID_ADAPTER, INVALID_SELECTION, PROMPT_TOO_LONG,
     REQUEST_TOO_LARGE, QUEUE_FULL, CACHE_BUSY, REGISTRY_UNAVAILABLE, DEVICE_UNAVAILABLE, DRAINING.
     """
     Score: _grpc.UnaryStreamMultiCallable[_inference_pb2.ScoreRequest, _inference_pb2.ScoreResponse]
@@ -80,7 +80,7 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     says why it ended. A request keeps its selection whatever is switched meanwhile; a cancelled
     one gives everything back within one step. Errors: INVALID_ARGUMENT, INVALID_REFERENCE,
     ADAPTER_NOT_FOUND, VERSION_NOT_FOUND, ALIAS_NOT_FOUND, VERSION_YANKED, ROUTE_NOT_FOUND,
-    INCOMPATIBLE_ADAPTER, UNSUPPORTED_ADAPTER, INVALID_SELECTION, PROMPT_TOO_LONG,
+    INCOMPATIBLE_ADAPTER, UNSUPPORTED_ADAPTER, INVALID_ADAPTER, INVALID_SELECTION, PROMPT_TOO_LONG,
     REQUEST_TOO_LARGE, QUEUE_FULL, CACHE_BUSY, REGISTRY_UNAVAILABLE, DEVICE_UNAVAILABLE, DRAINING.
     """
     Score: _aio.UnaryStreamMultiCallable[_inference_pb2.ScoreRequest, _inference_pb2.ScoreResponse]  # type: ignore[assignment]
@@ -125,7 +125,7 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         says why it ended. A request keeps its selection whatever is switched meanwhile; a cancelled
         one gives everything back within one step. Errors: INVALID_ARGUMENT, INVALID_REFERENCE,
         ADAPTER_NOT_FOUND, VERSION_NOT_FOUND, ALIAS_NOT_FOUND, VERSION_YANKED, ROUTE_NOT_FOUND,
-        INCOMPATIBLE_ADAPTER, UNSUPPORTED_ADAPTER, INVALID_SELECTION, PROMPT_TOO_LONG,
+        INCOMPATIBLE_ADAPTER, UNSUPPORTED_ADAPTER, INVALID_ADAPTER, INVALID_SELECTION, PROMPT_TOO_LONG,
         REQUEST_TOO_LARGE, QUEUE_FULL, CACHE_BUSY, REGISTRY_UNAVAILABLE, DEVICE_UNAVAILABLE, DRAINING.
         """
 

@@ -253,7 +253,7 @@ class Resident(_message.Message):
     tier: Global___Tier.ValueType
     """The nearest tier that holds it."""
     rank: _builtins.int
-    """Rows of the pool that it takes: its largest rank."""
+    """Rows of the pool that it takes: its largest rank, or more where it replaces what does not fit into these."""
     size_bytes: _builtins.int
     """Bytes that it takes in that tier."""
     variant: _types_pb2.Variant.ValueType
@@ -1022,6 +1022,7 @@ class GetCapabilitiesResponse(_message.Message):
     BUDGETS_FIELD_NUMBER: _builtins.int
     COMBINE_METHODS_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    FEATURES_FIELD_NUMBER: _builtins.int
     base_id: _builtins.str
     """base_id of the base model that it holds."""
     base_model: _builtins.str
@@ -1052,6 +1053,10 @@ class GetCapabilitiesResponse(_message.Message):
     def combine_methods(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Methods that Combine takes."""
 
+    @_builtins.property
+    def features(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What an adapter may have beyond LoRA on linear layers, as in Manifest.features."""
+
     def __init__(
         self,
         *,
@@ -1067,10 +1072,11 @@ class GetCapabilitiesResponse(_message.Message):
         budgets: _abc.Iterable[Global___Budget] | None = ...,
         combine_methods: _abc.Iterable[_builtins.str] | None = ...,
         version: _builtins.str = ...,
+        features: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_id", b"base_id", "base_model", b"base_model", "budgets", b"budgets", "combine_methods", b"combine_methods", "device", b"device", "dtype", b"dtype", "executor", b"executor", "max_adapters_per_selection", b"max_adapters_per_selection", "max_context_tokens", b"max_context_tokens", "max_rank", b"max_rank", "variants", b"variants", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_id", b"base_id", "base_model", b"base_model", "budgets", b"budgets", "combine_methods", b"combine_methods", "device", b"device", "dtype", b"dtype", "executor", b"executor", "features", b"features", "max_adapters_per_selection", b"max_adapters_per_selection", "max_context_tokens", b"max_context_tokens", "max_rank", b"max_rank", "variants", b"variants", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -326,6 +326,7 @@ class Manifest(_message.Message):
     VARIANT_FIELD_NUMBER: _builtins.int
     PARENTS_FIELD_NUMBER: _builtins.int
     RECIPE_FIELD_NUMBER: _builtins.int
+    FEATURES_FIELD_NUMBER: _builtins.int
     schema: _builtins.int
     """Form of the canonical JSON; 1."""
     base_id: _builtins.str
@@ -354,6 +355,13 @@ class Manifest(_message.Message):
     def recipe(self) -> Global___Recipe:
         """How it was combined; unset for a trained version."""
 
+    @_builtins.property
+    def features(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What it does beyond LoRA on linear layers, ordered: `alora`, `bias`, `embedding` (LoRA on one),
+        `modules_to_save` (replaced modules, a resized vocabulary too), `trainable_tokens`. Part of the
+        canonical JSON where there are any.
+        """
+
     def __init__(
         self,
         *,
@@ -367,10 +375,11 @@ class Manifest(_message.Message):
         variant: Global___Variant.ValueType = ...,
         parents: _abc.Iterable[_builtins.str] | None = ...,
         recipe: Global___Recipe | None = ...,
+        features: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["recipe", b"recipe"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alpha", b"alpha", "base_id", b"base_id", "config_json", b"config_json", "files", b"files", "parents", b"parents", "rank", b"rank", "recipe", b"recipe", "schema", b"schema", "target_modules", b"target_modules", "variant", b"variant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alpha", b"alpha", "base_id", b"base_id", "config_json", b"config_json", "features", b"features", "files", b"files", "parents", b"parents", "rank", b"rank", "recipe", b"recipe", "schema", b"schema", "target_modules", b"target_modules", "variant", b"variant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

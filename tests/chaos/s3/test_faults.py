@@ -39,7 +39,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"),
 ]
 
-OPERATIONS = int(os.environ.get("CHAOS_S3_OPERATIONS") or 60)
+OPERATIONS = int(os.environ.get("CHAOS_S3_OPERATIONS") or 40)
 SEED = int(os.environ.get("CHAOS_SEED") or 1)
 # Each with a registry, a database and a bucket of its own. They wait for one another's faults, not for a core.
 LANES = 6

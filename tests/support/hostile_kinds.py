@@ -1,0 +1,139 @@
+"""What an enemy could make of the kinds beyond LoRA on linear layers: cases of `tests.support.hostile`.
+
+Owns the cases alone: WRONG must end in InvalidAdapter, REFUSED in UnsupportedAdapter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tests.support.tiny_kinds import (
+    BIASES,
+    DELTA,
+    EMBED,
+    HEAD,
+    NORM,
+    TARGETS,
+    TOKENS,
+    VOCAB,
+    Kind,
+    Q,
+    Shapes,
+    embedding_lora,
+)
+
+Write = Callable[[Path], object]
+NAN = float("nan")
+# Tokens of the base on whose worker the corpus is tried: what fits it is refused for its values alone.
+_THEIRS = 131
+_HEAD_WEIGHT = {f"{HEAD}.weight": (VOCAB, 8)}
+
+
+def _with(extra: Shapes, fill: float = 0.5, **config: Any) -> Write:
+    return lambda directory: Kind(extra, config).write(directory, fill)
+
+
+def _saved(extra: Shapes, saved: object = ("lm_head",), **options: Any) -> Write:
+    return _with(extra, modules_to_save=list(saved) if isinstance(saved, tuple) else saved, **options)
+
+
+def _tokens(ids: object, extra: Shapes = TOKENS, **options: Any) -> Write:
+    return _with(extra, trainable_token_indices=ids, **options)
+
+
+def _embedding(extra: Shapes, **config: Any) -> Write:
+    return _with(extra, **{"target_modules": TARGETS} | config)
+
+
+_SAVED = {
+    "saved-but-another-one-named": _saved({f"{NORM}.weight": (8,)}),
+    "saved-without-a-tensor": _saved({}),
+    "saved-one-of-two": _saved(_HEAD_WEIGHT, ("lm_head", "norm")),
+    "saved-bias-alone-unasked": _with({f"{NORM}.bias": (8,)}),
+    "saved-in-three-dimensions": _saved({f"{HEAD}.weight": (4, 8, 8)}),
+    "saved-empty": _saved({f"{HEAD}.weight": (0, 8)}),
+    "saved-scalar": _saved({f"{HEAD}.weight": ()}),
+    "saved-bias-a-matrix": _saved({**_HEAD_WEIGHT, f"{HEAD}.bias": (VOCAB, 8)}),
+    "saved-and-lora": _saved({**_HEAD_WEIGHT, f"{HEAD}.lora_A.weight": (2, 8), f"{HEAD}.lora_B.weight": (VOCAB, 2)}),
+    "saved-buffer": _saved({**_HEAD_WEIGHT, f"{HEAD}.running_mean": (8,)}),
+    "saved-for-another-adapter": _saved({f"{HEAD}.modules_to_save.victim.weight": (VOCAB, 8)}),
+    "saved-original-alone": _saved({f"{HEAD}.original_module.weight": (VOCAB, 8)}),
+    "saved-original-of-another-shape": _saved({**_HEAD_WEIGHT, f"{HEAD}.original_module.weight": (VOCAB, 9)}),
+    "saved-original-of-a-linear": _with({f"{Q}.original_module.weight": (8, 8)}),
+    "saved-nan": _saved({f"{HEAD}.weight": (_THEIRS, 8)}, fill=NAN),
+    "saved-name-empty": _saved(_HEAD_WEIGHT, ("",)),
+    "saved-name-a-bomb": _saved(_HEAD_WEIGHT, ("(a+)+" * 6 + "$",)),
+    "saved-name-a-number": _saved(_HEAD_WEIGHT, (7,)),
+    "saved-names-a-text": _saved(_HEAD_WEIGHT, "lm_head"),
+    "saved-names-without-end": _saved(_HEAD_WEIGHT, tuple(f"m{i}" for i in range(5_000))),
+}
+_TRAINED = {
+    "tokens-twice": _tokens([3, 3]),
+    "tokens-negative": _tokens([3, -1]),
+    "tokens-huge": _tokens([3, 1 << 40]),
+    "tokens-boolean": _tokens([3, True]),
+    "tokens-fractional": _tokens([3, 4.0]),
+    "tokens-text": _tokens("34"),
+    "tokens-number": _tokens(3),
+    "tokens-fewer-rows-than-ids": _tokens([3, 4, 5]),
+    "tokens-more-rows-than-ids": _tokens([3]),
+    "tokens-without-a-tensor": _tokens([3, 4], {}),
+    "tokens-unasked": _with(TOKENS),
+    "tokens-of-two-embeddings-for-one": _tokens([3, 4], {**TOKENS, f"{HEAD}.{DELTA}": (2, 8)}),
+    "tokens-of-an-embedding-unnamed": _tokens({"wte": [3, 4]}),
+    "tokens-one-of-two": _tokens({"embed_tokens": [3, 4], "lm_head": [5, 6]}),
+    "tokens-named-twice": _tokens({"embed_tokens": [3, 4], "tokens": [5, 6]}),
+    "tokens-name-a-bomb": _tokens({"(a+)+$": [3, 4]}),
+    "tokens-name-empty": _tokens({"": [3, 4]}),
+    "tokens-by-name-no-list": _tokens({"embed_tokens": 3}),
+    "tokens-by-name-none": _tokens({"embed_tokens": []}),
+    "tokens-a-vector": _tokens([3, 4], {f"{EMBED}.{DELTA}": (2,)}),
+    "tokens-nan": _tokens([3, 4], fill=NAN),
+    "tokens-and-saved": _tokens([3, 4], {**TOKENS, f"{EMBED}.weight": (VOCAB, 8)}),
+    "tokens-and-lora": _embedding({**TOKENS, **embedding_lora()}, trainable_token_indices=[3, 4]),
+    "resized-without-tokens": _with({f"{EMBED}.token_adapter.base_layer.weight": (40, 8)}),
+    "resized-no-end-of-the-model": _tokens([3, 4], {**TOKENS, f"{NORM}.token_adapter.base_layer.weight": (40, 8)}),
+}
+_OTHERS = {
+    "embedding-a-without-b": _embedding({f"{EMBED}.lora_embedding_A": (2, VOCAB)}),
+    "embedding-b-without-a": _embedding({f"{EMBED}.lora_embedding_B": (8, 2)}),
+    "embedding-of-another-rank": _embedding(embedding_lora(rank=3)),
+    "embedding-no-target": _with(embedding_lora()),
+    "embedding-and-linear": _embedding({**embedding_lora(), f"{EMBED}.lora_A.weight": (2, VOCAB)}),
+    "embedding-nan": _embedding(embedding_lora(_THEIRS), fill=NAN),
+    "embedding-copy-of-another-shape": _embedding({**embedding_lora(), f"{EMBED}.base_layer.weight": (VOCAB, 9)}),
+    "copy-without-lora": _with({f"{HEAD}.base_layer.weight": (VOCAB, 8)}),
+    "copy-of-a-linear-turned-around": _with({"model.layers.0.mlp.down_proj.base_layer.weight": (16, 8)}),
+    "tied-head-that-mirrors-nothing": _embedding(
+        {**embedding_lora(), f"{HEAD}.lora_A.weight": (2, 8), f"{HEAD}.lora_B.weight": (VOCAB + 1, 2)},
+        ensure_weight_tying=True,
+    ),
+    "tied-a-text": _with({}, ensure_weight_tying="yes"),
+    "bias-of-another-word": _with(BIASES, bias="some"),
+    "bias-a-list": _with(BIASES, bias=["all"]),
+    "bias-unasked": _with(BIASES),
+    "bias-of-another-module": _with({f"{NORM}.bias": (8,)}, bias="lora_only"),
+    "bias-outside-of-its-layer": _with({f"{Q}.bias": (8,)}, bias="all"),
+    "bias-a-matrix": _with({f"{Q}.base_layer.bias": (8, 1)}, bias="all"),
+    "bias-of-another-width": _with({f"{Q}.base_layer.bias": (9,)}, bias="lora_only"),
+    "bias-without-lora": _with({f"{NORM}.base_layer.bias": (8,)}, bias="all"),
+    "bias-nan": _with(BIASES, bias="all", fill=NAN),
+    "invocation-text": _with({}, alora_invocation_tokens="56"),
+    "invocation-number": _with({}, alora_invocation_tokens=5),
+    "invocation-negative": _with({}, alora_invocation_tokens=[5, -6]),
+    "invocation-boolean": _with({}, alora_invocation_tokens=[True]),
+    "invocation-nested": _with({}, alora_invocation_tokens=[[5]]),
+    "invocation-endless": _with({}, alora_invocation_tokens=list(range(5_000))),
+    "invocation-and-embedding": _embedding(embedding_lora(), alora_invocation_tokens=[5]),
+    "invocation-and-dora": _with({}, alora_invocation_tokens=[5], use_dora=True),
+    "embedding-and-lora-bias": _embedding(embedding_lora(), lora_bias=True),
+}
+WRONG: dict[str, Write] = {**_SAVED, **_TRAINED, **_OTHERS}
+REFUSED: dict[str, Write] = {
+    "embedding-and-dora": _embedding(embedding_lora(), use_dora=True),
+    "invocation-and-saved": _saved(_HEAD_WEIGHT, alora_invocation_tokens=[5]),
+    "invocation-and-tokens": _tokens([3, 4], alora_invocation_tokens=[5]),
+    "invocation-and-bias": _with(BIASES, bias="all", alora_invocation_tokens=[5]),
+}

@@ -34,6 +34,14 @@ class Survivors:
     ids: Tensor | None
 
 
+def lines_of(matrix: Tensor, lines: Sequence[int]) -> Tensor:
+    """Some lines of a matrix, in ascending order; a view where they are neighbours, which most are."""
+    first, behind = lines[0], lines[-1] + 1
+    if behind - first == len(lines):
+        return matrix[first:behind]
+    return matrix.index_select(0, torch.tensor(lines, device=matrix.device))
+
+
 def survivors(scores: Tensor, samplings: Sequence[Sampling]) -> Iterator[Survivors]:
     """Every line of scores [lines, vocabulary] once, filtered as its sampling says. Temperatures are above 0."""
     scores = _tempered(scores, samplings)
@@ -43,8 +51,7 @@ def survivors(scores: Tensor, samplings: Sequence[Sampling]) -> Iterator[Survivo
     nucleus = [line for line in others if samplings[line].top_p < 1]
     whole = [line for line in others if samplings[line].top_p >= 1]
     if whole:
-        left = scores if len(whole) == len(scores) else scores[whole]
-        yield Survivors(whole, _likely(left, [samplings[line] for line in whole]), None)
+        yield Survivors(whole, _likely(lines_of(scores, whole), [samplings[line] for line in whole]), None)
     if ranked:
         yield from _few(scores, samplings, ranked, None)
     if nucleus:
@@ -61,9 +68,12 @@ def _few(scores: Tensor, samplings: Sequence[Sampling], lines: list[int], shares
     """Lines that keep few tokens, as a rule. shares: the softmax of scores, for lines without a top-k."""
     vocabulary = scores.shape[1]
     for size in (*(look for look in _LOOKS if look < vocabulary), vocabulary):
-        values, ids = scores[lines].topk(size)
+        values, ids = lines_of(scores, lines).topk(size)
         chosen = [samplings[line] for line in lines]
-        kept, cut = _ranked(values, chosen) if shares is None else _nucleus(shares[lines].gather(1, ids), chosen)
+        if shares is None:
+            kept, cut = _ranked(values, chosen)
+        else:
+            kept, cut = _nucleus(lines_of(shares, lines).gather(1, ids), chosen)
         kept[:, 0] = True
         values = _likely(values, chosen)
         # Where the last of them survives a cut, others behind it might: these lines are looked at again.

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from compute_worker.contract import Drawn, Sampling, StepRow
-from compute_worker.engine.filters import survivors
+from compute_worker.engine.filters import lines_of, survivors
 
 # Numbers that are filtered together: 10 rows of 49,152. A draw from all of them takes 24 bytes a number on the way,
 # which then stays within a cache of 12 MB; more rows together are no faster.
@@ -33,16 +33,12 @@ def draw(logits: Tensor, rows: Sequence[StepRow]) -> list[Drawn]:
     """
     drawn: dict[int, Drawn] = {}
     plain = [index for index, row in enumerate(rows) if is_plain(row.sample)]
-    best = _likeliest(_lines(logits, plain), [rows[index] for index in plain]) if plain else []
+    best = _likeliest(lines_of(logits, plain), [rows[index] for index in plain]) if plain else []
     drawn.update((index, Drawn(token)) for index, token in zip(plain, best, strict=True))
     others = [index for index in range(len(rows)) if index not in drawn]
     for part in _parts(others, logits.shape[1]):
-        drawn.update(zip(part, _draw(_lines(logits, part), [rows[index] for index in part]), strict=True))
+        drawn.update(zip(part, _draw(lines_of(logits, part), [rows[index] for index in part]), strict=True))
     return [drawn[index] for index in range(len(rows))]
-
-
-def _lines(logits: Tensor, indices: list[int]) -> Tensor:
-    return logits if len(indices) == len(logits) else logits[indices]
 
 
 def _parts(indices: list[int], vocabulary: int) -> Iterator[list[int]]:
@@ -91,7 +87,7 @@ def _draw(logits: Tensor, rows: Sequence[StepRow]) -> list[Drawn]:
     sampled = [index for index, sampling in enumerate(samplings) if sampling.temperature > 0]
     if sampled:
         numbers = [uniform(samplings[index].seed, rows[index].index) for index in sampled]
-        tokens[sampled] = _picked(_lines(scores, sampled), [samplings[index] for index in sampled], numbers)
+        tokens[sampled] = _picked(lines_of(scores, sampled), [samplings[index] for index in sampled], numbers)
     return _described(logits, tokens, samplings)
 
 
@@ -150,7 +146,7 @@ def _described(logits: Tensor, tokens: Tensor, samplings: Sequence[Sampling]) ->
         if sampling.logprobs is not None:
             asked[min(sampling.logprobs, logits.shape[1])].append(index)
     for count, lines in asked.items():
-        natural = logits[lines].log_softmax(-1)
+        natural = lines_of(logits, lines).log_softmax(-1)
         own = natural.gather(1, tokens[lines, None])[:, 0].tolist()
         values, ids = (top.tolist() for top in natural.topk(count))
         for place, index in enumerate(lines):

@@ -76,7 +76,7 @@ class Meddler:
         with pointer.moving(self._meanings.exact[version]):
             await self._registry.set_alias(version, reference.partition(":")[2])
             async with asyncio.timeout(_FOLLOWING_SECONDS):
-                while not await self._follows(reference, pointer.now):
+                while not await self._follows(reference, pointer.now):  # noqa: ASYNC110  # the state is the worker's
                     await asyncio.sleep(_PAUSE_SECONDS)
         return "moves"
 

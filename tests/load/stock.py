@@ -1,7 +1,7 @@
 """The adapters of a load: thirty, of every kind, some of them versions of one name; and recipes over them.
 
 Owns what is published, under which references, and where each digest's files lie. Everything has the
-same bytes in each run. Does not know who asks for what.
+same values in each run. Does not know who asks for what.
 """
 
 from __future__ import annotations

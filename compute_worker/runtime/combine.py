@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import TypeVar
 
 from compute_worker.combination import CombineMethod, Combiner, CombineSource, Deviation
 from compute_worker.contract import AdapterSource, Publication, PublishedAdapter
-from compute_worker.runtime.api import CombineCall, Combined, Dry, PublishAs
+from compute_worker.runtime.api import CombineCall, Combined, Dry, PublishAs, ResidentState
 from compute_worker.runtime.cache import AdapterCache
 from compute_worker.runtime.combinations import Combinations, recipe_digest
 from compute_worker.runtime.disk import DiskCache
@@ -25,7 +25,7 @@ from compute_worker.runtime.rights import Homes
 from compute_worker.runtime.selection import Resolver
 from compute_worker.runtime.version import Choice, Version, combined_reference
 from compute_worker.runtime.waiting import SingleFlight
-from lorry.errors import InvalidCombination, InvalidSelection
+from lorry.errors import InvalidCombination, InvalidSelection, VersionNotFound
 from lorry.format.base import BaseFacts
 from lorry.format.bundle import Bundle, check_bundle
 from lorry.format.compatibility import judge, refuse
@@ -81,15 +81,28 @@ class Combining:
         if call.dry_run:
             dry = await self._tries.run(digest, lambda: self._try(call.method, choices))
             return Combined(digest, "", None, existing is not None, dry=dry)
-        version = existing or await self._flight.run(
-            digest, lambda: self._compute(digest, recipe, call.method, choices)
-        )
-        # Whoever may read the sources where they were named this time may read what was made of them.
-        version = self._made.open_to(version, _homes(choices))
-        reference = combined_reference(digest)
-        resident = await self._cache.load(Choice(reference, version))
+        version, resident = await self._load(recipe, call.method, choices, existing)
         published = await self._publish(version, recipe, call.publish) if call.publish else None
-        return Combined(digest, reference, resident, existing is not None, published)
+        return Combined(digest, combined_reference(digest), resident, existing is not None, published)
+
+    async def _load(
+        self, recipe: Recipe, method: CombineMethod, choices: Sequence[Choice], existing: Version | None
+    ) -> tuple[Version, ResidentState]:
+        """The combination and where it is now; a full disk may lose its files before they are loaded, once."""
+        digest = recipe_digest(recipe, self._base.base_id)
+
+        async def load(version: Version) -> tuple[Version, ResidentState]:
+            # Whoever may read the sources where they were named this time may read what was made of them.
+            version = self._made.open_to(version, _homes(choices))
+            return version, await self._cache.load(Choice(combined_reference(digest), version))
+
+        def computed() -> Awaitable[Version]:
+            return self._flight.run(digest, lambda: self._compute(digest, recipe, method, choices))
+
+        try:
+            return await load(existing or await computed())
+        except VersionNotFound:
+            return await load(await computed())
 
     async def close(self) -> None:
         """Stop computing."""

@@ -8,7 +8,11 @@ import pytest
 
 from compute_worker.combination import CombineMethod
 from compute_worker.runtime.api import CombineCall, Combined, PublishAs, Tier, Weighted
+from compute_worker.runtime.combinations import Combinations
+from compute_worker.runtime.rights import Homes
+from compute_worker.runtime.version import Version
 from lorry.errors import InvalidCombination, InvalidName, LorryError, RegistryUnavailable, VersionNotFound
+from lorry.format.manifest import Manifest
 from tests.support.toy_engine import content_of
 from tests.support.toy_registry import ToyRegistry
 from tests.support.toy_world import World, call, running
@@ -56,6 +60,22 @@ async def test_another_weight_method_or_parameter_is_another_recipe(world: World
     ]
     digests = {(await world.runtime.combine(one)).recipe_digest for one in calls}
     assert (len(digests), world.combiner.calls) == (4, 4)
+
+
+async def test_a_result_that_a_full_disk_loses_before_it_is_loaded_is_made_once_more(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_sources(world)
+    add = Combinations.add
+
+    def lose(made: Combinations, digest: str, manifest: Manifest, homes: Homes) -> Version:
+        if world.combiner.calls == 1:
+            (world.cache_dir / "blobs" / manifest.files[-1].digest.removeprefix("sha256:")).unlink()
+        return add(made, digest, manifest, homes)
+
+    monkeypatch.setattr(Combinations, "add", lose)
+    made = await world.runtime.combine(recipe("one", "two"))
+    assert (made.resident.tier, world.combiner.calls) == (Tier.POOL, 2)
 
 
 async def test_a_combination_of_combinations_is_possible_here(world: World) -> None:

@@ -181,7 +181,7 @@ def test_a_taken_port_is_told_in_one_line(model: Path, run: Run) -> None:
     [
         ({"LISTEN": "0.0.0.0:0"}, 2, "LORRY_WORKER_INSECURE=true"),
         ({"KV_BYTES": "0"}, 2, "LORRY_WORKER_KV_BYTES"),
-        ({"MODEL": "/nowhere"}, 1, "expected a Hugging Face folder or hub id, got '/nowhere'"),
+        ({"MODEL": "/nowhere"}, 1, "expected a Hugging Face folder, GGUF file or hub id, got '/nowhere'"),
         ({"MODEL": ""}, 1, "LORRY_WORKER_MODEL"),
         ({"MODEL": "{model}", "DEVICE": "abacus"}, 1, "abacus"),
         ({"MODEL": "{model}", "POOL_BYTES": "1"}, 1, "expected a pool of at least one row"),

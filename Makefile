@@ -9,9 +9,8 @@ BIN := $(VENV)/bin
 export LORRY_CACHE ?= $(HOME)/.cache/lorry
 # A local folder or a hub id; unset: the demo model, fetched once.
 MODEL ?=
-# pytest-xdist workers: three on two cores, since tests wait for processes, disks and deadlines in two fifths of
-# their time; each has one torch thread, so that they do not fight.
-JOBS ?= 3
+# pytest-xdist workers: one a core, each with one torch thread, so that they do not fight.
+JOBS ?= 2
 PROTOS := $(wildcard protos/lorry/v1/*.proto)
 NATIVE := $(wildcard compute_worker/engine/native/*.cpp compute_worker/engine/native/*.h)
 BUF := node_modules/.bin/buf

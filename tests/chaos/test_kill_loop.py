@@ -15,7 +15,7 @@ from pathlib import Path
 from tests.chaos.home import Home, findings, visible
 from tests.chaos.kill_loop import Loop
 
-SECONDS = float(os.environ.get("CHAOS_SECONDS", "10"))
+SECONDS = float(os.environ.get("CHAOS_SECONDS", "8"))
 KILLS = int(os.environ.get("CHAOS_KILLS", "4"))
 SEED = int(os.environ.get("CHAOS_SEED") or random.getrandbits(32))
 # Fewer show nothing: each kill must have had acknowledgements that it could have lost.

@@ -39,7 +39,7 @@ DTYPES = st.sampled_from([torch.float32, torch.bfloat16])
 QUICK = settings(max_examples=20, deadline=None)
 
 
-@pytest.fixture(scope="module", params=["this CPU", "wide"])
+@pytest.fixture(scope="module", params=["this CPU", pytest.param("wide", marks=pytest.mark.long)])
 def native(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Kernels:
     if library() is None:
         pytest.skip("no native kernels for this CPU: make setup builds them where g++ and AVX2 are")

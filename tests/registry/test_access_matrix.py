@@ -162,7 +162,7 @@ async def _state(world: World) -> str:
     return "\n".join([*map(str, seen), held, *map(str, broken)])
 
 
-@pytest.fixture(params=["sqlite+files", "postgres+s3"])
+@pytest.fixture(params=["sqlite+files", pytest.param("postgres+s3", marks=pytest.mark.long)])
 def places(request: pytest.FixtureRequest) -> dict[str, Any]:
     """Settings of a registry's database and blobs."""
     if request.param == "sqlite+files":

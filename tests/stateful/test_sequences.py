@@ -24,7 +24,7 @@ from tests.stateful.writing import Writing
 from tests.support.postgres import PostgresServer
 
 # The short form has to end within some 40 s beside another test process on two cores.
-_SEQUENCES = int(os.environ.get("LORRY_SEQUENCES", "20"))
+_SEQUENCES = int(os.environ.get("LORRY_SEQUENCES", "12"))
 _SEED = int(os.environ.get("LORRY_SEED", "1"))
 # Every database and bucket is emptied or made anew, which takes longer than on files.
 _SERVED_SHARE = 10

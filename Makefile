@@ -9,8 +9,9 @@ BIN := $(VENV)/bin
 export LORRY_CACHE ?= $(HOME)/.cache/lorry
 # A local folder or a hub id; unset: the demo model, fetched once.
 MODEL ?=
-# pytest-xdist workers: one a core, each with one torch thread, so that they do not fight.
-JOBS ?= 2
+# pytest-xdist workers: three on two cores, since tests also wait for processes, disks and deadlines; each has one
+# torch thread, so that they do not fight.
+JOBS ?= 3
 PROTOS := $(wildcard protos/lorry/v1/*.proto)
 NATIVE := $(wildcard compute_worker/engine/native/*.cpp compute_worker/engine/native/*.h)
 BUF := node_modules/.bin/buf
@@ -41,7 +42,7 @@ demo: setup ## Show the whole pair at work on a real model (MODEL= for another o
 	@MODEL='$(MODEL)' $(BIN)/python -m demo.run
 
 .PHONY: test
-test: check test-quantized ## Everything that proves the project
+test: check ## Everything that proves the project
 	OMP_NUM_THREADS=1 GRPC_VERBOSITY=ERROR $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -q
 
 # In a folder beside the environment: where torchao is found, transformers imports it at every start, which takes
@@ -53,7 +54,7 @@ $(QUANTIZED)/.ready: pyproject.toml | $(VENV)/.ready
 	@touch $@
 
 .PHONY: test-quantized
-test-quantized: setup $(QUANTIZED)/.ready ## The tests of bases in int8; a part of `make test`
+test-quantized: setup $(QUANTIZED)/.ready ## The tests of bases in int8, which need torchao
 	PYTHONPATH=$(QUANTIZED) OMP_NUM_THREADS=1 GRPC_VERBOSITY=ERROR $(BIN)/python -m pytest -q \
 	  $$(grep -l needs_torchao tests/*/test_*.py)
 

@@ -24,7 +24,7 @@ _SIZE, _HIDDEN, _HEAD, _VOCABULARY = 64, 96, 16, 259
 def needs_torchao() -> None:
     """Skip the module that calls this where int8 cannot be made or read."""
     if find_spec("torchao") is None:
-        reason = "torchao is not on the path: `make test-quantized`, a part of `make test`, puts it there"
+        reason = "torchao is not on the path: `make test-quantized` puts it there"
         pytest.skip(reason, allow_module_level=True)
 
 

@@ -62,4 +62,5 @@ async def test_adapters_cycle_through_a_pool_of_32_in_flat_memory(
         print(f"{adapters} adapters, {loads} loads: {before.memory / 1e6:.1f} MB, then {after.memory / 1e6:.1f} MB")  # noqa: T201
         assert after.memory < before.memory * 1.02
         assert (after.descriptors, after.files) == (before.descriptors, before.files)
-        assert after.threads <= before.threads
+        # Pools of threads grow to their size when they are first crowded; what leaks one a load has hundreds.
+        assert after.threads <= before.threads + 4

@@ -25,9 +25,8 @@ def pack_facts(facts: AdapterFacts) -> bytes:
 
 def unpack_facts(data: bytes) -> AdapterFacts:
     """Equal to what was packed."""
-    variant, rank, alpha, base_name, config_json, dtype, modules, *beyond = json.loads(zlib.decompress(data))
-    adapted = tuple(AdaptedModule(*module) for module in modules)
-    saved, tokens, biases, invocation, bias, copies = beyond
+    kept = json.loads(zlib.decompress(data))
+    variant, rank, alpha, base_name, config_json, dtype, modules, saved, tokens, biases, invocation, bias, copies = kept
     return AdapterFacts(
         Variant(variant),
         rank,
@@ -35,7 +34,7 @@ def unpack_facts(data: bytes) -> AdapterFacts:
         base_name,
         config_json,
         dtype,
-        adapted,
+        tuple(AdaptedModule(*module) for module in modules),
         tuple(_saved(*module) for module in saved),
         tuple(TrainedTokens(name, tuple(indices), features) for name, indices, features in tokens),
         tuple(TrainedBias(*one) for one in biases),

@@ -75,10 +75,9 @@ class TransformersEngine:
         head = model.get_output_embeddings()
         self._layers = wrap(model, measured.targets)
         self._reach = reach_of(model, measured, self._layers, self._stored)
-        self._row_bytes = self._reach.row_bytes
-        rows = _pool_rows(budgets, self._row_bytes)
+        self._rows = _pool_rows(budgets, self._reach.row_bytes)
         of_head = next((layer for layer in self._layers.values() if layer.base is head), None)
-        self._pool = RankPool(self._layers, rows, of_head, self._stored)
+        self._pool = RankPool(self._layers, self._rows, of_head, self._stored)
         self._executor: Executor
         self._limits: EngineLimits
         self._attend(budgets, measured, expected)
@@ -113,8 +112,7 @@ class TransformersEngine:
         executor = HookedExecutor(model, kv, self._pool, attention)
         selfcheck.compare(model, partial(_logits, executor, tokens), expected, self._stored, tokens)
         self._attention, self._kv, self._executor = attention, kv, executor
-        rows, of_row = _pool_rows(budgets, self._row_bytes), self._row_bytes
-        self._limits = EngineLimits(rows, of_row, kv_blocks, tokens, context, of_block)
+        self._limits = EngineLimits(self._rows, self._reach.row_bytes, kv_blocks, tokens, context, of_block)
 
     @property
     def base(self) -> BaseFacts:

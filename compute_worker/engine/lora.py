@@ -22,13 +22,7 @@ from lorry.format.names import Part, tensor_name, tensor_names
 _NORM_ROWS = 1024
 
 
-def lora_names(module: AdaptedModule) -> list[str]:
-    """The tensors of LoRA on a linear."""
-    a, b, bias, magnitude = tensor_names(module.name)
-    return [a, b, *([bias] if module.lora_bias else ()), *([magnitude] if module.magnitude else ())]
-
-
-def lora(facts: AdaptedModule, target: AdaptedLinear, tensors: Mapping[str, Tensor], trained: str | None) -> HostModule:
+def lora(facts: AdaptedModule, target: AdaptedLinear, trained: str | None, tensors: Mapping[str, Tensor]) -> HostModule:
     """What the pool takes. trained: the tensor of the trained bias, None where the bias is the base's.
 
     Raises InvalidAdapter, IncompatibleAdapter, UnsupportedAdapter.

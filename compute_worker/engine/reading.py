@@ -6,7 +6,7 @@ Does not know how a kind is computed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from compute_worker.engine.changes import Change, OtherLinear, OtherTable
 from compute_worker.engine.host import HostModule, LoadedAdapter, change_bytes
-from compute_worker.engine.lora import biased, lora, lora_names
+from compute_worker.engine.lora import biased, lora
 from compute_worker.engine.reach import Reach
 from compute_worker.engine.replaced import (
     Given,
@@ -33,10 +33,12 @@ from lorry.format.base import BaseFacts
 from lorry.format.compatibility import judge, refuse
 from lorry.format.facts import AdaptedModule, AdapterFacts, SavedModule, TrainedBias, TrainedTokens
 from lorry.format.header import TensorEntry, header_length, parse_header
-from lorry.format.names import Part, saved_name, tensor_name
+from lorry.format.names import Part, lora_names, saved_name, tensor_name
 
 # What a group of tensors comes to: changes of modules, by name.
 _Made = Iterator[tuple[str, HostModule | Change]]
+# One change of one module, out of its tensors.
+_Read = Callable[[Mapping[str, Tensor]], HostModule | Change]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,6 +47,11 @@ class _Group:
 
     names: tuple[str, ...]
     make: Callable[[Mapping[str, Tensor]], _Made]
+
+    @classmethod
+    def of(cls, module: str, names: Iterable[str], read: _Read) -> _Group:
+        """Tensors that come to one change of one module."""
+        return cls(tuple(names), lambda tensors: iter([(module, read(tensors))]))
 
 
 class Reading:
@@ -126,42 +133,28 @@ def _of_linear(module: AdaptedModule, reach: Reach, biases: set[str]) -> _Group:
     if module.name not in reach.linears:
         raise unreachable(module.name)
     trained = tensor_name(module.name, Part.BASE_BIAS) if module.name in biases else None
-
-    def make(tensors: Mapping[str, Tensor]) -> _Made:
-        yield module.name, lora(module, reach.linears[module.name], tensors, trained)
-
-    return _Group((*lora_names(module), *([trained] if trained else ())), make)
+    names = (*lora_names(module), *([trained] if trained else ()))
+    return _Group.of(module.name, names, partial(lora, module, reach.linears[module.name], trained))
 
 
 def _of_embedding(module: AdaptedModule, reach: Reach) -> _Group:
-    def make(tensors: Mapping[str, Tensor]) -> _Made:
-        yield module.name, embedding_lora(module, tensors, reach)
-
-    return _Group((tensor_name(module.name, Part.EMBEDDING_A), tensor_name(module.name, Part.EMBEDDING_B)), make)
+    return _Group.of(module.name, lora_names(module), partial(embedding_lora, module, reach))
 
 
 def _of_bias(bias: TrainedBias, reach: Reach) -> _Group:
     name = tensor_name(bias.name, Part.BIAS)
     if bias.name in reach.linears:
         target = reach.linears[bias.name]
-        read: Callable[[Mapping[str, Tensor]], HostModule | Change] = partial(biased, bias.name, target)
+        read: _Read = partial(biased, bias.name, target)
     else:
         read = other(bias.name, {"bias": Given(name, (bias.features,))}, reach)
-
-    def make(tensors: Mapping[str, Tensor]) -> _Made:
-        yield bias.name, read(tensors)
-
-    return _Group((name,), make)
+    return _Group.of(bias.name, [name], read)
 
 
 def _of_saved(saved: SavedModule, reach: Reach) -> _Group:
     given = {parameter: Given(saved_name(saved, parameter), shape) for parameter, shape in saved.parameters}
-    read = other(saved.name, given, reach)
-
-    def make(tensors: Mapping[str, Tensor]) -> _Made:
-        yield saved.name, read(tensors)
-
-    return _Group(tuple(each.tensor for each in given.values()), make)
+    names = [each.tensor for each in given.values()]
+    return _Group.of(saved.name, names, other(saved.name, given, reach))
 
 
 def _of_tokens(trained: TrainedTokens, facts: AdapterFacts, reach: Reach) -> _Group:

@@ -28,7 +28,7 @@ from compute_worker.engine.reach import Reach
 from compute_worker.engine.tensors import cast, taken
 from lorry.errors import IncompatibleAdapter, UnsupportedAdapter
 from lorry.format.facts import AdaptedModule, TrainedTokens
-from lorry.format.names import Part, tensor_name
+from lorry.format.names import Part, lora_names, tensor_name
 
 Tensors = Mapping[str, Tensor]
 # Ids that an embedding is tried with, and tokens that another module is: two show that each goes by itself.
@@ -81,14 +81,14 @@ def token_columns(facts: TrainedTokens, rows: Tensor, head: AdaptedLinear, name:
     return OtherColumns(index, cast(rows[order], head.a.dtype, name), of_tokens)
 
 
-def embedding_lora(facts: AdaptedModule, tensors: Tensors, reach: Reach) -> EmbeddingLora:
+def embedding_lora(facts: AdaptedModule, reach: Reach, tensors: Tensors) -> EmbeddingLora:
     """LoRA on an embedding. Raises InvalidAdapter, IncompatibleAdapter, UnsupportedAdapter."""
     if facts.name not in reach.embeddings:
         raise unreachable(facts.name)
     if facts.magnitude or facts.lora_bias:
         raise UnsupportedAdapter(f"{facts.name}: expected plain LoRA on an embedding, got DoRA or a bias of its own")
     module = reach.embeddings[facts.name]
-    names = tensor_name(facts.name, Part.EMBEDDING_A), tensor_name(facts.name, Part.EMBEDDING_B)
+    names = lora_names(facts)
     a = taken(tensors, names[0], (facts.rank, facts.in_features))
     b = taken(tensors, names[1], (facts.out_features, facts.rank))
     factor = facts.scaling * scale_of(facts.name, module)

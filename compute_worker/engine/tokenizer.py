@@ -160,10 +160,12 @@ class HfTokenizer:
 
     def forms(self, vocab_size: int) -> Forms:
         """What compiles forms for a vocabulary of this size."""
-        if vocab_size not in self._forms and len(self._forms) >= _VOCABULARIES:
-            self._forms.clear()
-        ends = [eos for eos in self._eos_ids if eos < vocab_size]
-        return self._forms.setdefault(vocab_size, Forms(self._tokenizer, vocab_size, ends))
+        if vocab_size not in self._forms:
+            if len(self._forms) >= _VOCABULARIES:
+                self._forms.clear()
+            ends = [eos for eos in self._eos_ids if eos < vocab_size]
+            self._forms[vocab_size] = Forms(self._tokenizer, vocab_size, ends)
+        return self._forms[vocab_size]
 
 
 def _fields(messages: Sequence[tuple[str, str]]) -> list[dict[str, str]]:

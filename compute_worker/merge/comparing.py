@@ -17,10 +17,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from compute_worker.combination import Deviation
-from compute_worker.merge.sources import BaseWeight, Share, Sources, factor_names
+from compute_worker.merge.sources import BaseWeight, Share, Sources
 from compute_worker.merge.stacked import Factors, norm
 from lorry.format.bundle import WEIGHTS_NAME
-from lorry.format.names import Part, tensor_name
+from lorry.format.names import Part, lora_names, tensor_name
 
 
 def deviation(sources: Sources, made: Path, base: BaseWeight) -> Deviation:
@@ -29,7 +29,7 @@ def deviation(sources: Sources, made: Path, base: BaseWeight) -> Deviation:
     errors, exacts = {}, {}
     for module, facts in sources.modules.items():
         parts = sources.parts(module)
-        a, b = factor_names(facts)
+        a, b, *_ = lora_names(facts)
         bias = tensor_name(module, Part.B_BIAS)
         result = Factors(tensors[a].double(), tensors[b].double())
         exact = _exact(parts, base, module)

@@ -18,12 +18,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from compute_worker.combination import CombineSource
-from compute_worker.merge.sources import factor_names
 from compute_worker.merge.stacked import Factors
 from lorry.errors import InvalidCombination
 from lorry.format.bundle import CONFIG_NAME, WEIGHTS_NAME
 from lorry.format.facts import AdaptedModule
-from lorry.format.names import Part, tensor_name
+from lorry.format.names import Part, lora_names, tensor_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +64,7 @@ def _tensors(merged: Sequence[Merged], dtype: torch.dtype) -> dict[str, Tensor]:
     tensors = {}
     for one in merged:
         name = one.module.name
-        a, b = factor_names(one.module)
+        a, b, *_ = lora_names(one.module)
         tensors[a] = _stored(one.factors.a, dtype, name)
         tensors[b] = _stored(one.factors.b, dtype, name)
         if biased:  # where one module has lora_bias, all have

@@ -7,7 +7,7 @@ that no more than a module of them is there at once. Does not know what is made 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 
@@ -23,7 +23,7 @@ from compute_worker.merge.replacements import Place, Replacement, replacements, 
 from compute_worker.merge.stacked import Factors
 from lorry.errors import DataLoss, UnsupportedCombination
 from lorry.format.facts import AdaptedModule, SavedModule, TrainedTokens
-from lorry.format.names import Part, place, saved_name, tensor_name
+from lorry.format.names import Part, lora_names, place, saved_name, tensor_name
 
 # Path of a module -> the base's weight, [out, in] in fp32.
 BaseWeight = Callable[[str], NDArray[np.float32]]
@@ -70,7 +70,7 @@ class _Opened:
 
     def share(self, name: str) -> Share:
         module = self.modules[name]
-        a, b = factor_names(module)
+        a, b, *_ = lora_names(module)
         return Share(
             self.source.digest,
             self.source.weight,
@@ -129,19 +129,12 @@ class Sources:
                 first, alike = found.setdefault(where, (one, values))
                 if not _equal(alike, values):
                     raise unlike(where, first.source, one.source)
-        factors = {name for module in self.modules.values() for name in factor_names(module)}
+        factors = {name for module in self.modules.values() for name in lora_names(module)}
         tensors: _Tensors = {}
         for where, (first, values) in found.items():
             names = _parts(replacements(first.source.facts)[where], factors)
             tensors |= {names[part]: tensor for part, tensor in values.items()}
         return tensors
-
-
-def factor_names(module: AdaptedModule) -> tuple[str, str]:
-    """What A and B of a module are called in a file."""
-    if module.embedding:
-        return tensor_name(module.name, Part.EMBEDDING_A), tensor_name(module.name, Part.EMBEDDING_B)
-    return tensor_name(module.name, Part.A), tensor_name(module.name, Part.B)
 
 
 def _open(source: CombineSource) -> _Opened:
@@ -150,21 +143,13 @@ def _open(source: CombineSource) -> _Opened:
     except SafetensorError as error:
         raise DataLoss(f"{source.digest}: expected a sound safetensors file, got: {error}") from error
     modules = {module.name: module for module in source.facts.modules}
-    expected = {name for module in modules.values() for name in _names(module)}
+    expected = {name for module in modules.values() for name in lora_names(module)}
     expected |= {name for one in replacements(source.facts).values() for name in _parts(one, tensors).values()}
     if missing := expected - tensors.keys():
         raise DataLoss(f"{source.digest}: expected a tensor {min(missing)}, got none")
     if more := [name for name in sorted(tensors.keys() - expected) if place(name)[1] not in _REPEATED]:
         raise UnsupportedCombination(f"{source.digest}: combining would lose {more[:3]}")
     return _Opened(source, modules, tensors)
-
-
-def _names(module: AdaptedModule) -> Iterator[str]:
-    yield from factor_names(module)
-    if module.lora_bias:
-        yield tensor_name(module.name, Part.B_BIAS)
-    if module.magnitude:
-        yield tensor_name(module.name, Part.MAGNITUDE)
 
 
 def _parts(one: Replacement, names: Container[str]) -> dict[str, str]:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,6 +24,7 @@ from compute_worker.runtime.loader import Loader
 from compute_worker.runtime.parsing import inspect
 from compute_worker.runtime.rights import Homes
 from compute_worker.runtime.selection import Resolver
+from compute_worker.runtime.tokenizers import brought
 from compute_worker.runtime.version import Choice, Version, combined_reference
 from compute_worker.runtime.waiting import SingleFlight
 from lorry.errors import InvalidCombination, InvalidSelection, VersionNotFound
@@ -81,28 +83,19 @@ class Combining:
         if call.dry_run:
             dry = await self._tries.run(digest, lambda: self._try(call.method, choices))
             return Combined(digest, "", None, existing is not None, dry=dry)
-        version, resident = await self._load(recipe, call.method, choices, existing)
+        load = partial(self._load, digest, _homes(choices))
+        compute = partial(self._flight.run, digest, lambda: self._compute(digest, recipe, call.method, choices))
+        try:
+            version, resident = await load(existing or await compute())
+        except VersionNotFound:  # a full disk may lose its files before they are loaded, once
+            version, resident = await load(await compute())
         published = await self._publish(version, recipe, call.publish) if call.publish else None
         return Combined(digest, combined_reference(digest), resident, existing is not None, published)
 
-    async def _load(
-        self, recipe: Recipe, method: CombineMethod, choices: Sequence[Choice], existing: Version | None
-    ) -> tuple[Version, ResidentState]:
-        """The combination and where it is now; a full disk may lose its files before they are loaded, once."""
-        digest = recipe_digest(recipe, self._base.base_id)
-
-        async def load(version: Version) -> tuple[Version, ResidentState]:
-            # Whoever may read the sources where they were named this time may read what was made of them.
-            version = self._made.open_to(version, _homes(choices))
-            return version, await self._cache.load(Choice(combined_reference(digest), version))
-
-        def computed() -> Awaitable[Version]:
-            return self._flight.run(digest, lambda: self._compute(digest, recipe, method, choices))
-
-        try:
-            return await load(existing or await computed())
-        except VersionNotFound:
-            return await load(await computed())
+    async def _load(self, digest: str, homes: Homes, version: Version) -> tuple[Version, ResidentState]:
+        """The combination and where it is now: open to those who may read the sources as they were named this time."""
+        version = self._made.open_to(version, homes)
+        return version, await self._cache.load(Choice(combined_reference(digest), version))
 
     async def close(self) -> None:
         """Stop computing."""
@@ -166,11 +159,9 @@ class Combining:
 
     async def _add_wording(self, choices: Sequence[Choice], folder: Path) -> None:
         """Tokenizer and chat template that the sources bring, where all that bring any bring the same."""
-        bringing = [choice.version for choice in choices if choice.weight and choice.version.wording]
-        brought = {version.wording_digest: version for version in bringing}
-        if len(brought) == 1:
-            (version,) = brought.values()
-            await self._copy(version, version.wording, folder)
+        _, different = brought(choices)
+        if len(different) == 1:
+            await self._copy(different[0], different[0].wording, folder)
 
     async def _with(self, choices: Sequence[Choice], work: Callable[[Sequence[CombineSource]], _T]) -> _T:
         """What `work` makes of the sources, in a thread; their files stay where they are meanwhile."""

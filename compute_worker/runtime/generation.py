@@ -161,8 +161,7 @@ class Generations:
         guide = None if wording.tokens else await _guide(call, wording.tokenizer)
         lease = await self._cache.acquire(choices, limit, tenant=tenant)
         try:
-            vocab = wording.tokenizer.vocab_size if lease.vocab is None else lease.vocab
-            wording.check(vocab)
+            vocab = wording.vocabulary(lease.vocab)
             check_ids("prompt token", prompt, vocab)
             check_ids("stop token", call.stop.token_ids, vocab)
             if wording.tokens or lease.vocab is not None:

@@ -214,8 +214,7 @@ def _encode(item: ScoreItem, tokenizer: Tokenizer) -> _Text:
 
 
 def _check_ids(wording: Wording, lease: Lease, prompt: Sequence[int], continuation: Sequence[int]) -> None:
-    vocab = wording.tokenizer.vocab_size if lease.vocab is None else lease.vocab
-    wording.check(vocab)
+    vocab = wording.vocabulary(lease.vocab)
     check_ids("prompt token", prompt, vocab)
     check_ids("continuation token", continuation, vocab)
 

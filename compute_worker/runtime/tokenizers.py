@@ -38,13 +38,18 @@ class Wording:
     digest: str = ""
     tokens: bool = False
 
-    def check(self, vocab: int) -> None:
-        """Raise InvalidAdapter where an adapter brought tokens for which its vocabulary has no place."""
+    def vocabulary(self, own: int | None) -> int:
+        """Tokens that the request may have. own: of a vocabulary that its adapter brought, None for the model's.
+
+        Raises InvalidAdapter where the adapter brought tokens for which there is no place.
+        """
+        vocab = self.tokenizer.vocab_size if own is None else own
         if self.tokens and self.tokenizer.size > vocab:
             raise InvalidAdapter(
                 f"the adapter's tokenizer has ids up to {self.tokenizer.size - 1}, its vocabulary has {vocab} tokens: "
                 "save the resized embeddings with it, or publish it without its tokenizer"
             )
+        return vocab
 
 
 class Tokenizers:
@@ -100,11 +105,19 @@ def spokesman(choices: Sequence[Choice]) -> Version | None:
 
     Who brings none goes by what the others bring. Raises InvalidSelection where they bring different ones.
     """
+    names, different = brought(choices)
+    if len(different) > 1:
+        raise InvalidSelection(
+            f"{' and '.join(names)} bring different tokenizers or chat templates: expected the same, by digest"
+        )
+    return next(iter(different), None)
+
+
+def brought(choices: Sequence[Choice]) -> tuple[list[str], list[Version]]:
+    """The active adapters that bring a tokenizer or a chat template, and a version for each different one."""
     bringing = [choice for choice in choices if choice.weight and choice.version.wording]
-    if len({choice.version.wording_digest for choice in bringing}) > 1:
-        names = " and ".join(choice.adapter for choice in bringing)
-        raise InvalidSelection(f"{names} bring different tokenizers or chat templates: expected the same, by digest")
-    return bringing[0].version if bringing else None
+    different = {choice.version.wording_digest: choice.version for choice in reversed(bringing)}
+    return [choice.adapter for choice in bringing], list(different.values())
 
 
 def _check_files(version: Version) -> None:

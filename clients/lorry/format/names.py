@@ -10,7 +10,7 @@ import re
 from enum import StrEnum
 
 from lorry.errors import InvalidAdapter
-from lorry.format.facts import SavedModule
+from lorry.format.facts import AdaptedModule, SavedModule
 
 _PREFIX = "base_model.model."
 _PATH = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*")
@@ -88,6 +88,14 @@ def tensor_names(module: str) -> tuple[str, str, str, str]:
         tensor_name(module, Part.B_BIAS),
         tensor_name(module, Part.MAGNITUDE),
     )
+
+
+def lora_names(module: AdaptedModule) -> list[str]:
+    """The tensors that LoRA on this module has in the file: A and B, and what else was trained beside them."""
+    a, b, bias, magnitude = tensor_names(module.name)
+    if module.embedding:
+        a, b = tensor_name(module.name, Part.EMBEDDING_A), tensor_name(module.name, Part.EMBEDDING_B)
+    return [a, b, *([bias] if module.lora_bias else ()), *([magnitude] if module.magnitude else ())]
 
 
 def saved_name(module: SavedModule, parameter: str) -> str:

@@ -144,7 +144,7 @@ def test_search_finds_the_mix_under_which_its_own_text_is_likeliest(lorry: Lorry
         tmp_path / "examples",
         [{"prompt": text, "continuation_tokens": said} for text, said in zip("abcd", written, strict=True) if said],
     )
-    found = lorry("search", "pirate", "json", "--examples", examples, "--steps", "4", "--json").json
+    found = lorry("combine", "search", "pirate", "json", "--examples", examples, "--steps", "4", "--json").json
     assert len(found["tried"]) == 6
     assert found["tried"] == sorted(found["tried"], key=lambda one: -one["logprob"])
     own = next(one for one in found["tried"] if one["weights"] == {"pirate": 0.75, "json": 0.25})
@@ -153,7 +153,16 @@ def test_search_finds_the_mix_under_which_its_own_text_is_likeliest(lorry: Lorry
 
 
 def test_search_publishes_the_best_and_says_how_to_make_it(lorry: Lorry, tmp_path: Path) -> None:
-    asked = ("search", "pirate", "json", "--examples", lines(tmp_path / "examples", ITEMS[:1]), "--steps", "4")
+    asked = (
+        "combine",
+        "search",
+        "pirate",
+        "json",
+        "--examples",
+        lines(tmp_path / "examples", ITEMS[:1]),
+        "--steps",
+        "4",
+    )
     best = re.search(r"best: lorry combine (.+) --method sum", lorry(*asked).out)
     assert best
     made = lorry(*asked, "--publish", "mixed/found", "--alias", "best")
@@ -164,9 +173,16 @@ def test_search_publishes_the_best_and_says_how_to_make_it(lorry: Lorry, tmp_pat
     assert by_recipe["logprob"] == pytest.approx(by_selection["logprob"], abs=1e-3)
 
 
+def test_search_is_found_below_combine(lorry: Lorry) -> None:
+    shown = lorry("combine", "search", "--help").out
+    assert "combine search [OPTIONS]" in shown
+    assert "lorry combine search" in lorry("combine", "--help").out
+
+
 def test_search_keeps_to_its_budget_and_repeats_its_draws(lorry: Lorry, tmp_path: Path) -> None:
     examples = lines(tmp_path / "examples", ITEMS[:1])
     asked = (
+        "combine",
         "search",
         "pirate",
         "json",
@@ -187,8 +203,8 @@ def test_search_keeps_to_its_budget_and_repeats_its_draws(lorry: Lorry, tmp_path
     tried = [one["weights"] for one in once.values()]
     assert len(tried) == 8
     assert all(weights in tried for weights in ({}, {"pirate": 1.0}, {"json": 1.0}))
-    assert lorry("search", "pirate", "json", "--examples", examples, "--budget", "1").code == 2
-    assert lorry("search", "pirate", "--examples", lines(tmp_path / "b", [ITEMS[1]])).code == 2
+    assert lorry("combine", "search", "pirate", "json", "--examples", examples, "--budget", "1").code == 2
+    assert lorry("combine", "search", "pirate", "--examples", lines(tmp_path / "b", [ITEMS[1]])).code == 2
 
 
 def test_generate_keeps_to_a_form(lorry: Lorry, tmp_path: Path) -> None:

@@ -29,7 +29,6 @@ from lorry.cli import (
     residency,
     routes,
     score,
-    search,
     transfer,
 )
 from lorry.cli.context import REGISTRY, WORKER, Addresses
@@ -104,7 +103,6 @@ for _module in (
     combine,
     score,
     compare,
-    search,
     residency,
 ):
     _module.register(app)

@@ -7,12 +7,14 @@ contract's.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from lorry.cli import output
 from lorry.cli.context import Json, adapters, registry, worker
+from lorry.cli.search import search
 
 if TYPE_CHECKING:
     from lorry.combination import Parameter
@@ -26,9 +28,20 @@ _METHODS = (
 )
 
 
+class _Combine(TyperCommand):
+    """`combine REF...`, and below it `combine search REF...`; an adapter of that name is written local/search."""
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        if args[:1] != ["search"]:
+            return super().make_context(info_name, args, parent, **extra)
+        searching = typer.Typer(add_completion=False, rich_markup_mode=None)
+        searching.command()(search)
+        return typer.main.get_command(searching).make_context(f"{info_name} search", args[1:], parent, **extra)
+
+
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command()(combine)
+    app.command(cls=_Combine)(combine)
 
 
 def combine(  # noqa: PLR0913 - one parameter an option
@@ -55,6 +68,7 @@ def combine(  # noqa: PLR0913 - one parameter an option
 ) -> None:
     """Combine adapters: `lorry combine pirate json=0.5 --method ties --density 0.5 --publish mix`.
 
+    `lorry combine search` finds weights by examples: `lorry combine search --help`.
     `lorry combine --recipe mix > mix.yaml` writes down how it was made, `lorry combine --from mix.yaml` makes it again.
     """
     given: dict[str, Parameter] = {"density": density, "majority_sign": sign, "seed": seed, "rank": rank}

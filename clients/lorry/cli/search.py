@@ -1,4 +1,4 @@
-"""`lorry search`: the weights under which a mix of adapters explains examples best, published where asked.
+"""`lorry combine search`: the weights under which a mix of adapters explains examples best, published where asked.
 
 Owns the command's options, the bar and the table. Candidates are scored as selections; the best alone
 is combined, by `sum`, which is what a selection computes.
@@ -25,11 +25,6 @@ if TYPE_CHECKING:
 _SHOWN = 20
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(search)
-
-
 def search(  # noqa: PLR0913 - one parameter an option
     ctx: typer.Context,
     sources: Annotated[list[str], typer.Argument(metavar="REF...", help="The adapters to mix.")],
@@ -43,7 +38,7 @@ def search(  # noqa: PLR0913 - one parameter an option
     alias: Annotated[str, typer.Option(help="Alias to point to what is published.")] = "",
     as_json: Json = False,
 ) -> None:
-    """Search weights: `lorry search pirate json --examples texts.jsonl --publish mix`.
+    """Search weights: `lorry combine search pirate json --examples texts.jsonl --publish mix`.
 
     Every mix is scored by the log-likelihood of the examples' continuations; the base alone is shown beside them.
     """

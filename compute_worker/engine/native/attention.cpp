@@ -24,18 +24,28 @@ static void prepare(float *head, const float *weight, float eps, const float *co
         }
 }
 
+// Key heads [first, end), which are answered together.
+struct KeyHeads {
+    long first, end;
+};
+
 // One layer's attention over one request's blocks.
 template <class W> struct Memory {
     const Attend &op;
     const int64_t *table;
 
     long slot(long position) const { return table[position / op.block] * op.block + position % op.block; }
-    // Calls each(keys or values of a head, count, first position) for what lies side by side of [begin, end).
-    template <class F> void blocks(const void *memory, long head, long begin, long end, F each) const {
+    // Calls each(keys or values of a head, head, count, first position) for what lies side by side of [begin, end):
+    // all heads of a block before the next block, which is asked for meanwhile where all of it is wanted.
+    template <class F> void blocks(const void *memory, KeyHeads heads, long begin, long end, F each) const {
         long row = op.kv_heads * op.size;
         for (long p = begin, count; p < end; p += count) {
             count = op.block - p % op.block < end - p ? op.block - p % op.block : end - p;
-            each(Rows<W>{(const W *)memory + slot(p) * row + head * op.size, row}, count, p);
+            const W *at = (const W *)memory + slot(p) * row;
+            long next = p + count, rest = end - next < op.block ? end - next : op.block;
+            if (rest && heads.end - heads.first == op.kv_heads)
+                Ahead{(const char *)((const W *)memory + slot(next) * row), rest * row * (long)sizeof(W)}.part(0, 1);
+            for (long h = heads.first; h < heads.end; h++) each(Rows<W>{at + h * op.size, row}, h, count, p);
         }
     }
 };
@@ -56,10 +66,19 @@ template <class W> static void take_in(const Attend &op, const Step &step, const
     }
 }
 
-// scores [length] become weights that sum to 1.
-static void softmax(float *scores, long length, float scaling) {
-    float largest = scores[0];
-    for (long i = 1; i < length; i++) largest = scores[i] > largest ? scores[i] : largest;
+// The largest of `most` and scores [length].
+static float largest_of(const float *scores, long length, float most) {
+    Vec best = all(most);
+    long i = 0;
+    for (; i + LANES <= length; i += LANES) best = load(scores + i) > best ? load(scores + i) : best;
+    for (; i < length; i++) most = scores[i] > most ? scores[i] : most;
+    for (int lane = 0; lane < LANES; lane++) most = best[lane] > most ? best[lane] : most;
+    return most;
+}
+
+// scores [length] become weights, in parts of their sum, which is the answer.
+static float softmax(float *scores, long length, float scaling) {
+    float largest = largest_of(scores, length, -INFINITY);
     Vec sums{};
     long i = 0;
     for (; i + LANES <= length; i += LANES) {
@@ -69,28 +88,35 @@ static void softmax(float *scores, long length, float scaling) {
     }
     float total = sum(sums);
     for (; i < length; i++) total += scores[i] = std::exp((scores[i] - largest) * scaling);
-    for (i = 0; i < length; i++) scores[i] /= total;
+    return total;
 }
 
 static long first_seen(const Attend &op, long position) {
     return op.window && position + 1 > op.window ? position + 1 - op.window : 0;
 }
 
-// The heads of one token that share key head h.
+// The heads of one token that share some key heads. room: for their scores.
 template <class W>
-static void answer(const Attend &op, const Memory<W> &memory, long t, long position, long h, std::vector<float> &room) {
-    long group = op.heads / op.kv_heads, begin = first_seen(op, position), length = position + 1 - begin;
-    room.resize(group * length);
-    float *scores = room.data(), *out = op.out + (t * op.heads + h * group) * op.size;
-    Rows<float> q{op.qkv + t * (op.heads + 2 * op.kv_heads) * op.size + h * group * op.size, op.size};
-    memory.blocks(op.keys, h, begin, position + 1, [&](Rows<W> k, long count, long p) {
-        dots(k, count, q, group, op.size, {scores + p - begin, 1, length});
+static void answer(const Attend &op, const Memory<W> &memory, const Chunk &chunk, KeyHeads keys, std::vector<float> &room) {
+    long group = op.heads / op.kv_heads, first = keys.first * group, heads = keys.end * group - first;
+    long position = chunk.row.position + chunk.begin - chunk.row.begin, t = chunk.begin;
+    long begin = first_seen(op, position), end = position + 1, length = end - begin;
+    room.resize(heads * length);
+    const float *q = op.qkv + t * (op.heads + 2 * op.kv_heads) * op.size;
+    float *out = op.out + t * op.heads * op.size, *scores = room.data() - first * length;
+    memory.blocks(op.keys, keys, begin, end, [&](Rows<W> k, long h, long count, long p) {
+        Rows<float> queries{q + h * group * op.size, op.size};
+        dots(k, count, queries, group, op.size, {scores + h * group * length + p - begin, 1, length});
     });
-    for (long g = 0; g < group; g++) softmax(scores + g * length, length, op.scaling);
-    memset(out, 0, sizeof(float) * group * op.size);
-    memory.blocks(op.values, h, begin, position + 1, [&](Rows<W> v, long count, long p) {
-        mix(v, count, {scores + p - begin, 1, length}, out, op.size, group, op.size);
+    float totals[heads];
+    for (long i = 0; i < heads; i++) totals[i] = softmax(room.data() + i * length, length, op.scaling);
+    memset(out + first * op.size, 0, sizeof(float) * heads * op.size);
+    memory.blocks(op.values, keys, begin, end, [&](Rows<W> v, long h, long count, long p) {
+        Place weights{scores + h * group * length + p - begin, 1, length};
+        mix(v, count, weights, out + h * group * op.size, op.size, group, op.size);
     });
+    for (long i = 0; i < heads; i++)
+        for (long j = 0; j < op.size; j++) out[(first + i) * op.size + j] /= totals[i];
 }
 
 // Keys that a chunk looks at together: 64 of them for 96 queries of 64 numbers fill a third of a cache of 512 KB.
@@ -141,13 +167,13 @@ template <class W> struct Passing {
     void turn(long begin, long end) {
         std::fill(keys.begin(), keys.end(), 0.0f);
         std::fill(values.begin(), values.end(), 0.0f);
-        memory.blocks(op.keys, h, begin, end, [&](Rows<W> k, long count, long p) {
+        memory.blocks(op.keys, {h, h + 1}, begin, end, [&](Rows<W> k, long, long count, long p) {
             long key = p - begin, i = 0;
             for (; key % 4 == 0 && i + 4 <= count; i += 4)
                 transpose(Rows<W>{k[i], k.stride}, 4, keys.data() + place(key + i, op.size), op.size);
             for (; i < count; i++) transpose(Rows<W>{k[i], k.stride}, 1, keys.data() + place(key + i, op.size), op.size);
         });
-        memory.blocks(op.values, h, begin, end, [&](Rows<W> v, long count, long p) {
+        memory.blocks(op.values, {h, h + 1}, begin, end, [&](Rows<W> v, long, long count, long p) {
             for (long i = 0; i < count; i++) spread(v[i], values.data() + (p - begin + i) * PANEL);
         });
     }
@@ -171,7 +197,7 @@ template <class W> struct Passing {
             last = last < first ? first : last < KEYS ? last : KEYS;
             std::fill(mine, mine + first, -INFINITY);
             std::fill(mine + last, mine + KEYS, -INFINITY);
-            float most = largest_of(mine, largest[i]), scale = std::exp(largest[i] - most);
+            float most = largest_of(mine, KEYS, largest[i]), scale = std::exp(largest[i] - most);
             if (most == -INFINITY) most = 0, scale = 1;  // nothing seen yet
             for (long j = 0; j < KEYS; j += LANES) store(mine + j, exponential(load(mine + j) - most));
             std::fill(mine, mine + first, 0.0f);
@@ -182,12 +208,6 @@ template <class W> struct Passing {
             for (long j = 0; j < wide; j++) out[i * wide + j] *= scale;
             largest[i] = last > first ? most : largest[i];
         }
-    }
-    static float largest_of(const float *scores, float most) {
-        Vec best = all(most);
-        for (long j = 0; j < KEYS; j += LANES) best = load(scores + j) > best ? load(scores + j) : best;
-        for (int lane = 0; lane < LANES; lane++) most = best[lane] > most ? best[lane] : most;
-        return most;
     }
     void pass(long begin, long end) {
         turn(begin, end);
@@ -211,20 +231,25 @@ template <class W> struct Passing {
     }
 };
 
+// For each thread, so that the last one to finish is late by an eighth of its share at most.
+static constexpr long CHUNKS = 8;
+
 template <class W> static void attend(const Attend &op, const Step &step, const Team &team) {
     const std::vector<Chunk> &chunks = *team.chunks;
     Share mine(chunks.size(), team);
     for (long i = mine.begin; i < mine.end; i++) take_in<W>(op, step, chunks[i]);
 #pragma omp barrier
+    // Where there are chunks enough for all threads, a block's heads are read together: they lie side by side.
+    long parts = (long)chunks.size() < CHUNKS * team.threads ? op.kv_heads : 1, each = op.kv_heads / parts;
     std::vector<float> room;
-    for (long i = team.take(); i < (long)chunks.size() * op.kv_heads; i = team.take()) {
-        const Chunk &chunk = chunks[i / op.kv_heads];
+    for (long i = team.take(); i < (long)chunks.size() * parts; i = team.take()) {
+        const Chunk &chunk = chunks[i / parts];
         Memory<W> memory{op, step.tables + chunk.row.first_block};
-        long position = chunk.row.position + chunk.begin - chunk.row.begin;
+        KeyHeads heads{i % parts * each, (i % parts + 1) * each};
         if (chunk.end - chunk.begin == 1)
-            answer(op, memory, chunk.begin, position, i % op.kv_heads, room);
+            answer(op, memory, chunk, heads, room);
         else
-            Passing<W>{op, memory, chunk, i % op.kv_heads}.run();
+            for (long h = heads.first; h < heads.end; h++) Passing<W>{op, memory, chunk, h}.run();
     }
 }
 

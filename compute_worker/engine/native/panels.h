@@ -8,8 +8,9 @@
 constexpr long PANEL = 2 * LANES;
 // Tokens of a tile: 6 by 2 vectors of sums fill the 16 registers of AVX2, 12 by 2 most of the 32 of AVX-512.
 constexpr int TOKENS = LANES == 16 ? 12 : 6;
-// Of a panel's bytes, what stays in the nearest cache (32 KB) beside the tokens while all of them pass by.
-constexpr long NEAR = 16384;
+// Of a panel's bytes, what stays in the nearest cache (32 KB) while all tokens pass by: beside it lie those of a tile,
+// three quarters as many bytes where weights are bfloat16.
+constexpr long NEAR = 12288;
 
 // PANEL numbers of one k. In bfloat16 two outputs share a word: number i in the low half of word i, number
 // i + LANES in the high half, so that a shift and a mask widen all of them.
@@ -37,12 +38,12 @@ struct Sums {
 
 // w: P panels, `panel` numbers apart.
 template <int T, int P, class W> [[gnu::noinline]] void tile(const W *w, long panel, const Sums &of) {
-    Vec acc[T][2 * P] = {};
+    Vec acc[T][2 * P];
     const float *x = of.x;
     const long ldx = of.ldx, k = of.k;
-    if (of.add)
-        for (int t = 0; t < T; t++)
-            for (int p = 0; p < 2 * P; p++) acc[t][p] = load(of.y + t * of.ldy + p * LANES);
+#pragma GCC unroll 24
+    for (int i = 0; i < T * 2 * P; i++)
+        acc[i / (2 * P)][i % (2 * P)] = of.add ? load(of.y + i / (2 * P) * of.ldy + i % (2 * P) * LANES) : Vec{};
 #pragma GCC unroll 4
     for (long i = 0; i < k; i++) {
 #pragma GCC unroll 8
@@ -75,12 +76,13 @@ static inline void by_panels(long tokens, bool several, const W *w, long panel, 
     tile<T, 1>(w, panel, of);
 }
 
-// Memory that is read next, asked for bit by bit while the processor multiplies what it has.
+// Memory that is read next, asked for bit by bit while the processor multiplies what it has: into the second-level
+// cache, since the nearest has no room for it.
 struct Ahead {
     const char *at;
     long bytes;
     void part(long index, long of) const {
-        for (long i = bytes * index / of & ~63L; i < bytes * (index + 1) / of; i += 64) __builtin_prefetch(at + i);
+        for (long i = bytes * index / of & ~63L; i < bytes * (index + 1) / of; i += 64) __builtin_prefetch(at + i, 0, 2);
     }
 };
 

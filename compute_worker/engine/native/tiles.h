@@ -25,7 +25,9 @@ struct Place {
 
 template <int R, int T, class W>
 [[gnu::noinline]] void tile(Rows<W> w, Rows<float> x, long k_end, Place out) {
-    Vec acc[R][T] = {};
+    Vec acc[R][T];
+#pragma GCC unroll 24
+    for (int i = 0; i < R * T; i++) acc[i / T][i % T] = Vec{};  // = {} for all of them goes through memory
     long k = 0;
     for (; k + LANES <= k_end; k += LANES) {
         Vec token[T];

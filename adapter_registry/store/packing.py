@@ -11,7 +11,15 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import astuple
 
-from lorry.format.facts import AdaptedModule, AdapterFacts, SavedModule, TrainedBias, TrainedTokens, Variant
+from lorry.format.facts import (
+    AdaptedExperts,
+    AdaptedModule,
+    AdapterFacts,
+    SavedModule,
+    TrainedBias,
+    TrainedTokens,
+    Variant,
+)
 from lorry.format.findings import Code, Finding
 
 # Level 1 packs 210 findings more than twice as fast as the default level, into a tenth more bytes.
@@ -26,7 +34,8 @@ def pack_facts(facts: AdapterFacts) -> bytes:
 def unpack_facts(data: bytes) -> AdapterFacts:
     """Equal to what was packed."""
     kept = json.loads(zlib.decompress(data))
-    variant, rank, alpha, base_name, config_json, dtype, modules, saved, tokens, biases, invocation, bias, copies = kept
+    variant, rank, alpha, base_name, config_json, dtype, modules, saved, tokens, biases, *others = kept
+    invocation, bias, copies, experts = others
     return AdapterFacts(
         Variant(variant),
         rank,
@@ -41,6 +50,7 @@ def unpack_facts(data: bytes) -> AdapterFacts:
         tuple(invocation),
         bias,
         tuple(copies),
+        tuple(AdaptedExperts(*one) for one in experts),
     )
 
 

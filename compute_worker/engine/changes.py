@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -33,16 +33,19 @@ class Change(Protocol):
         """Change y [tokens, ...] in place. x: what the module was given for these tokens; weight: the adapter's."""
 
 
+_C = TypeVar("_C")
+
+
 @dataclass(frozen=True, slots=True)
-class Use:
+class Use(Generic[_C]):
     """A change for some of a step's tokens."""
 
     tokens: slice
     weight: float
-    change: Change
+    change: _C
 
 
-def changed(x: Tensor, y: Tensor, uses: Sequence[Use]) -> Tensor:
+def changed(x: Tensor, y: Tensor, uses: Sequence[Use[Change]]) -> Tensor:
     """A module's output y [tokens, ...] as its uses change it: y itself, or one of more columns."""
     more = max(use.change.width for use in uses) - y.shape[-1]
     if more > 0:

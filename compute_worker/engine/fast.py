@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from compute_worker.engine.additions import Additions
-from compute_worker.engine.changes import Use, changed
+from compute_worker.engine.changes import Change, Use, changed
 from compute_worker.engine.changing import Changing
 from compute_worker.engine.executor import Executor, Scores, chosen, others
 from compute_worker.engine.grouped import Grouping
@@ -81,7 +81,7 @@ class FastExecutor:
             return chosen(logits, layout, needed, changes.widths)
         return Scores(self._logits(kept[list(needed)], None), self._best(kept[others(layout, needed)]))
 
-    def _forward(self, layout: Layout, additions: Additions, at_entry: Sequence[Use]) -> Tensor:
+    def _forward(self, layout: Layout, additions: Additions, at_entry: Sequence[Use[Change]]) -> Tensor:
         """The normed output [tokens, size] of the last layer."""
         tokens = len(layout.ids)
         if tokens > len(self._room.stream):
@@ -97,7 +97,7 @@ class FastExecutor:
         self._program.run(Step(tokens, self._places(layout, room.stream), additions))
         return room.normed[:tokens]
 
-    def _all_logits(self, kept: Tensor, additions: Additions, at_head: Sequence[Use]) -> Tensor:
+    def _all_logits(self, kept: Tensor, additions: Additions, at_head: Sequence[Use[Change]]) -> Tensor:
         """Of every kept token, with all that adapters do to the head; [kept, the widest vocabulary]."""
         replaced = sum(use.tokens.stop - use.tokens.start for use in at_head if use.change.width)
         if replaced == len(kept):  # nobody asks for the base's

@@ -41,7 +41,7 @@ class HookedExecutor:
         """See Executor."""
         self._pool.plan(layout)
         changes = self._changing.of(layout)
-        self._sites.tell(changes.uses)
+        self._sites.tell(changes)
         with attending(self._attention.begin(self._kv, layout)):
             logits = forward(self._model, layout.ids, layout.positions, layout.kept)
         return chosen(logits, layout, needed, changes.widths)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from compute_worker.engine.changes import Change
 from compute_worker.engine.cuda.copies import pinned
+from compute_worker.engine.experts import ExpertLora
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,8 @@ class LoadedAdapter:
 
     changes: by module, what is no product of pool rows, in the order in which it applies. lone: whether it has
     something in the place of the base's own, beside which no other adapter has a meaning. rows: the memory of
-    the changes, in pool rows. vocab: tokens of its own vocabulary, None for the base's.
+    the changes, in pool rows. vocab: tokens of its own vocabulary, None for the base's. experts: by module, LoRA on
+    stacked ones.
     """
 
     modules: Mapping[str, HostModule]
@@ -70,12 +72,13 @@ class LoadedAdapter:
     lone: bool = False
     rows: int = 0
     vocab: int | None = None
+    experts: Mapping[str, ExpertLora] = field(default_factory=dict)
 
     @property
     def nbytes(self) -> int:
         """Bytes of host memory."""
         products = sum(tensor.nbytes for module in self.modules.values() for tensor in module.tensors())
-        return products + change_bytes(self.changes)
+        return products + charged_bytes(self.changes, self.experts)
 
     @property
     def rank(self) -> int:
@@ -88,6 +91,7 @@ class LoadedAdapter:
         return self.lone or any(module.magnitude is not None for module in self.modules.values())
 
 
-def change_bytes(changes: Mapping[str, tuple[Change, ...]]) -> int:
+def charged_bytes(changes: Mapping[str, tuple[Change, ...]], experts: Mapping[str, ExpertLora]) -> int:
     """Bytes of what is no product of pool rows."""
-    return sum(tensor.nbytes for each in changes.values() for change in each for tensor in change.tensors())
+    replaced = sum(tensor.nbytes for each in changes.values() for change in each for tensor in change.tensors())
+    return replaced + sum(tensor.nbytes for each in experts.values() for tensor in each.tensors())

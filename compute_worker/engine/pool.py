@@ -8,7 +8,7 @@ each layer adds in a step. Does not know names or eviction: callers say which ro
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from threading import Lock
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from compute_worker.engine.changes import Change
 from compute_worker.engine.cover import CPU_COSTS, GPU_COSTS, Cell, Rectangle, cover
 from compute_worker.engine.cuda.copies import Copies
+from compute_worker.engine.experts import ExpertLora
 from compute_worker.engine.host import HostModule, LoadedAdapter, Magnitude
 from compute_worker.engine.layout import Layout, Run, lay_out
 from compute_worker.engine.linear import AdaptedLinear, Term
@@ -77,7 +78,7 @@ class _Gain:
 class Resident:
     """An adapter in the pool. ranks: its rank in each layer, in the pool's order; 0 where it has none.
 
-    extras: by layer, what does not fit the pool's form (A and B left out). changes, vocab: as LoadedAdapter's.
+    extras: by layer, what does not fit the pool's form (A and B left out). changes, vocab, experts: as LoadedAdapter's.
     """
 
     start: int
@@ -86,11 +87,12 @@ class Resident:
     extras: Mapping[int, tuple[Tensor | None, Magnitude | None]]
     changes: Mapping[str, tuple[Change, ...]]
     vocab: int | None
+    experts: Mapping[str, ExpertLora] = field(default_factory=dict)
 
     @property
     def plain(self) -> bool:
         """Whether products of its rows are all that it is."""
-        return not (self.extras or self.changes)
+        return not (self.extras or self.changes or self.experts)
 
 
 class RankPool:
@@ -140,7 +142,8 @@ class RankPool:
                 extras[index] = self._extra(module)
         ranks = tuple(adapter.modules[name].rank if name in adapter.modules else 0 for name in self._names)
         changes = {name: tuple(change.on(self._device) for change in each) for name, each in adapter.changes.items()}
-        return Resident(start, end, ranks, extras, changes, adapter.vocab)
+        experts = {name: each.on(self._device) for name, each in adapter.experts.items()}
+        return Resident(start, end, ranks, extras, changes, adapter.vocab, experts)
 
     def _extra(self, module: HostModule) -> tuple[Tensor | None, Magnitude | None]:
         bias, magnitude = module.bias, module.magnitude

@@ -6,16 +6,18 @@ Does not know how a kind is computed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from compute_worker.engine.changes import Change, OtherLinear, OtherTable
-from compute_worker.engine.host import HostModule, LoadedAdapter, change_bytes
+from compute_worker.engine.experts import ExpertLora, expert_lora
+from compute_worker.engine.host import HostModule, LoadedAdapter, charged_bytes
 from compute_worker.engine.lora import biased, lora
 from compute_worker.engine.reach import Reach
 from compute_worker.engine.replaced import (
@@ -31,14 +33,14 @@ from compute_worker.engine.tensors import DTYPES
 from lorry.errors import IncompatibleAdapter, UnsupportedAdapter
 from lorry.format.base import BaseFacts
 from lorry.format.compatibility import judge, refuse
-from lorry.format.facts import AdaptedModule, AdapterFacts, SavedModule, TrainedBias, TrainedTokens
+from lorry.format.facts import AdaptedExperts, AdaptedModule, AdapterFacts, SavedModule, TrainedBias, TrainedTokens
 from lorry.format.header import TensorEntry, header_length, parse_header
-from lorry.format.names import Part, lora_names, saved_name, tensor_name
+from lorry.format.names import Part, experts_names, lora_names, saved_name, tensor_name
 
 # What a group of tensors comes to: changes of modules, by name.
-_Made = Iterator[tuple[str, HostModule | Change]]
+_Made = Iterator[tuple[str, HostModule | Change | ExpertLora]]
 # One change of one module, out of its tensors.
-_Read = Callable[[Mapping[str, Tensor]], HostModule | Change]
+_Read = Callable[[Mapping[str, Tensor]], HostModule | Change | ExpertLora]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,6 +74,7 @@ class Reading:
         self._tensors: dict[str, Tensor] = {}
         self._modules: dict[str, HostModule] = {}
         self._changes: dict[str, list[Change]] = {}
+        self._experts: dict[str, ExpertLora] = {}
 
     def take(self, tensor: TensorEntry, data: bytearray) -> None:
         """See AdapterReading."""
@@ -90,14 +93,17 @@ class Reading:
             self._modules,
             changes,
             lone=bool(self._facts.saved or self._facts.tokens or self._facts.biases),
-            rows=max(self._facts.rank, -(-change_bytes(changes) // self._row_bytes)),
+            rows=max(self._facts.rank, -(-charged_bytes(changes, self._experts) // self._row_bytes)),
             vocab=self._vocab,
+            experts=self._experts,
         )
 
     def _add(self, group: _Group) -> None:
         for name, made in group.make(self._tensors):
             if isinstance(made, HostModule):
                 self._modules[name] = made.pinned(self._linears[name].a.device)
+            elif isinstance(made, ExpertLora):
+                self._experts[name] = made
             else:
                 self._changes.setdefault(name, []).append(made)
         self._waiting.remove(group)
@@ -127,6 +133,8 @@ def _groups(facts: AdapterFacts, reach: Reach) -> Iterator[_Group]:
         yield _of_tokens(each, facts, reach)
     for name in facts.copies:
         yield _of_copy(name, reach)
+    for name, experts in groupby(facts.experts, lambda each: each.name):
+        yield _of_experts(name, tuple(experts), reach)
 
 
 def _of_linear(module: AdaptedModule, reach: Reach, biases: set[str]) -> _Group:
@@ -175,6 +183,16 @@ def _of_copy(name: str, reach: Reach) -> _Group:
         yield from ()
 
     return _Group((tensor_name(name, Part.BASE_WEIGHT),), make)
+
+
+def _of_experts(name: str, experts: Sequence[AdaptedExperts], reach: Reach) -> _Group:
+    if name not in reach.experts:
+        raise UnsupportedAdapter(
+            f"{name}: expected the experts of a base that stacks their weights in gate_up_proj and down_proj and does "
+            "nothing to them but gate and sum; this base has no such module there"
+        )
+    names = [tensor for each in experts for tensor in experts_names(each)]
+    return _Group.of(name, names, partial(expert_lora, reach.experts[name], experts))
 
 
 def _whole_first(change: Change) -> bool:

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from compute_worker.contract import Sampling, StepRow
 from compute_worker.engine.attention import Rule, attending
+from compute_worker.engine.experts import is_experts
 from compute_worker.engine.hooked import forward, hook_attention
 from compute_worker.engine.kv import BLOCK_TOKENS, LayerShape
 from compute_worker.engine.linear import features, is_target
@@ -41,13 +42,15 @@ class Measured:
 
     shapes: KV of each layer that attends. rules: how it weighs its keys. targets: names of the linears that
     saw every token (the output head: every kept one); adapters can be added to these alone. plain: by name, the
-    other modules with parameters that were given one tensor with every token, and what of it is one token's.
+    other modules with parameters that were given one tensor with every token, and what of it is one token's. experts:
+    names of the modules of stacked experts that were given every token, and which experts it goes to at what share.
     """
 
     shapes: dict[int, LayerShape] = field(default_factory=dict)
     rules: dict[int, Rule] = field(default_factory=dict)
     targets: list[str] = field(default_factory=list)
     plain: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    experts: list[str] = field(default_factory=list)
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, rule: Rule) -> Tensor:
         """See Attending; remembers the shapes. The output is good for its shape alone."""
@@ -89,6 +92,11 @@ def measure(model: PreTrainedModel) -> Measured:
         for name, module in model.named_modules()
         if not is_target(module) and next(module.parameters(recurse=False), None) is not None
     ]
+    hooks += [
+        module.register_forward_hook(_remember_experts(measured, name, len(tokens)))
+        for name, module in model.named_modules()
+        if is_experts(module)
+    ]
     hook_attention(model)
     try:
         with attending(measured):
@@ -119,6 +127,19 @@ def _remember_plain(measured: Measured, name: str, tokens: int) -> Callable[...,
             for whole in ((1, tokens), (tokens,)):
                 if given[: len(whole)] == whole == came[: len(whole)]:
                     measured.plain[name] = given[len(whole) :]
+
+    return hook
+
+
+def _remember_experts(measured: Measured, name: str, tokens: int) -> Callable[..., None]:
+    def hook(_module: nn.Module, inputs: tuple[object, ...], _output: object) -> None:
+        given = [one for one in inputs if isinstance(one, Tensor)]
+        # As most have them: tokens, the experts of each, and the share of each.
+        if len(inputs) == len(given) == 3:  # noqa: PLR2004 - these
+            x, chosen, shares = given
+            alike = x.shape[:-1] == chosen.shape[:-1] == shares.shape[:-1] == (tokens,)
+            if alike and chosen.shape == shares.shape and not chosen.is_floating_point():
+                measured.experts.append(name)
 
     return hook
 

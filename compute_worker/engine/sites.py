@@ -1,17 +1,19 @@
 """The changes of a step, put into a model's modules for as long as they are needed.
 
-Owns the hooks. A module without a change in the coming step has none, so the model's own forward costs nothing
-more. Does not know which adapters there are.
+Owns the hooks, and the forward in the place of experts'. A module without a change in the coming step has neither,
+so the model's own forward costs nothing more. Does not know which adapters there are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
-from compute_worker.engine.changes import Use, changed
+from compute_worker.engine.changes import Change, Use, changed
+from compute_worker.engine.changing import NOTHING, Changes
+from compute_worker.engine.experts import ExpertUse, routed
 
 
 class Sites:
@@ -19,19 +21,26 @@ class Sites:
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
-        self._told: Mapping[str, Sequence[Use]] = {}
-        self._hooks: list[RemovableHandle] = []
+        self._told = NOTHING
+        self._undo: list[Callable[[], object]] = []
 
-    def tell(self, uses: Mapping[str, Sequence[Use]]) -> None:
-        """What to change from now on, by module. Free where it is what it was."""
-        if uses is self._told:
+    def tell(self, changes: Changes) -> None:
+        """What to change from now on. Free where it is what it was."""
+        if changes is self._told:
             return
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks = [hook for name, each in uses.items() for hook in self._hook(name, each)]
-        self._told = uses
+        for undo in self._undo:
+            undo()
+        self._undo = [undo for name, uses in changes.uses.items() for undo in self._hook(name, uses)]
+        self._undo += [self._stand_in(name, uses) for name, uses in changes.experts.items()]
+        self._told = changes
 
-    def _hook(self, name: str, uses: Sequence[Use]) -> Iterator[RemovableHandle]:
+    def _stand_in(self, name: str, uses: Sequence[ExpertUse]) -> Callable[[], object]:
+        module = self._model.get_submodule(name)
+        # Not by attribute: to mypy a method, to torch a search among parameters.
+        module.__dict__["forward"] = partial(routed, module, uses)
+        return partial(module.__dict__.pop, "forward")
+
+    def _hook(self, name: str, uses: Sequence[Use[Change]]) -> Iterator[Callable[[], object]]:
         module = self._model.get_submodule(name)
         if isinstance(module, nn.Embedding):
             yield from _hook_embedding(module, uses)
@@ -43,10 +52,10 @@ class Sites:
                 return changed(x, y, uses)
             return _changed(x, y, uses)
 
-        yield module.register_forward_hook(change)
+        yield module.register_forward_hook(change).remove
 
 
-def _hook_embedding(module: nn.Embedding, uses: Sequence[Use]) -> Iterator[RemovableHandle]:
+def _hook_embedding(module: nn.Embedding, uses: Sequence[Use[Change]]) -> Iterator[Callable[[], object]]:
     """Ids of a vocabulary of an adapter's own may not be the base's: the base looks up another for those."""
     given: list[Tensor] = []
 
@@ -57,11 +66,11 @@ def _hook_embedding(module: nn.Embedding, uses: Sequence[Use]) -> Iterator[Remov
     def change(_module: nn.Module, _inputs: tuple[Tensor, ...], y: Tensor) -> Tensor:
         return _changed(given.pop(), y, uses)
 
-    yield module.register_forward_pre_hook(keep)
-    yield module.register_forward_hook(change)
+    yield module.register_forward_pre_hook(keep).remove
+    yield module.register_forward_hook(change).remove
 
 
-def _changed(x: Tensor, y: Tensor, uses: Sequence[Use]) -> Tensor:
+def _changed(x: Tensor, y: Tensor, uses: Sequence[Use[Change]]) -> Tensor:
     """Of inputs and outputs [1, tokens, ...], as transformers has them."""
     made = changed(x.flatten(0, 1), y.flatten(0, 1), uses)
     return made.view(*y.shape[:2], *made.shape[1:])

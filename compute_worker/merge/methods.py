@@ -109,6 +109,7 @@ def check_method(method: CombineMethod, sources: Sequence[CombineSource]) -> Par
         raise InvalidCombination(f"expected a method of {', '.join(METHODS)}, got {method.name[:80]!r}")
     parameters = _check_parameters(method)
     _check_weights(sources)
+    _check_experts(sources)
     if METHODS[method.name].form is not Form.DELTA:
         for source in sources:
             _check_factors(source, method.name)
@@ -150,6 +151,15 @@ def _check_factors(source: CombineSource, name: str) -> None:
             f"{source.digest} is a DoRA adapter: its magnitudes scale the base's weights, so its delta is not in its "
             f"factors, which is what {name} combines; {_OF_DELTAS} compute it against the base and cut it to a rank"
         )
+
+
+def _check_experts(sources: Sequence[CombineSource]) -> None:
+    for source in sources:
+        if source.facts.experts:
+            raise UnsupportedCombination(
+                f"{source.digest} has LoRA on stacked experts ({source.facts.experts[0].path}), which no method "
+                "combines; a request may name several such adapters, each with a weight, which is the sum"
+            )
 
 
 def _check_activation(sources: Sequence[CombineSource]) -> None:

@@ -28,13 +28,13 @@ def verdict(extra: dict[str, tuple[int, ...]], base: BaseFacts = BASE, **config:
     return findings(Kind(extra, config), base)
 
 
-@pytest.mark.parametrize("name", [name for name in KINDS if name not in {"norm", "bias-all"}])
+@pytest.mark.parametrize("name", [name for name in KINDS if name not in {"norm", "bias-all", "experts"}])
 def test_an_adapter_of_each_kind_fits_its_own_base(name: str) -> None:
     assert findings(KINDS[name]) == []
 
 
-@pytest.mark.parametrize("name", ["norm", "bias-all"])
-def test_norms_are_left_to_the_worker_with_a_remark(name: str) -> None:
+@pytest.mark.parametrize("name", ["norm", "bias-all", "experts"])
+def test_norms_and_experts_are_left_to_the_worker_with_a_remark(name: str) -> None:
     assert findings(KINDS[name]) == [(Code.UNKNOWN_MODULE, "", True)]
 
 

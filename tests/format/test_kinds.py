@@ -13,25 +13,28 @@ from lorry.format.bundle import check_bundle
 from lorry.format.config import parse_config
 from lorry.format.derive import outline
 from lorry.format.digest import digest_of
-from lorry.format.facts import AdapterFacts, SavedModule, TrainedBias, TrainedTokens
+from lorry.format.facts import AdaptedExperts, AdapterFacts, SavedModule, TrainedBias, TrainedTokens
 from lorry.format.header import header_length
 from lorry.format.manifest import build_manifest, manifest_from_json
-from lorry.format.names import Part, saved_name, tensor_name
+from lorry.format.names import Part, experts_names, saved_name, tensor_name
 from tests.support.adapters import json_bytes, peft_config
 from tests.support.tiny_kinds import (
     BIASES,
     DELTA,
     DOWN,
     EMBED,
+    EXPERTS,
     HEAD,
     KINDS,
     NORM,
     PREFIX,
+    STACKED,
     TARGETS,
     TOKENS,
     Kind,
     Q,
     embedding_lora,
+    stacked,
 )
 
 HEAD_WEIGHT = {f"{HEAD}.weight": (32, 8)}
@@ -197,6 +200,53 @@ def test_an_invocation_is_told_and_an_empty_one_is_none() -> None:
     assert derive({}, alora_invocation_tokens=[]).invocation == ()
 
 
+def test_of_experts_the_inner_tensors_are_of_the_parameter_that_a_module_has_first() -> None:
+    gate_up, down = facts(KINDS["experts"]).experts
+
+    assert gate_up == AdaptedExperts(EXPERTS, "gate_up_proj", 3, 2, 2.0, 8, 12, inner=True)
+    assert down == AdaptedExperts(EXPERTS, "down_proj", 3, 2, 2.0, 6, 8)
+    assert {name for one in (gate_up, down) for name in experts_names(one)} == {PREFIX + name for name in stacked()}
+    assert {gate_up.path, down.path} < set(facts(KINDS["experts"]).changed)
+
+
+@pytest.mark.parametrize(("named", "parts"), [(STACKED[:1], "base_layer."), (STACKED[1:], "")], ids=str)
+def test_one_parameter_of_experts_has_no_wrapper_around_it(named: list[str], parts: str) -> None:
+    shapes = {
+        name.replace("base_layer.", ""): shape for name, shape in stacked().items() if f"{EXPERTS}.{parts}lora" in name
+    }
+
+    (found,) = derive(shapes, target_parameters=named).experts
+
+    assert (found.path.endswith(named[0]), found.inner, found.experts) == (True, False, 3)
+
+
+@pytest.mark.parametrize("entry", ["{}", "experts.{}", "mlp.experts.{}", "layers.1.mlp.experts.{}", EXPERTS + ".{}"])
+def test_parameters_are_named_by_their_path_or_the_end_of_it(entry: str) -> None:
+    names = [entry.format(name) for name in ("down_proj", "gate_up_proj")]
+
+    assert [one.path for one in derive(dict(stacked()), target_parameters=names).experts] == [
+        f"{EXPERTS}.gate_up_proj",
+        f"{EXPERTS}.down_proj",
+    ]
+
+
+def test_ranks_and_alphas_of_experts_follow_patterns_of_their_parameters_paths() -> None:
+    shapes = {
+        **stacked(),
+        f"{EXPERTS}.base_layer.lora_A.weight": (12, 8),
+        f"{EXPERTS}.base_layer.lora_B.weight": (12, 12),
+    }
+    # As PEFT writes it where it makes one parameter of two targets.
+    fused = r".*\.gate_up_proj"
+
+    gate_up, down = derive(
+        shapes, target_parameters=STACKED, rank_pattern={fused: 4}, alpha_pattern={fused: 6, "experts.down_proj": 3}
+    ).experts
+
+    assert (gate_up.rank, gate_up.scaling, gate_up.experts) == (4, 1.5, 3)
+    assert (down.rank, down.scaling, down.experts) == (2, 1.5, 3)
+
+
 @pytest.mark.parametrize(
     ("fields", "canonical"),
     [
@@ -206,6 +256,10 @@ def test_an_invocation_is_told_and_an_empty_one_is_none() -> None:
         ({"modules_to_save": ["norm", "lm_head"]}, '"modules_to_save":["lm_head","norm"]'),
         ({"trainable_token_indices": [9, 2]}, '"trainable_token_indices":[9,2]'),
         ({"alora_invocation_tokens": [9, 2]}, '"alora_invocation_tokens":[9,2]'),
+        (
+            {"target_parameters": ["up.gate_up_proj", "down_proj"]},
+            '"target_parameters":["down_proj","up.gate_up_proj"]',
+        ),
     ],
     ids=str,
 )

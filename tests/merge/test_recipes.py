@@ -11,8 +11,9 @@ import pytest
 from compute_worker.combination import CombineMethod, CombineSource
 from compute_worker.merge import METHODS, check_method
 from compute_worker.merge.methods import Form
-from lorry.errors import InvalidCombination
+from lorry.errors import InvalidCombination, UnsupportedCombination
 from tests.merge.support import DOWN, Q, adapter, llama_modules, method, source
+from tests.support.tiny_kinds import KINDS
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +82,16 @@ def test_what_is_refused_and_what_was_expected(
 def test_every_method_takes_a_single_source(name: str, sources: list[CombineSource]) -> None:
     required = {key: 0.5 for key, parameter in METHODS[name].parameters.items() if parameter.required}
     check_method(method(name, **required), sources[:1])
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_lora_on_experts_is_refused_by_every_method(name: str, tmp_path: Path) -> None:
+    required = {key: 0.5 for key, parameter in METHODS[name].parameters.items() if parameter.required}
+
+    with pytest.raises(
+        UnsupportedCombination, match=r"LoRA on stacked experts \(model.layers.1.mlp.experts.gate_up_proj"
+    ):
+        check_method(method(name, **required), [source(KINDS["experts"].write(tmp_path))])
 
 
 def test_no_source_at_all_is_refused() -> None:

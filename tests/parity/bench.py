@@ -49,7 +49,8 @@ BESIDE, SHARE = 0.7, -0.4
 class Kind:
     """A kind of adapter: its configuration for PEFT on a base of `family`.
 
-    exclusive: why it stands alone in a selection, a part of the refusal; empty where it does not. tokens: of its own
+    exclusive: why it stands alone in a selection, a part of the refusal; empty where it does not. uncombined: likewise,
+    why no method takes it. tokens: of its own
     vocabulary, where it was trained on the base resized.
     """
 
@@ -57,6 +58,7 @@ class Kind:
     config: dict[str, Any]
     family: str = "llama"
     exclusive: str = ""
+    uncombined: str = ""
     method: str = "sum"
     parameters: dict[str, Any] = field(default_factory=dict)
     tokens: int = 0
@@ -94,12 +96,19 @@ KINDS = (
     Kind("lora_bias", _lora("q_proj", "fc1", lora_bias=True), "opt"),
     Kind("trained biases", _lora("q_proj", "fc1", bias="all"), "opt", exclusive="has biases of its own"),
     Kind("conv1d", _lora("c_attn", "c_proj"), "gpt2"),
+    Kind(
+        "stacked experts",
+        _lora(target_parameters=["experts.gate_up_proj", "experts.down_proj"]),
+        "mixtral",
+        uncombined="LoRA on stacked experts",
+    ),
 )
 # What stands beside the kinds of a family. An activated LoRA is combined with one that is active from the same place.
 _OTHERS = {
     "llama": Kind("other", {"r": 3, "lora_alpha": 5, "target_modules": ["q_proj", "down_proj"]}),
     "qwen3": Kind("other", {"r": 3, "lora_alpha": 5, "target_modules": ["q_proj", "down_proj"]}),
     "opt": Kind("other", {"r": 3, "lora_alpha": 5, "target_modules": ["q_proj", "fc2"]}),
+    "mixtral": Kind("other", {"r": 3, "lora_alpha": 5, "target_modules": ["q_proj", "o_proj"]}),
     "gpt2": Kind("other", {"r": 3, "lora_alpha": 5, "target_modules": ["c_attn", "c_fc"]}),
 }
 _LIKEWISE = Kind("activated-too", {**_OTHERS["llama"].config, "alora_invocation_tokens": INVOCATION})

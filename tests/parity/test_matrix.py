@@ -6,12 +6,12 @@ table of them is printed behind the tests. What a kind does not allow is refused
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 import pytest_asyncio
 
-from lorry.errors import InvalidSelection
+from lorry.errors import InvalidSelection, UnsupportedCombination
 from tests.parity.bench import KINDS, Bench, Kind, running_bench
 from tests.support.matrix import Cells
 from tests.support.peft_adapters import QUIET
@@ -63,11 +63,20 @@ async def test_evicted_and_installed_again(bench: Bench, kind: Kind, cells: Cell
     near(cells, kind, "after reload", await bench.reloaded(kind))
 
 
+async def near_or_refused(cells: Cells, kind: Kind, column: str, combined: Callable[[Kind], Awaitable[float]]) -> None:
+    if not kind.uncombined:
+        near(cells, kind, column, await combined(kind), kind.how)
+        return
+    with pytest.raises(UnsupportedCombination, match=kind.uncombined):
+        await combined(kind)
+    cells.tell(kind.name, column, "refused")
+
+
 @_CASES
 async def test_combined_with_another(bench: Bench, kind: Kind, cells: Cells) -> None:
-    near(cells, kind, "combined", await bench.combined(kind), kind.how)
+    await near_or_refused(cells, kind, "combined", bench.combined)
 
 
 @_CASES
 async def test_combined_published_pulled_and_loaded_by_peft(bench: Bench, kind: Kind, cells: Cells) -> None:
-    near(cells, kind, "published", await bench.published(kind), kind.how)
+    await near_or_refused(cells, kind, "published", bench.published)

@@ -264,7 +264,6 @@ _KINDS = {
     "init-list": _config(init_lora_weights=["pissa"]),
     "unknown-key": _config(use_new_maths=True),
     "unknown-key-zero": _config(new_scaling=0),
-    "target-parameters": _config(target_parameters=["experts.gate_up_proj"]),
     "layer-replication": _config(layer_replication=[[0, 1], [0, 1]]),
     "megatron": _config(megatron_config={"tensor_model_parallel_size": 2}),
     "qalora": _config(use_qalora=True),

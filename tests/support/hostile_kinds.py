@@ -13,8 +13,10 @@ from tests.support.tiny_kinds import (
     BIASES,
     DELTA,
     EMBED,
+    EXPERTS,
     HEAD,
     NORM,
+    STACKED,
     TARGETS,
     TOKENS,
     VOCAB,
@@ -22,6 +24,7 @@ from tests.support.tiny_kinds import (
     Q,
     Shapes,
     embedding_lora,
+    stacked,
 )
 
 Write = Callable[[Path], object]
@@ -45,6 +48,23 @@ def _tokens(ids: object, extra: Shapes = TOKENS, **options: Any) -> Write:
 
 def _embedding(extra: Shapes, **config: Any) -> Write:
     return _with(extra, **{"target_modules": TARGETS} | config)
+
+
+def _experts(extra: Shapes, named: object = STACKED, **config: Any) -> Write:
+    return _with(extra, target_parameters=named, **config)
+
+
+def _without(*parts: str) -> Shapes:
+    return {name: shape for name, shape in stacked().items() if name.removeprefix(f"{EXPERTS}.") not in parts}
+
+
+def _swapped() -> Shapes:
+    inner = f"{EXPERTS}.base_layer."
+    shapes = stacked()
+    return {
+        name.replace(inner, f"{EXPERTS}.") if inner in name else name.replace(f"{EXPERTS}.", inner): shape
+        for name, shape in shapes.items()
+    }
 
 
 _SAVED = {
@@ -130,8 +150,45 @@ _OTHERS = {
     "invocation-and-dora": _with({}, alora_invocation_tokens=[5], use_dora=True),
     "embedding-and-lora-bias": _embedding(embedding_lora(), lora_bias=True),
 }
-WRONG: dict[str, Write] = {**_SAVED, **_TRAINED, **_OTHERS}
+_OUTER = ("lora_A.weight", "lora_B.weight")
+_INNER = tuple(f"base_layer.{part}" for part in _OUTER)
+_STACKED = {
+    "experts-without-b": _experts(_without(_OUTER[1])),
+    "experts-inner-without-a": _experts(_without(_INNER[0])),
+    "experts-one-of-two": _experts(_without(*_INNER)),
+    "experts-inner-alone": _experts(_without(*_OUTER)),
+    "experts-two-where-one-is-named": _experts(stacked(), STACKED[:1]),
+    "experts-both-names-swapped": _experts(_swapped()),
+    "experts-rank-that-does-not-divide": _experts({**stacked(), f"{EXPERTS}.lora_A.weight": (7, 6)}),
+    "experts-of-a-and-b-differ": _experts({**stacked(), f"{EXPERTS}.lora_B.weight": (8, 8)}),
+    "experts-more-of-one-than-of-the-other": _experts(
+        {**stacked(), f"{EXPERTS}.lora_A.weight": (8, 6), f"{EXPERTS}.lora_B.weight": (8, 8)}
+    ),
+    "experts-gate-not-as-wide-as-up": _experts({**stacked(), f"{EXPERTS}.base_layer.lora_B.weight": (13, 6)}),
+    "experts-a-vector": _experts({**stacked(), f"{EXPERTS}.lora_A.weight": (6,)}),
+    "experts-by-matrices-of-three-dimensions": _experts({**stacked(), f"{EXPERTS}.lora_A.weight": (3, 2, 6)}),
+    "experts-empty": _experts({**stacked(), f"{EXPERTS}.lora_A.weight": (0, 6), f"{EXPERTS}.lora_B.weight": (8, 0)}),
+    "experts-unasked": _with(stacked()),
+    "experts-unasked-one": _with(_without(*_INNER)),
+    "experts-of-a-module-of-another-name": _experts({n.replace("experts", "mixed"): s for n, s in stacked().items()}),
+    "experts-named-and-none-there": _experts({}),
+    "experts-of-a-layer-named-and-not-there": _experts(stacked(), [*STACKED, "layers.7.mlp.experts.down_proj"]),
+    "experts-that-are-a-target-too": _experts(stacked(), target_modules=["q_proj", "down_proj", "experts"]),
+    "experts-with-a-magnitude": _experts({**stacked(), f"{EXPERTS}.lora_magnitude_vector": (8,)}),
+    "experts-with-a-weight": _experts({**stacked(), f"{EXPERTS}.base_layer.weight": (8, 6)}),
+    "experts-one-with-a-weight": _experts({**_without(*_INNER), f"{EXPERTS}.base_layer.weight": (8, 6)}, STACKED[1:]),
+    "experts-three-wrappers-deep": _experts({**stacked(), f"{EXPERTS}.base_layer.base_layer.lora_A.weight": (6, 8)}),
+    "experts-name-a-bomb": _experts(stacked(), ["(a+)+$.down_proj"]),
+    "experts-name-a-number": _experts(stacked(), [7]),
+    "experts-names-a-text": _experts(stacked(), "mlp.experts.down_proj"),
+    "experts-and-dora": _experts(stacked(), use_dora=True),
+    "experts-and-lora-bias": _experts(stacked(), lora_bias=True),
+    "experts-and-fan-in-fan-out": _experts(stacked(), fan_in_fan_out=True),
+    "experts-and-invocation": _experts(stacked(), alora_invocation_tokens=[5]),
+}
+WRONG: dict[str, Write] = {**_SAVED, **_TRAINED, **_OTHERS, **_STACKED}
 REFUSED: dict[str, Write] = {
+    "parameters-of-a-router": _experts(stacked(), ["mlp.gate.weight"]),
     "embedding-and-dora": _embedding(embedding_lora(), use_dora=True),
     "invocation-and-saved": _saved(_HEAD_WEIGHT, alora_invocation_tokens=[5]),
     "invocation-and-tokens": _tokens([3, 4], alora_invocation_tokens=[5]),

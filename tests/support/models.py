@@ -1,4 +1,4 @@
-"""Tiny random models of six families, made from their configuration, the same in every run.
+"""Tiny random models of some families, made from their configuration, the same in every run.
 
 Owns the configurations and the seeds. Weights are large enough that every part of a model shows in
 its logits, and exact in bfloat16, so that a load in any type holds the same values.
@@ -19,6 +19,7 @@ from transformers import (
     GPT2Config,
     LlamaConfig,
     MistralConfig,
+    MixtralConfig,
     OPTConfig,
     PretrainedConfig,
     PreTrainedModel,
@@ -65,6 +66,7 @@ _CONFIGS: dict[str, Callable[[], PretrainedConfig]] = {
     "gpt2": lambda: GPT2Config(
         vocab_size=VOCABULARY, n_positions=128, n_embd=32, n_layer=2, n_head=4, bos_token_id=1, eos_token_id=2
     ),
+    "mixtral": lambda: MixtralConfig(**_ROTARY, num_local_experts=4, num_experts_per_tok=2),
     "opt": lambda: OPTConfig(**{**_COMMON, "pad_token_id": 1}, ffn_dim=48, word_embed_proj_dim=32),
 }
 

@@ -61,6 +61,18 @@ def resized(rows: int, inside: str = "") -> Shapes:
     return {f"{EMBED}{inside}.weight": (rows, WIDTH), f"{HEAD}{inside}.weight": (rows, WIDTH)}
 
 
+def stacked(experts: int = 3, rank: int = 2) -> Shapes:
+    """LoRA on both stacked weights of the experts of a layer, gate and up of 6 features each."""
+    return {
+        f"{EXPERTS}.base_layer.lora_A.weight": (experts * rank, WIDTH),
+        f"{EXPERTS}.base_layer.lora_B.weight": (12, rank * experts),
+        f"{EXPERTS}.lora_A.weight": (experts * rank, 6),
+        f"{EXPERTS}.lora_B.weight": (WIDTH, rank * experts),
+    }
+
+
+EXPERTS = "model.layers.1.mlp.experts"
+STACKED = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
 TARGETS = [*MODULES, "embed_tokens"]
 TOKENS: Shapes = {f"{EMBED}.{DELTA}": (2, WIDTH)}
 BIASES: Shapes = {f"{Q}.base_layer.bias": (8,)}
@@ -78,5 +90,6 @@ KINDS: dict[str, Kind] = {
     ),
     "bias-all": Kind({**BIASES, f"{NORM}.bias": (WIDTH,)}, {"bias": "all"}, ("bias",)),
     "bias-lora-only": Kind(BIASES, {"bias": "lora_only"}, ("bias",)),
+    "experts": Kind(stacked(), {"target_parameters": STACKED}, ("target_parameters",)),
     "alora": Kind({}, {"alora_invocation_tokens": [5, 6]}, ("alora",)),
 }

@@ -109,6 +109,7 @@ async def test_capabilities_name_what_adapters_may_have(pair: Pair) -> None:
         "bias",
         "embedding",
         "modules_to_save",
+        "target_parameters",
         "trainable_tokens",
     ]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -16,6 +16,7 @@ from lorry.errors import InvalidAdapter
 from lorry.format.extras import Extras, parse_extras
 from lorry.format.fields import check_fields
 from lorry.format.manifest import canonical_json
+from lorry.format.names import ends
 from lorry.format.strict_json import Limits, parse_object
 
 _T = TypeVar("_T", int, float)
@@ -29,6 +30,8 @@ MAX_RANK = 1 << 16
 _MAX_ALPHA = 1e9
 # Path segments of Python attributes; a leading ^ anchors at the whole path, as in PEFT's own example.
 _PATTERN_KEY = re.compile(r"\^?[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*")
+# What PEFT writes itself where it turns targets of experts, which were modules once, into one of their stacked weights.
+_FUSED = {r".*\.gate_up_proj": "gate_up_proj"}
 # How much of a regular expression or a list is shown in a message.
 _SHOWN = 80
 
@@ -45,7 +48,7 @@ class PathPattern(Generic[_T]):
 
     def of(self, module: str, default: _T) -> _T:
         """The value for a module path."""
-        hits = [self.entries[key] for key in _suffixes(module) if key in self.entries]
+        hits = [self.entries[key] for key in ("^" + module, *ends(module)) if key in self.entries]
         return min(hits)[1] if hits else default
 
 
@@ -81,7 +84,7 @@ class AdapterConfig:
 
     def is_target(self, module: str) -> bool:
         """Whether a list-type target_modules names the module: by equality, or by a suffix behind a dot."""
-        return self.targets is None or any(suffix in self.targets for suffix in _suffixes(module) if suffix[0] != "^")
+        return self.targets is None or any(end in self.targets for end in ends(module))
 
 
 def parse_config(data: bytes) -> AdapterConfig:
@@ -101,8 +104,10 @@ def parse_config(data: bytes) -> AdapterConfig:
     extras = parse_extras(fields)
     if dora and extras.invocation:
         raise InvalidAdapter("adapter_config.json: use_dora and alora_invocation_tokens exclude each other, as in PEFT")
-    if extras.saved:
-        meant["modules_to_save"] = sorted(extras.saved)
+    _check_parameters(fields, extras)
+    for name, entries in (("modules_to_save", extras.saved), ("target_parameters", extras.parameters)):
+        if entries:
+            meant[name] = sorted(entries)
     return AdapterConfig(
         rank=_rank("r", fields.get("r")),
         alpha=_alpha("lora_alpha", fields.get("lora_alpha")),
@@ -110,23 +115,18 @@ def parse_config(data: bytes) -> AdapterConfig:
         rslora=bool(fields.get("use_rslora")),
         dora=dora,
         lora_bias=lora_bias,
-        rank_pattern=PathPattern({key: (i, _rank(key, value)) for i, key, value in _pattern(fields, "rank_pattern")}),
-        alpha_pattern=PathPattern(
-            {key: (i, _alpha(key, value)) for i, key, value in _pattern(fields, "alpha_pattern")}
-        ),
+        rank_pattern=_pattern(fields, "rank_pattern", _rank),
+        alpha_pattern=_pattern(fields, "alpha_pattern", _alpha),
         base_name=_base_name(fields.get("base_model_name_or_path")),
         extras=extras,
         canonical_json=canonical_json(meant),
     )
 
 
-def _suffixes(module: str) -> Iterator[str]:
-    yield "^" + module
-    yield module
-    at = module.find(".")
-    while at >= 0:
-        yield module[at + 1 :]
-        at = module.find(".", at + 1)
+def _check_parameters(fields: Mapping[str, object], extras: Extras) -> None:
+    for name in ("alora_invocation_tokens", "fan_in_fan_out", "lora_bias", "use_dora"):
+        if extras.parameters and fields.get(name):
+            raise InvalidAdapter(f"adapter_config.json: target_parameters and {name} exclude each other, as in PEFT")
 
 
 def _rank(key: str, value: object) -> int:
@@ -143,17 +143,20 @@ def _alpha(key: str, value: object) -> float:
     return float(value)
 
 
-def _pattern(fields: Mapping[str, object], name: str) -> Iterator[tuple[int, str, object]]:
+def _pattern(fields: Mapping[str, object], name: str, read: Callable[[str, object], _T]) -> PathPattern[_T]:
     value = fields.get(name) or {}
     if not isinstance(value, dict):
         raise InvalidAdapter(f"adapter_config.json: {name}: expected an object, got {_show(value)}")
-    for place, (key, entry) in enumerate(value.items()):
+    entries: dict[str, tuple[int, _T]] = {}
+    for place, (written, entry) in enumerate(value.items()):
+        key: str = _FUSED.get(written) or written
         if len(key) > _MAX_NAME or not _PATTERN_KEY.fullmatch(key):
             raise InvalidAdapter(
                 f"adapter_config.json: {name}: expected literal module paths as keys, got {_show(key)}; "
                 "write out a regular expression as one key for each module"
             )
-        yield place, key, entry
+        entries.setdefault(key, (place, read(key, entry)))
+    return PathPattern(entries)
 
 
 def _targets(value: object) -> frozenset[str] | None:

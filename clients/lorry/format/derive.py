@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from lorry.errors import InvalidAdapter, UnsupportedAdapter
 from lorry.format.config import AdapterConfig, parse_config
+from lorry.format.experts import adapted_experts
 from lorry.format.facts import AdaptedModule, AdapterFacts, Variant
 from lorry.format.header import TensorEntry, TensorIndex, matrix, parse_header
 from lorry.format.names import Part, place
@@ -20,9 +21,10 @@ _BESIDE = frozenset({Part.BASE_WEIGHT, Part.BASE_BIAS})
 _LINEAR = frozenset({Part.A, Part.B, Part.B_BIAS, Part.MAGNITUDE}) | _BESIDE
 _EMBEDDING = frozenset({Part.EMBEDDING_A, Part.EMBEDDING_B, Part.MAGNITUDE, Part.BASE_WEIGHT})
 _TOKENS = frozenset({Part.TOKENS, Part.RESIZED})
-_REPLACED = frozenset(Part) - _LINEAR - _EMBEDDING - _TOKENS
+_EXPERTS = frozenset({Part.A, Part.B, Part.INNER_A, Part.INNER_B})
+_REPLACED = frozenset(Part) - _LINEAR - _EMBEDDING - _TOKENS - _EXPERTS
 # The ways to change a module: PEFT takes one for each.
-_WAYS = (_LINEAR, _EMBEDDING, _TOKENS, _REPLACED)
+_WAYS = (_LINEAR, _EMBEDDING, _TOKENS, _EXPERTS, _REPLACED)
 
 
 def outline(config: bytes, header: bytes, weights_size: int) -> AdapterFacts:
@@ -37,13 +39,14 @@ def outline(config: bytes, header: bytes, weights_size: int) -> AdapterFacts:
 def derive_facts(config: AdapterConfig, index: TensorIndex) -> AdapterFacts:
     """The facts that the bytes bear out. Raises InvalidAdapter, UnsupportedAdapter."""
     found = _by_module(index)
+    experts = adapted_experts(found, config)
     modules = _modules(found, config)
-    if not modules:
+    if not (modules or experts):
         raise InvalidAdapter("adapter_model.safetensors: expected LoRA tensors, got none")
     saved = saved_modules(found, config.extras)
     facts = AdapterFacts(
         variant=_variant(config),
-        rank=max(module.rank for module in modules),
+        rank=max([each.rank for each in modules] + [each.rank for each in experts]),
         alpha=config.alpha,
         base_name=config.base_name,
         config_json=config.canonical_json,
@@ -55,6 +58,7 @@ def derive_facts(config: AdapterConfig, index: TensorIndex) -> AdapterFacts:
         invocation=config.extras.invocation,
         bias=config.extras.bias,
         copies=base_copies(found, modules),
+        experts=experts,
     )
     _check_invocation(facts)
     return facts
@@ -100,7 +104,7 @@ def _modules(found: Mapping[str, Parts], config: AdapterConfig) -> tuple[Adapted
     for name, parts in found.items():
         if Part.EMBEDDING_A in parts or Part.EMBEDDING_B in parts:
             embeddings.append(_embedding(name, parts, config))
-        elif parts.keys() <= _LINEAR:
+        elif parts.keys() <= _LINEAR and not config.extras.parameters_of(name):
             linears.append(_linear(name, parts, config))
     for module in (*embeddings, *linears):
         _check_target(module, config, embeddings)

@@ -1,4 +1,4 @@
-"""What a configuration says beyond LoRA: replaced modules, trained tokens and biases, an invocation.
+"""What a configuration says beyond LoRA on modules: replaced ones, tokens, biases, an invocation, experts.
 
 Owns the reading of these fields and PEFT's ways of naming modules by the end of their path. Does not
 know which tensors there are.
@@ -10,8 +10,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from lorry.errors import InvalidAdapter
-from lorry.format.names import is_path
+from lorry.errors import InvalidAdapter, UnsupportedAdapter
+from lorry.format.names import ends, is_path
 
 _BIASES = ("none", "all", "lora_only")
 # Entries that name modules by their ends: one for each kind of layer is a dozen; every path is tried with each.
@@ -20,6 +20,10 @@ _MAX_ENTRIES = 64
 _MAX_TOKEN = (1 << 31) - 1
 # An invocation is a line of a chat template, some 10 to 40 tokens; it is looked for in every prompt.
 _MAX_INVOCATION = 256
+# What transformers calls the module of a layer's experts, and the two parameters that stack their weights, in the
+# order in which a module has them and PEFT wraps them.
+_EXPERTS = "experts"
+STACKED = ("gate_up_proj", "down_proj")
 # How much of a value a message shows.
 _SHOWN = 80
 
@@ -29,7 +33,8 @@ class Extras:
     """The fields that replace something, or that say when the adapter is active; see AdapterFacts.
 
     saved: entries of modules_to_save. tokens: end of an embedding's path -> token ids; the end is
-    empty where the configuration gives a bare list. tied: ensure_weight_tying.
+    empty where the configuration gives a bare list. tied: ensure_weight_tying. parameters: entries of
+    target_parameters.
     """
 
     saved: frozenset[str]
@@ -37,6 +42,13 @@ class Extras:
     bias: str
     invocation: tuple[int, ...]
     tied: bool
+    parameters: frozenset[str]
+
+    def parameters_of(self, module: str) -> tuple[str, ...]:
+        """The parameters that target_parameters names of a module, by their path or the end of it."""
+        if module.rpartition(".")[2] != _EXPERTS:
+            return ()
+        return tuple(name for name in STACKED if not self.parameters.isdisjoint(ends(f"{module}.{name}")))
 
     def is_saved(self, module: str) -> bool:
         """Whether modules_to_save names the module or one that it lies in, by the end of its path (any end, as
@@ -63,6 +75,7 @@ def parse_extras(fields: Mapping[str, object]) -> Extras:
         bias=str(bias or "none"),
         invocation=_invocation(fields.get("alora_invocation_tokens")),
         tied=fields.get("ensure_weight_tying") is True,
+        parameters=frozenset(_parameters(fields.get("target_parameters"))),
     )
 
 
@@ -80,6 +93,19 @@ def _invocation(value: object) -> tuple[int, ...]:
     if len(ids) > _MAX_INVOCATION:
         raise _wrong(field, f"at most {_MAX_INVOCATION} tokens", len(ids))
     return tuple(_token(field, token) for token in ids)
+
+
+def _parameters(value: object) -> Iterable[str]:
+    field = "target_parameters"
+    for entry in _list(field, value):
+        if isinstance(entry, str) and entry.rpartition(".")[2] not in STACKED:
+            raise UnsupportedAdapter(
+                f"adapter_config.json: {field}: LoRA on a parameter is served where it stacks the weights of experts, "
+                f"{' or '.join(STACKED)}; got {entry[:_SHOWN]!r}"
+            )
+        if not isinstance(entry, str) or not is_path(entry):
+            raise _wrong(field, "the ends of parameters' paths", entry)
+        yield entry
 
 
 def _ends(field: str, entries: list[object]) -> Iterable[str]:

@@ -25,6 +25,7 @@ class Feature(StrEnum):
     BIAS = "bias"
     EMBEDDING = "embedding"
     MODULES_TO_SAVE = "modules_to_save"
+    TARGET_PARAMETERS = "target_parameters"
     TRAINABLE_TOKENS = "trainable_tokens"
 
 
@@ -45,6 +46,30 @@ class AdaptedModule:
     lora_bias: bool = False
     magnitude: bool = False
     embedding: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AdaptedExperts:
+    """LoRA on each of the experts whose weights one parameter of a module stacks.
+
+    name: of the module; parameter: of its weights. A is [experts * rank, in_features], an expert's rows together; B is
+    [out_features, rank * experts], of each rank a column for every expert. inner: PEFT wrapped this parameter
+    first, and another one around it.
+    """
+
+    name: str
+    parameter: str
+    experts: int
+    rank: int
+    scaling: float
+    in_features: int
+    out_features: int
+    inner: bool = False
+
+    @property
+    def path(self) -> str:
+        """Of the parameter."""
+        return f"{self.name}.{self.parameter}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +110,10 @@ class TrainedBias:
 class AdapterFacts:
     """The adapter as a whole.
 
-    rank: the largest over the modules. alpha: lora_alpha before patterns. base_name: the
+    rank: the largest over modules and experts. alpha: lora_alpha before patterns. base_name: the
     configuration's base_model_name_or_path, None where it has none. config_json: canonical JSON of
     the configuration (sorted keys, neutral fields dropped). dtype: of the tensors, safetensors'
-    name (`F32`, `BF16`, `F16`). modules, saved, tokens, biases: ordered by name. invocation: token ids
+    name (`F32`, `BF16`, `F16`). modules, saved, tokens, biases, experts: ordered by name. invocation: token ids
     from whose last occurrence in a prompt on an activated LoRA is active; empty where it always is.
     bias: `none`, or which of the base's biases were trained: `all`, or `lora_only` (those of `modules`).
     copies: modules whose own base weight the file repeats; it has to equal the base's, and says nothing.
@@ -107,11 +132,13 @@ class AdapterFacts:
     invocation: tuple[int, ...] = ()
     bias: str = "none"
     copies: tuple[str, ...] = ()
+    experts: tuple[AdaptedExperts, ...] = ()
 
     @property
     def changed(self) -> tuple[str, ...]:
-        """Paths of the modules that it changes in any way, ordered."""
+        """Paths of the modules that it changes in any way, of experts those of their parameters, ordered."""
         names = {module.name for module in self.modules} | {module.name for module in self.saved}
+        names |= {experts.path for experts in self.experts}
         trained = {tokens.name for tokens in self.tokens} | {bias.name for bias in self.biases}
         return tuple(sorted(names | trained))
 
@@ -123,6 +150,7 @@ class AdapterFacts:
             Feature.BIAS: self.biases,
             Feature.EMBEDDING: any(module.embedding for module in self.modules),
             Feature.MODULES_TO_SAVE: self.saved,
+            Feature.TARGET_PARAMETERS: self.experts,
             Feature.TRAINABLE_TOKENS: self.tokens,
         }
         return tuple(feature for feature, found in there.items() if found)

@@ -26,6 +26,7 @@ MEANT = frozenset(
         "r",
         "rank_pattern",
         "target_modules",
+        "target_parameters",
         "trainable_token_indices",
         "use_dora",
         "use_rslora",
@@ -64,9 +65,6 @@ _REFUSED: Mapping[str, str] = {
     "loftq_config": "LoftQ changes the base weight",
     "megatron_config": "Megatron layers are not served",
     "monteclora_config": "Monteclora is not served",
-    # PEFT makes a copy of all experts with the delta in it, which serves one selection at a time.
-    "target_parameters": "LoRA on bare parameters is not served: the experts of a layer are one grouped product, with "
-    "no output of their own to add to; target modules instead",
     "use_bdlora": "block-diagonal LoRA is not served",
     "use_qalora": "QA-LoRA is not served",
     "velora_config": "VeLoRA is not served",

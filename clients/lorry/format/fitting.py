@@ -6,7 +6,7 @@ vocabulary. Does not know which base an adapter was made for.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 from lorry.format.base import BaseFacts, BaseModule, ModuleKind
@@ -32,6 +32,7 @@ def misfits(facts: AdapterFacts, base: BaseFacts) -> Iterator[Finding]:
     for bias in facts.biases:
         yield from _bias(bias, table)
     yield from _unlisted(facts, table)
+    yield from _left("experts", [experts.path for experts in facts.experts])
     yield from _invocation(facts, base)
 
 
@@ -127,12 +128,15 @@ def _bias(bias: TrainedBias, table: Table) -> Iterator[Finding]:
 def _unlisted(facts: AdapterFacts, table: Table) -> Iterator[Finding]:
     """Norms have vectors alone and are not in the table: only who holds the base can look."""
     vectors = [module.name for module in facts.saved if all(len(shape) == 1 for _, shape in module.parameters)]
-    names = [name for name in (*vectors, *(bias.name for bias in facts.biases)) if name not in table]
+    yield from _left("norms", [name for name in (*vectors, *(bias.name for bias in facts.biases)) if name not in table])
+
+
+def _left(what: str, names: Sequence[str]) -> Iterator[Finding]:
     if names:
         told = ", ".join(names[:_LISTED]) + (f" and {len(names) - _LISTED} more" if len(names) > _LISTED else "")
         yield Finding(
             Code.UNKNOWN_MODULE,
-            f"{told}: the table of the base has no norms, a worker looks at them when it loads the adapter",
+            f"{told}: the table of the base has no {what}, a worker looks at them when it loads the adapter",
             warning=True,
         )
 

@@ -7,10 +7,11 @@ configuration asks for, nor what a base has.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from enum import StrEnum
 
 from lorry.errors import InvalidAdapter
-from lorry.format.facts import AdaptedModule, SavedModule
+from lorry.format.facts import AdaptedExperts, AdaptedModule, SavedModule
 
 _PREFIX = "base_model.model."
 _PATH = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*")
@@ -27,6 +28,9 @@ class Part(StrEnum):
     A = "lora_A.weight"
     B = "lora_B.weight"
     B_BIAS = "lora_B.bias"
+    # Where a module has LoRA on two parameters: of the one that PEFT wraps first.
+    INNER_A = "base_layer.lora_A.weight"
+    INNER_B = "base_layer.lora_B.weight"
     MAGNITUDE = "lora_magnitude_vector"
     EMBEDDING_A = "lora_embedding_A"
     EMBEDDING_B = "lora_embedding_B"
@@ -75,6 +79,15 @@ def is_path(text: str) -> bool:
     return len(text) <= _MAX_PATH and _PATH.fullmatch(text) is not None
 
 
+def ends(path: str) -> Iterator[str]:
+    """A path and what stands behind each of its dots: what a literal name may match it by."""
+    yield path
+    at = path.find(".")
+    while at >= 0:
+        yield path[at + 1 :]
+        at = path.find(".", at + 1)
+
+
 def tensor_name(module: str, part: Part) -> str:
     """What a part of a module is called in the file."""
     return f"{_PREFIX}{module}.{part}"
@@ -96,6 +109,12 @@ def lora_names(module: AdaptedModule) -> list[str]:
     if module.embedding:
         a, b = tensor_name(module.name, Part.EMBEDDING_A), tensor_name(module.name, Part.EMBEDDING_B)
     return [a, b, *([bias] if module.lora_bias else ()), *([magnitude] if module.magnitude else ())]
+
+
+def experts_names(experts: AdaptedExperts) -> tuple[str, str]:
+    """What A and B of LoRA on stacked experts are called in the file."""
+    a, b = (Part.INNER_A, Part.INNER_B) if experts.inner else (Part.A, Part.B)
+    return tensor_name(experts.name, a), tensor_name(experts.name, b)
 
 
 def saved_name(module: SavedModule, parameter: str) -> str:

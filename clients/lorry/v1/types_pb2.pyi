@@ -345,7 +345,7 @@ class Manifest(_message.Message):
 
     @_builtins.property
     def target_modules(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Paths of the modules that the tensors change, ordered."""
+        """Paths of the modules that the tensors change, of experts those of their parameters, ordered."""
 
     @_builtins.property
     def parents(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -358,8 +358,8 @@ class Manifest(_message.Message):
     @_builtins.property
     def features(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What it does beyond LoRA on linear layers, ordered: `alora`, `bias`, `embedding` (LoRA on one),
-        `modules_to_save` (replaced modules, a resized vocabulary too), `trainable_tokens`. Part of the
-        canonical JSON where there are any.
+        `modules_to_save` (replaced modules, a resized vocabulary too), `target_parameters` (LoRA on stacked
+        experts), `trainable_tokens`. Part of the canonical JSON where there are any.
         """
 
     def __init__(

@@ -32,8 +32,7 @@ class CatalogServicer(VersionCalls, AdapterCalls, LineageCalls, LeaseCalls, Verd
     ) -> pb.RegisterBaseModelResponse:
         """Make a base model known."""
         base, created = await self._queries.run(self._catalog.add_base, check_base(base_of(request)))
-        if created:
-            self._registry.judging.wake()
+        self._registry.judging.wake()  # a base that was known may have told of its experts
         return pb.RegisterBaseModelResponse(base_model=base_answer(base), created=created)
 
     async def GetBaseModel(self, request: pb.GetBaseModelRequest, context: Context) -> pb.GetBaseModelResponse:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from adapter_registry.domain.records import BaseRecord
 from lorry.errors import InvalidInput
-from lorry.format.base import BaseModule
+from lorry.format.base import BaseModule, ModuleKind
 from lorry.format.digest import check_digest
 from lorry.format.manifest import Recipe, canonical_json
 from lorry.format.reference import check_name
@@ -144,6 +144,12 @@ def _check_modules(modules: Sequence[BaseModule]) -> None:
     for module in modules:
         _check_count(module.in_features, f"in_features of {module.name}")
         _check_count(module.out_features, f"out_features of {module.name}")
+        if (module.kind is ModuleKind.EXPERTS) != bool(module.experts):
+            raise InvalidInput(
+                f"experts of {module.name}: expected a number for a stack of experts, and for no other kind"
+            )
+        if module.experts:
+            _check_count(module.experts, f"experts of {module.name}")
 
 
 def _first_disorder(names: Iterable[str]) -> str:

@@ -7,6 +7,7 @@ is. Does not know adapters.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from sqlalchemy import select, update
@@ -44,7 +45,7 @@ class Bases:
                 _renew(session, known.descendants(base.facts.base_id))
                 tell(session, EventKind.BASE_REGISTERED, None, base.facts.base_id)
             elif base_facts(row) != base.facts:
-                raise BaseConflict(f"{base.facts.base_id} is registered as {row.name!r} with another shape")
+                _learn_experts(session, row, base.facts)
             _add_names(session, row, {base.name, *base.known_as})
             return _records(session, [row])[0], created
 
@@ -117,6 +118,26 @@ def _refuse_taken_name(session: Session, base: BaseRecord) -> None:
         raise BaseConflict(f"the name {base.name!r} belongs to base {owner}, not to {base.facts.base_id}")
 
 
+def _learn_experts(session: Session, row: BaseRow, facts: BaseFacts) -> None:
+    """Take the experts of a base that was registered without. Raises BaseConflict where the shape is another.
+
+    Module tables had none once: they are no part of a base's identity, and who still leaves them out says nothing.
+    """
+    stored = base_facts(row)
+    plain = _without_experts(stored)
+    if plain != _without_experts(facts) or plain not in (stored, facts):
+        raise BaseConflict(f"{facts.base_id} is registered as {row.name!r} with another shape")
+    if stored == plain:
+        row.modules = _table(facts)
+        session.flush()
+        _renew(session, [row.base_id])
+        tell(session, EventKind.BASE_UPDATED, None, row.base_id)
+
+
+def _without_experts(facts: BaseFacts) -> BaseFacts:
+    return replace(facts, modules=tuple(module for module in facts.modules if module.kind is not ModuleKind.EXPERTS))
+
+
 def _new_row(base: BaseRecord) -> BaseRow:
     facts = base.facts
     return BaseRow(
@@ -127,11 +148,19 @@ def _new_row(base: BaseRecord) -> BaseRow:
         vocab_size=facts.vocab_size,
         quantization=facts.quantization,
         derived_from=base.derived_from,
-        modules=[[m.name, m.kind.value, m.in_features, m.out_features] for m in facts.modules],
+        modules=_table(facts),
         created=datetime.now(UTC),
         carry_over=base.carry_over.value,
         revision=1,
     )
+
+
+def _table(facts: BaseFacts) -> list[list[object]]:
+    stacked = ([module.experts] if module.experts else [] for module in facts.modules)
+    return [
+        [module.name, module.kind.value, module.in_features, module.out_features, *experts]
+        for module, experts in zip(facts.modules, stacked, strict=True)
+    ]
 
 
 def _add_names(session: Session, row: BaseRow, names: set[str]) -> None:
@@ -147,7 +176,7 @@ def base_facts(row: BaseRow) -> BaseFacts:
         architecture_id=row.architecture_id,
         model_type=row.model_type,
         vocab_size=row.vocab_size,
-        modules=tuple(BaseModule(name, ModuleKind(kind), i, o) for name, kind, i, o in row.modules),
+        modules=tuple(BaseModule(name, ModuleKind(kind), *sizes) for name, kind, *sizes in row.modules),
         quantization=row.quantization,
     )
 

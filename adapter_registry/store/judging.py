@@ -53,12 +53,12 @@ class Judge:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._tables: dict[str, tuple[int, BaseFacts]] = {}
+        self._tables: dict[tuple[str, int], tuple[int, BaseFacts]] = {}
 
     def on(self, session: Session, known: Families, facts: AdapterFacts, made_for: str, base_id: str) -> Judged:
         """The verdict on a version that was published for the base `made_for`."""
-        claimed = self._base(session, made_for)[1] if made_for in known.kin else None
-        row, base = self._base(session, base_id)
+        claimed = self._base(session, known, made_for)[1] if made_for in known.kin else None
+        row, base = self._base(session, known, base_id)
         findings = judge(facts, base, claimed=claimed, carry_over=known.carry_over(made_for, base_id))
         return Judged(row, base_id, known.kin[base_id].revision, findings)
 
@@ -84,13 +84,14 @@ class Judge:
         if current:
             session.execute(insert(VerdictRow), [judged.row(version) for judged in current.values()])
 
-    def _base(self, session: Session, base_id: str) -> tuple[int, BaseFacts]:
-        """Row and shape of a registered base; neither ever changes."""
-        found = self._tables.get(base_id)
+    def _base(self, session: Session, known: Families, base_id: str) -> tuple[int, BaseFacts]:
+        """Row and shape of a registered base, as it is at its revision."""
+        key = base_id, known.kin[base_id].revision
+        found = self._tables.get(key)
         if found is None:
             row = session.scalars(select(BaseRow).where(BaseRow.base_id == base_id)).one()
             found = row.id, base_facts(row)
             if len(self._tables) >= _TABLES:
                 self._tables.clear()
-            self._tables[base_id] = found
+            self._tables[key] = found
         return found

@@ -74,8 +74,8 @@ class Row(DeclarativeBase):
 
 
 class BaseRow(Row):
-    """A base model. `modules` is a list of [name, kind, in_features, out_features]. `revision` grows with
-    every change of its family, its own or of a base that it descends from.
+    """A base model. `modules` is a list of [name, kind, in_features, out_features], of experts their number behind it.
+    `revision` grows with every change of its family, its own or of a base that it descends from, and of `modules`.
     """
 
     __tablename__ = "bases"

@@ -8,6 +8,7 @@ base. Does not know how a model is loaded or served.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 
 import torch
 from torch import nn
@@ -15,6 +16,7 @@ from transformers.pytorch_utils import Conv1D
 
 from lorry.checkpoint import dense, quantization
 from lorry.format.base import BaseFacts, BaseModule, ModuleKind
+from lorry.format.extras import STACKED
 from lorry.format.manifest import canonical_json
 
 # Rows of each matrix that are hashed: noise of 0.1 % on a matrix changes at least one bfloat16 value of
@@ -103,8 +105,10 @@ def _rows(name: str, count: int) -> list[int]:
 
 
 def _modules(model: nn.Module) -> tuple[BaseModule, ...]:
-    found = (_module(name, module) for name, module in model.named_modules(remove_duplicate=False))
-    return tuple(sorted((module for module in found if module), key=lambda module: module.name))
+    found = list(model.named_modules(remove_duplicate=False))
+    modules = [module for module in (_module(name, module) for name, module in found) if module]
+    modules += [stack for name, module in found for stack in _stacks(name, module)]
+    return tuple(sorted(modules, key=lambda module: module.name))
 
 
 def _module(name: str, module: nn.Module) -> BaseModule | None:
@@ -117,3 +121,12 @@ def _module(name: str, module: nn.Module) -> BaseModule | None:
     if isinstance(module, nn.Embedding):
         return BaseModule(name, ModuleKind.EMBEDDING, module.num_embeddings, module.embedding_dim)
     return None
+
+
+def _stacks(name: str, module: nn.Module) -> Iterator[BaseModule]:
+    """The parameters that stack the weights of experts: [experts, out, in], or turned where the module says so."""
+    for parameter, weight in module.named_parameters(recurse=False):
+        if parameter in STACKED and weight.dim() == 3:  # noqa: PLR2004 - experts and two sides
+            experts, rows, columns = weight.shape
+            sides = (rows, columns) if getattr(module, "is_transposed", False) else (columns, rows)
+            yield BaseModule(f"{name}.{parameter}", ModuleKind.EXPERTS, *sides, experts)

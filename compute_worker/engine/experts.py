@@ -18,7 +18,6 @@ from torch.nn import functional
 from compute_worker.engine.changes import Use
 from compute_worker.engine.tensors import cast, taken
 from lorry.checkpoint import packed
-from lorry.errors import IncompatibleAdapter
 from lorry.format.extras import STACKED
 from lorry.format.facts import AdaptedExperts
 from lorry.format.names import experts_names
@@ -79,14 +78,10 @@ def is_known(module: Any, tolerance: float) -> bool:
 
 
 def expert_lora(module: nn.Module, facts: Sequence[AdaptedExperts], tensors: Mapping[str, Tensor]) -> ExpertLora:
-    """From the tensors of a file. Raises InvalidAdapter, IncompatibleAdapter."""
+    """From the tensors of a file, of the base's shapes. Raises InvalidAdapter, IncompatibleAdapter."""
     factors = {}
     for one in facts:
         parameter = module.get_parameter(one.parameter)
-        expected = len(parameter), *_sides(module, one.parameter)
-        came = one.experts, one.in_features, one.out_features
-        if expected != came:
-            raise IncompatibleAdapter(f"{one.path}: expected {_told(expected)}, got {_told(came)}")
         in_a, in_b = experts_names(one)
         a = taken(tensors, in_a, (one.experts * one.rank, one.in_features)).view(one.experts, one.rank, -1)
         b = taken(tensors, in_b, (one.out_features, one.rank * one.experts)).float() * one.scaling
@@ -143,7 +138,3 @@ def _sides(module: Any, parameter: str) -> tuple[int, int]:
     """(in, out) of a stack's matrices."""
     _, rows, columns = getattr(module, parameter).shape
     return (rows, columns) if module.is_transposed else (columns, rows)
-
-
-def _told(sizes: tuple[int, int, int]) -> str:
-    return f"{sizes[0]} experts of {sizes[1]} -> {sizes[2]} features"

@@ -24,9 +24,8 @@ class Reach:
 
     linears: they have pool rows. embeddings, others: the other modules with parameters; each answers for a token
     by that token alone. shapes: what one token gives to each of `others`. experts: the modules of stacked experts that
-    products can be added to. entry, head: names of input embedding
-    and output head, None where they are not among them. tied: whether these share their weight. row_bytes: of a
-    pool row over all linears.
+    products can be added to. entry, head: names of input embedding and output head, None where they are not among them.
+    tied: whether these share their weight. row_bytes: of a pool row over all linears.
     """
 
     linears: Mapping[str, AdaptedLinear]

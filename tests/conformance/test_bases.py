@@ -80,6 +80,8 @@ IMPOSSIBLE: list[tuple[types_pb2.BaseModel | None, type[LorryError]]] = [
     (base(modules=[types_pb2.Module(name="a", **LINEAR)] * 2), InvalidInput),
     (base(modules=[types_pb2.Module(name="a", **(LINEAR | {"kind": 9}))]), InvalidInput),
     (base(modules=[types_pb2.Module(name="a", **(LINEAR | {"in_features": 0}))]), InvalidInput),
+    (base(modules=[types_pb2.Module(name="a", **(LINEAR | {"experts": 2}))]), InvalidInput),
+    (base(modules=[types_pb2.Module(name="a", **(LINEAR | {"kind": types_pb2.MODULE_KIND_EXPERTS}))]), InvalidInput),
 ]
 
 

@@ -8,6 +8,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from lorry.fingerprint import base_facts
 from lorry.format.base import BaseModule, ModuleKind
+from tests.support.mixtures import mixture
 from tests.support.models import FAMILIES, VOCABULARY, config_of, from_config, saved_model, tiny_model
 
 
@@ -82,6 +83,18 @@ def test_the_table_names_every_module_that_an_adapter_may_target(family: str) ->
     assert facts.vocab_size == VOCABULARY
     assert BaseModule("lm_head", ModuleKind.LINEAR, 32, VOCABULARY) in facts.modules
     assert {ModuleKind.EMBEDDING} < {module.kind for module in facts.modules}
+
+
+@pytest.mark.parametrize(("family", "sides"), [("mixtral", (48, 32)), ("gpt_oss", (48, 32))])
+def test_stacked_experts_are_told_by_their_parameters_and_are_no_part_of_the_identity(
+    family: str, sides: tuple[int, int]
+) -> None:
+    facts = base_facts(mixture(family))
+    stacks = [module for module in facts.modules if module.kind is ModuleKind.EXPERTS]
+
+    assert BaseModule("model.layers.1.mlp.experts.down_proj", ModuleKind.EXPERTS, *sides, experts=4) in stacks
+    assert BaseModule("model.layers.1.mlp.experts.gate_up_proj", ModuleKind.EXPERTS, 32, 96, experts=4) in stacks
+    assert len(stacks) == 4
 
 
 def test_a_conv1d_is_told_by_its_own_features() -> None:

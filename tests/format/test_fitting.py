@@ -13,7 +13,20 @@ from lorry.format.derive import outline
 from lorry.format.findings import Code
 from lorry.format.header import header_length
 from tests.support.adapters import MODULES, base_for
-from tests.support.tiny_kinds import DELTA, EMBED, HEAD, KINDS, NORM, TARGETS, TOKENS, Kind, Q, embedding_lora, resized
+from tests.support.tiny_kinds import (
+    DELTA,
+    EMBED,
+    EXPERTS,
+    HEAD,
+    KINDS,
+    NORM,
+    TARGETS,
+    TOKENS,
+    Kind,
+    Q,
+    embedding_lora,
+    resized,
+)
 
 BASE = base_for()
 
@@ -36,6 +49,42 @@ def test_an_adapter_of_each_kind_fits_its_own_base(name: str) -> None:
 @pytest.mark.parametrize("name", ["norm", "bias-all", "experts"])
 def test_norms_and_experts_are_left_to_the_worker_with_a_remark(name: str) -> None:
     assert findings(KINDS[name]) == [(Code.UNKNOWN_MODULE, "", True)]
+
+
+def with_experts(**changes: Any) -> BaseFacts:
+    """The base with the layer of experts that the smallest adapter of such adapts, and these sizes of its down."""
+    gate_up = BaseModule(f"{EXPERTS}.gate_up_proj", ModuleKind.EXPERTS, 8, 12, 3)
+    down = BaseModule(f"{EXPERTS}.down_proj", ModuleKind.EXPERTS, 6, 8, 3)
+    return replace(BASE, modules=(*BASE.modules, replace(down, **changes), gate_up))
+
+
+def test_experts_that_the_base_has_in_its_table_fit() -> None:
+    assert findings(KINDS["experts"], with_experts()) == []
+
+
+@pytest.mark.parametrize("changes", [{"experts": 4}, {"in_features": 7}, {"out_features": 9}], ids=str)
+def test_experts_of_another_number_or_width_are_a_reason(changes: dict[str, int]) -> None:
+    path = f"{EXPERTS}.down_proj"
+
+    assert findings(KINDS["experts"], with_experts(**changes)) == [(Code.SHAPE_MISMATCH, path, False)]
+
+
+def test_experts_of_another_layer_than_the_bases_are_a_reason() -> None:
+    base = with_experts(name="model.layers.2.mlp.experts.down_proj")
+
+    assert findings(KINDS["experts"], base) == [(Code.UNKNOWN_MODULE, f"{EXPERTS}.down_proj", False)]
+
+
+def test_a_stack_of_experts_is_no_module_to_any_other_kind() -> None:
+    path = f"{EXPERTS}.down_proj"
+    lora = {f"{path}.lora_A.weight": (2, 6), f"{path}.lora_B.weight": (8, 2)}
+    found = [
+        verdict(lora, with_experts(), target_modules=None),
+        verdict({f"{path}.weight": (8, 6)}, with_experts(), modules_to_save=["down_proj"]),
+        verdict({f"{path}.{DELTA}": (2, 8)}, with_experts(), trainable_token_indices={"experts.down_proj": [1, 2]}),
+    ]
+
+    assert found == [[(Code.UNKNOWN_MODULE, path, False)]] * len(found)
 
 
 def test_remarks_on_norms_are_one_however_many_there_are() -> None:

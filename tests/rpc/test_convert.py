@@ -42,7 +42,7 @@ def test_a_manifest_keeps_its_digest_over_the_wire(variant: Variant, recipe: Rec
 
 
 def test_a_base_keeps_its_facts_over_the_wire() -> None:
-    modules = tuple(BaseModule(f"m.{kind}", kind, 3, 5) for kind in ModuleKind)
+    modules = tuple(BaseModule(f"m.{kind}", kind, 3, 5, 7 * (kind is ModuleKind.EXPERTS)) for kind in ModuleKind)
     facts = BaseFacts(DIGEST, DIGEST, "llama", 49_152, modules, "int8")
     sent = convert.base_to_pb(facts, "smol", ["HuggingFaceTB/SmolLM2"], DIGEST)
     wire = pb.BaseModel.FromString(sent.SerializeToString())

@@ -8,9 +8,9 @@ from datetime import UTC
 import pytest
 
 from adapter_registry.domain.catalog import Catalog
-from adapter_registry.domain.records import Page
+from adapter_registry.domain.records import EventKind, Page
 from lorry.errors import BaseConflict, BaseNotFound, InvalidInput, InvalidPageToken
-from tests.suites.catalog_values import a_base, digest, everything
+from tests.suites.catalog_values import a_base, digest, everything, with_experts
 
 
 class BaseRules:
@@ -63,6 +63,18 @@ class BaseRules:
         catalog.add_base(a_base(vocab_size=32))
         with pytest.raises(BaseConflict, match="another shape"):
             catalog.add_base(a_base(vocab_size=33))
+
+    def test_a_base_that_was_registered_without_its_experts_learns_them(self, catalog: Catalog) -> None:
+        catalog.add_base(a_base())
+        at = catalog.last_event()
+        learnt, created = catalog.add_base(with_experts(6))
+        assert (learnt.facts, created) == (with_experts(6).facts, False)
+        # Who still leaves them out says nothing.
+        assert catalog.add_base(a_base())[0] == learnt
+        assert [event.kind for event in catalog.events(at, None, 10)] == [EventKind.BASE_UPDATED]
+        with pytest.raises(BaseConflict, match="another shape"):
+            catalog.add_base(with_experts(7))
+        assert catalog.get_base("tiny") == learnt
 
     def test_a_further_name_that_two_bases_share_means_the_first(self, catalog: Catalog) -> None:
         catalog.add_base(a_base(2, "zebra", known_as=("Org/Tiny",)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import TypeVar
 
 from adapter_registry.domain.catalog import Catalog
@@ -31,6 +32,13 @@ def a_base(seed: int = 1, name: str = "tiny", known_as: tuple[str, ...] = (), vo
     modules = (BaseModule("layers.0.q", ModuleKind.LINEAR, 8, 16), BaseModule("wte", ModuleKind.EMBEDDING, 32, 8))
     facts = BaseFacts(digest(("base", seed)), digest("architecture"), "llama", vocab_size, modules)
     return BaseRecord(name, facts, known_as)
+
+
+def with_experts(count: int) -> BaseRecord:
+    """`a_base()` with so many experts of 4 -> 8 features, stacked in a parameter."""
+    base = a_base()
+    stack = BaseModule("x.experts.down_proj", ModuleKind.EXPERTS, 4, 8, count)
+    return replace(base, facts=replace(base.facts, modules=(*base.facts.modules, stack)))
 
 
 def a_manifest(  # noqa: PLR0913 - a builder: every option is a keyword with a default

@@ -13,9 +13,9 @@ from adapter_registry.domain.verdicts import Verdict
 from lorry.errors import AdapterNotFound, BaseNotFound, InvalidInput, InvalidPageToken
 from lorry.format.base import BaseFacts
 from lorry.format.compatibility import CarryOver
-from lorry.format.facts import AdaptedModule
+from lorry.format.facts import AdaptedExperts, AdaptedModule
 from lorry.format.findings import Code
-from tests.suites.catalog_values import a_base, digest, everything, ref
+from tests.suites.catalog_values import a_base, digest, everything, ref, with_experts
 from tests.suites.verdict_values import FACTS, base_id, judge_all, publish, stored, variant, verdicts
 
 
@@ -126,6 +126,19 @@ class VerdictRules:
             (Code.UNKNOWN_MODULE, "layers.0.q"),
         ]
         assert verdict == _computed(catalog, verdict)
+
+    def test_experts_that_a_base_learns_are_judged(self, catalog: Catalog) -> None:
+        catalog.add_base(a_base())
+        facts = replace(FACTS, experts=(AdaptedExperts("x.experts", "down_proj", 6, 2, 1.0, 4, 8),))
+        publish(catalog, facts=facts)
+
+        def judged() -> list[tuple[Code, bool]]:
+            (verdict,) = everything(lambda page: catalog.list_verdicts(ref("cat"), facts, page))
+            return [(finding.code, finding.warning) for finding in verdict.findings]
+
+        assert judged() == [(Code.UNKNOWN_MODULE, True)]
+        catalog.add_base(with_experts(7))
+        assert judged() == [(Code.SHAPE_MISMATCH, False)]
 
     def test_versions_of_earlier_releases_get_their_facts_later(self, catalog: Catalog) -> None:
         catalog.add_base(variant(1, None))

@@ -28,6 +28,9 @@ _SIZES = {
     "num_key_value_heads": 2,
     "max_position_embeddings": 128,
     "num_experts_per_tok": 2,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
 }
 MIXTURES: dict[str, PretrainedConfig] = {
     "mixtral": config_of("mixtral"),
@@ -36,8 +39,10 @@ MIXTURES: dict[str, PretrainedConfig] = {
     "qwen2_moe": Qwen2MoeConfig(
         **_SIZES, num_experts=4, moe_intermediate_size=24, shared_expert_intermediate_size=40, norm_topk_prob=True
     ),
-    "olmoe": OlmoeConfig(**_SIZES, num_experts=5, pad_token_id=1),
-    "gpt_oss": GptOssConfig(**_SIZES, num_local_experts=4, head_dim=8, sliding_window=6),
+    "olmoe": OlmoeConfig(**_SIZES, num_experts=5),
+    "gpt_oss": GptOssConfig(
+        **_SIZES, num_local_experts=4, head_dim=8, sliding_window=6, rope_parameters={"rope_type": "default"}
+    ),
 }
 
 

@@ -16,16 +16,21 @@ class ModuleKind(StrEnum):
     LINEAR = "linear"
     EMBEDDING = "embedding"
     CONV1D = "conv1d"
+    EXPERTS = "experts"
 
 
 @dataclass(frozen=True, slots=True)
 class BaseModule:
-    """A module that an adapter may target. Features are counts; an embedding's input is its rows."""
+    """A module that an adapter may target. Features are counts; an embedding's input is its rows.
+
+    Of experts the parameter that stacks their weights, by its path: `experts` matrices of these features.
+    """
 
     name: str
     kind: ModuleKind
     in_features: int
     out_features: int
+    experts: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +38,9 @@ class BaseFacts:
     """Identity and shape of a base model.
 
     base_id: fingerprint of architecture and weights. architecture_id: of the architecture alone.
-    modules: every linear, embedding and Conv1D, ordered by name; none under the output head's name
-    is left out. quantization: `none`, `int8`, ...
+    modules: every linear, embedding, Conv1D and stack of experts, ordered by name; none under the output head's
+    name is left out. Those of bases that were registered before there were stacks in it have none. quantization:
+    `none`, `int8`, ...
     """
 
     base_id: str

@@ -2,7 +2,7 @@
 
 PEFT wraps a module once for each parameter that `target_parameters` names: where there are two, the first one's
 tensors lie one wrapper further in. Owns the rule that tensors and configuration match, and that both parameters
-are of the same experts. Does not know a base: how many experts it has a worker compares.
+are of the same experts. Does not know which base an adapter was made for.
 """
 
 from __future__ import annotations

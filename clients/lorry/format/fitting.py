@@ -7,10 +7,11 @@ vocabulary. Does not know which base an adapter was made for.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TypeAlias
 
 from lorry.format.base import BaseFacts, BaseModule, ModuleKind
-from lorry.format.facts import AdaptedModule, AdapterFacts, SavedModule, TrainedBias, TrainedTokens
+from lorry.format.facts import AdaptedExperts, AdaptedModule, AdapterFacts, SavedModule, TrainedBias, TrainedTokens
 from lorry.format.findings import Code, Finding
 
 Table: TypeAlias = Mapping[str, BaseModule]
@@ -21,6 +22,8 @@ _LISTED = 3
 
 def misfits(facts: AdapterFacts, base: BaseFacts) -> Iterator[Finding]:
     """Every reason, and every remark, on what the adapter changes."""
+    stacks = {module.name: module for module in base.modules if module.kind is ModuleKind.EXPERTS}
+    base = replace(base, modules=tuple(module for module in base.modules if module.name not in stacks))
     table = {module.name: module for module in base.modules}
     for module in facts.modules:
         yield from _module(module, table, base)
@@ -32,7 +35,11 @@ def misfits(facts: AdapterFacts, base: BaseFacts) -> Iterator[Finding]:
     for bias in facts.biases:
         yield from _bias(bias, table)
     yield from _unlisted(facts, table)
-    yield from _left("experts", [experts.path for experts in facts.experts])
+    if stacks:
+        for experts in facts.experts:
+            yield from _experts(experts, stacks.get(experts.path))
+    else:
+        yield from _left("experts", [experts.path for experts in facts.experts])
     yield from _invocation(facts, base)
 
 
@@ -129,6 +136,18 @@ def _unlisted(facts: AdapterFacts, table: Table) -> Iterator[Finding]:
     """Norms have vectors alone and are not in the table: only who holds the base can look."""
     vectors = [module.name for module in facts.saved if all(len(shape) == 1 for _, shape in module.parameters)]
     yield from _left("norms", [name for name in (*vectors, *(bias.name for bias in facts.biases)) if name not in table])
+
+
+def _experts(experts: AdaptedExperts, target: BaseModule | None) -> Iterator[Finding]:
+    if target is None:
+        yield _unknown(experts.path)
+        return
+    expected, came = (
+        f"{each.experts} experts of {_arrow((each.in_features, each.out_features))}" for each in (target, experts)
+    )
+    if expected != came:
+        message = f"{experts.path}: the base has {expected} features, the adapter was made for {came}"
+        yield Finding(Code.SHAPE_MISMATCH, message, experts.path)
 
 
 def _left(what: str, names: Sequence[str]) -> Iterator[Finding]:

@@ -30,6 +30,7 @@ _KINDS: Final = {
     ModuleKind.LINEAR: pb.MODULE_KIND_LINEAR,
     ModuleKind.EMBEDDING: pb.MODULE_KIND_EMBEDDING,
     ModuleKind.CONV1D: pb.MODULE_KIND_CONV1D,
+    ModuleKind.EXPERTS: pb.MODULE_KIND_EXPERTS,
 }
 _KINDS_BACK: Final = {number: kind for kind, number in _KINDS.items()}
 _POLICIES: Final = {
@@ -183,6 +184,7 @@ def _module_to_pb(module: BaseModule) -> pb.Module:
         kind=_KINDS[module.kind],
         in_features=module.in_features,
         out_features=module.out_features,
+        experts=module.experts or None,
     )
 
 
@@ -190,4 +192,5 @@ def _module_from_pb(module: pb.Module) -> BaseModule:
     if module.kind not in _KINDS_BACK:
         kinds = ", ".join(ModuleKind)
         raise InvalidInput(f"module {module.name[:200]!r}: expected a kind among {kinds}, got number {module.kind}")
-    return BaseModule(module.name, _KINDS_BACK[module.kind], module.in_features, module.out_features)
+    sizes = module.in_features, module.out_features, module.experts
+    return BaseModule(module.name, _KINDS_BACK[module.kind], *sizes)

@@ -62,6 +62,8 @@ class _ModuleKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ModuleKind
     """An embedding table; `in_features` is the number of rows."""
     MODULE_KIND_CONV1D: _ModuleKind.ValueType  # 3
     """GPT-2's Conv1D: a linear layer whose weight is stored [in, out]."""
+    MODULE_KIND_EXPERTS: _ModuleKind.ValueType  # 4
+    """A parameter that stacks the weights of a layer's experts, by its own path."""
 
 class ModuleKind(_ModuleKind, metaclass=_ModuleKindEnumTypeWrapper):
     """The kind of a module that an adapter may target."""
@@ -74,6 +76,8 @@ MODULE_KIND_EMBEDDING: ModuleKind.ValueType  # 2
 """An embedding table; `in_features` is the number of rows."""
 MODULE_KIND_CONV1D: ModuleKind.ValueType  # 3
 """GPT-2's Conv1D: a linear layer whose weight is stored [in, out]."""
+MODULE_KIND_EXPERTS: ModuleKind.ValueType  # 4
+"""A parameter that stacks the weights of a layer's experts, by its own path."""
 Global___ModuleKind: _TypeAlias = ModuleKind  # noqa: Y015
 
 class _CarryOver:
@@ -146,6 +150,7 @@ class Module(_message.Message):
     KIND_FIELD_NUMBER: _builtins.int
     IN_FEATURES_FIELD_NUMBER: _builtins.int
     OUT_FEATURES_FIELD_NUMBER: _builtins.int
+    EXPERTS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Path in the base model, for example `model.layers.0.self_attn.q_proj`."""
     kind: Global___ModuleKind.ValueType
@@ -154,6 +159,8 @@ class Module(_message.Message):
     """Width of the input, in features (rows, for an embedding)."""
     out_features: _builtins.int
     """Width of the output, in features."""
+    experts: _builtins.int
+    """How many experts a parameter stacks, each of these widths; unset for every other kind."""
     def __init__(
         self,
         *,
@@ -161,12 +168,15 @@ class Module(_message.Message):
         kind: Global___ModuleKind.ValueType = ...,
         in_features: _builtins.int = ...,
         out_features: _builtins.int = ...,
+        experts: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_experts", b"_experts", "experts", b"experts"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["in_features", b"in_features", "kind", b"kind", "name", b"name", "out_features", b"out_features"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_experts", b"_experts", "experts", b"experts", "in_features", b"in_features", "kind", b"kind", "name", b"name", "out_features", b"out_features"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__experts: _TypeAlias = _typing.Literal["experts"]  # noqa: Y015
+    _WhichOneofArgType__experts: _TypeAlias = _typing.Literal["_experts", b"_experts"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__experts) -> _WhichOneofReturnType__experts | None: ...
 
 Global___Module: _TypeAlias = Module  # noqa: Y015
 

@@ -220,7 +220,7 @@ def test_adapt(
 
 @QUICK
 @given(
-    lengths=st.lists(st.integers(1, 140), min_size=0, max_size=4),
+    lengths=st.lists(st.integers(1, 140), max_size=12),
     heads=st.tuples(st.integers(1, 3), st.integers(1, 5)),
     half=st.integers(1, 20),
     window=st.sampled_from([None, 1, 6, 33]),
@@ -236,7 +236,10 @@ def test_attend(
     dtype: torch.dtype,
     forms: tuple[bool, bool],
 ) -> None:
-    """Each request: all of its tokens but one lie in the KV, or (every second one) the last 70 run as a chunk now."""
+    """Each request: all of its tokens but one lie in the KV, or (every second one) the last 70 run as a chunk now.
+
+    Few requests are cut by heads, many are not.
+    """
     block, size, kv_heads = 8, 2 * half, heads[0]
     rotary, normed = forms
     rows, tables, tokens = [], [], 0
@@ -253,7 +256,7 @@ def test_attend(
     )
     qkv = noise(tokens, (kv_heads * heads[1] + 2 * kv_heads) * size)
     norms = {"q_norm": noise(size), "k_norm": noise(size, seed=9), "eps": 1e-6} if normed else {}
-    memory = noise(576, kv_heads, size, seed=4, dtype=dtype), noise(576, kv_heads, size, seed=5, dtype=dtype)
+    memory = noise(1728, kv_heads, size, seed=4, dtype=dtype), noise(1728, kv_heads, size, seed=5, dtype=dtype)
     results = []
     for kernels in (native, TWIN):
         keys, values = memory[0].clone(), memory[1].clone()

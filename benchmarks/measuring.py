@@ -78,7 +78,7 @@ class Quiet:
 
 
 def own_seconds() -> float:
-    """CPU seconds that this process and its descendants have used so far."""
+    """CPU seconds that this process and its descendants have used so far, those included that have ended."""
     me = psutil.Process()
     return sum(_seconds(process) for process in (me, *me.children(recursive=True)))
 
@@ -90,7 +90,7 @@ def tree_bytes(pid: int) -> int:
 
 
 def process_seconds(pid: int) -> float:
-    """CPU seconds that a process has used so far."""
+    """CPU seconds that a process and its ended children have used so far."""
     return _seconds(psutil.Process(pid))
 
 
@@ -99,7 +99,7 @@ def _seconds(process: psutil.Process) -> float:
         times = process.cpu_times()
     except psutil.NoSuchProcess:
         return 0.0
-    return float(times.user + times.system)
+    return float(times.user + times.system + times.children_user + times.children_system)
 
 
 def _busy_seconds() -> float:

@@ -29,9 +29,13 @@ _MIB = 1 << 20
 # Long enough that their KV shows: 32 requests of 512 tokens.
 _REQUESTS, _TOKENS = 32, 512
 # What has no budget: the interpreter with its libraries.
-_IMPORTS = (
-    "from lorry import lean; lean.load(); import compute_worker.app; print(open('/proc/self/statm').read().split()[1])"
-)
+_IMPORTS = """
+import sys
+from lorry import lean
+lean.load(sys.argv[1])
+import compute_worker.app
+print(open('/proc/self/statm').read().split()[1])
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +61,7 @@ def main() -> None:
 
 async def measure(model: str, dtype: str, adapters: int, state: Path) -> list[Line]:
     """Fill a worker part by part."""
-    imports = _imported()
+    imports = _imported(model)
     sides = Sides(dtype, KINDS["peft"], dtype)  # the peer starts with its first command, which never comes
     async with world(model, sides, QUICK, state) as both:
         lines = [Line("interpreter, torch, transformers", None, imports)]
@@ -94,9 +98,10 @@ async def _used(both: World) -> dict[str, int]:
     return {name: budget.used for name, budget in budgets.items()} | {"kv_token_bytes": a_token}
 
 
-def _imported() -> int:
+def _imported(model: str) -> int:
     """Resident bytes of a process that has imported the worker and done nothing."""
-    pages = subprocess.run([sys.executable, "-c", _IMPORTS], check=True, capture_output=True, text=True).stdout
+    command = [sys.executable, "-c", _IMPORTS, model]
+    pages = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     return int(pages) * os.sysconf("SC_PAGESIZE")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from benchmarks import report, serving, sweeps
 from benchmarks.adapters import LINEARS, Adapters
 from benchmarks.cases import cases
-from benchmarks.measuring import Claim, Quiet, Result, machine
+from benchmarks.measuring import Claim, Quiet, Result, machine, own_seconds
 from benchmarks.peer import KINDS, Kind, PeerFailedError, peer
 from benchmarks.texts import Prompts
 from benchmarks.transfer import over_tcp
@@ -45,6 +46,12 @@ def test_our_own_work_is_not_counted_as_others() -> None:
         sum(range(1_000_000))
     assert quiet.total > 0
     assert 0 <= quiet.share <= 1
+
+
+def test_the_time_of_a_child_that_ended_is_ours() -> None:
+    before = own_seconds()
+    subprocess.run([sys.executable, "-c", "import time\nwhile time.process_time() < 0.3: pass"], check=True)
+    assert own_seconds() - before >= 0.25  # as the kernel counts, in hundredths
 
 
 def test_the_table_has_one_aligned_line_a_result_and_marks_noise() -> None:

@@ -95,24 +95,24 @@ static long first_seen(const Attend &op, long position) {
     return op.window && position + 1 > op.window ? position + 1 - op.window : 0;
 }
 
-// The heads of one token that share some key heads. room: for their scores.
+// The heads of one token that share some key heads. room: for their scores, and the sum of each one's weights.
 template <class W>
-static void answer(const Attend &op, const Memory<W> &memory, const Chunk &chunk, KeyHeads keys, std::vector<float> &room) {
+static void answer(const Attend &op, const Memory<W> &memory, const Chunk &chunk, KeyHeads keys,
+                   std::vector<float> &room) {
     long group = op.heads / op.kv_heads, first = keys.first * group, heads = keys.end * group - first;
     long position = chunk.row.position + chunk.begin - chunk.row.begin, t = chunk.begin;
     long begin = first_seen(op, position), end = position + 1, length = end - begin;
-    room.resize(heads * length);
+    room.resize(heads * (length + 1));
     const float *q = op.qkv + t * (op.heads + 2 * op.kv_heads) * op.size;
-    float *out = op.out + t * op.heads * op.size, *scores = room.data() - first * length;
+    float *out = op.out + t * op.heads * op.size, *scores = room.data(), *totals = scores + heads * length;
     memory.blocks(op.keys, keys, begin, end, [&](Rows<W> k, long h, long count, long p) {
         Rows<float> queries{q + h * group * op.size, op.size};
-        dots(k, count, queries, group, op.size, {scores + h * group * length + p - begin, 1, length});
+        dots(k, count, queries, group, op.size, {scores + (h * group - first) * length + p - begin, 1, length});
     });
-    float totals[heads];
-    for (long i = 0; i < heads; i++) totals[i] = softmax(room.data() + i * length, length, op.scaling);
+    for (long i = 0; i < heads; i++) totals[i] = softmax(scores + i * length, length, op.scaling);
     memset(out + first * op.size, 0, sizeof(float) * heads * op.size);
     memory.blocks(op.values, keys, begin, end, [&](Rows<W> v, long h, long count, long p) {
-        Place weights{scores + h * group * length + p - begin, 1, length};
+        Place weights{scores + (h * group - first) * length + p - begin, 1, length};
         mix(v, count, weights, out + h * group * op.size, op.size, group, op.size);
     });
     for (long i = 0; i < heads; i++)

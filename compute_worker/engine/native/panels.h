@@ -41,9 +41,9 @@ template <int T, int P, class W> [[gnu::noinline]] void tile(const W *w, long pa
     Vec acc[T][2 * P];
     const float *x = of.x;
     const long ldx = of.ldx, k = of.k;
+    // = {} for all of them would go through memory.
 #pragma GCC unroll 24
-    for (int i = 0; i < T * 2 * P; i++)
-        acc[i / (2 * P)][i % (2 * P)] = of.add ? load(of.y + i / (2 * P) * of.ldy + i % (2 * P) * LANES) : Vec{};
+    for (int i = 0; i < T * 2 * P; i++) acc[i / (2 * P)][i % (2 * P)] = Vec{};
 #pragma GCC unroll 4
     for (long i = 0; i < k; i++) {
 #pragma GCC unroll 8
@@ -57,6 +57,10 @@ template <int T, int P, class W> [[gnu::noinline]] void tile(const W *w, long pa
             }
         }
     }
+    // What was there comes last: the sum of short sums is nearer to the true one than one long sum.
+    if (of.add)
+        for (int t = 0; t < T; t++)
+            for (int p = 0; p < 2 * P; p++) acc[t][p] += load(of.y + t * of.ldy + p * LANES);
     for (int t = 0; t < T; t++)
         for (int p = 0; p < 2 * P; p++) store(of.y + t * of.ldy + p * LANES, acc[t][p]);
 }
@@ -82,7 +86,8 @@ struct Ahead {
     const char *at;
     long bytes;
     void part(long index, long of) const {
-        for (long i = bytes * index / of & ~63L; i < bytes * (index + 1) / of; i += 64) __builtin_prefetch(at + i, 0, 2);
+        for (long i = bytes * index / of & ~63L; i < bytes * (index + 1) / of; i += 64)
+            __builtin_prefetch(at + i, 0, 2);
     }
 };
 

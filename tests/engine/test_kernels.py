@@ -97,6 +97,16 @@ def test_linear_of_a_size_that_is_cut_into_blocks_of_tokens_and_of_the_sum(
     near(product(native, x, weight, None), product(TWIN, x, weight, None))
 
 
+@pytest.mark.parametrize("tokens", [1, 45])
+def test_a_long_sum_is_as_near_to_the_true_one_as_torchs(native: Kernels, tokens: int) -> None:
+    x, weight = noise(tokens + 1, 4800), noise(150, 4800, dtype=torch.bfloat16)
+    exact = x[:-1].double() @ weight.double().T
+
+    ours, torchs = ((product(each, x, weight, None) - exact).norm() for each in (native, TWIN))
+
+    assert ours < 2 * torchs
+
+
 @QUICK
 @given(n=SHAPES, k=st.integers(1, 60), dtype=DTYPES)
 def test_a_packed_matrix_can_be_had_back(native: Kernels, n: int, k: int, dtype: torch.dtype) -> None:

@@ -94,7 +94,7 @@ struct Ahead {
 // `count` panels from w on (1, or panels_of(tokens)) times all of x: y [tokens, count * PANEL].
 template <class W> static void multiply(const W *w, long count, long tokens, const Sums &of) {
     long tiles = (tokens + TOKENS - 1) / TOKENS, panel = of.k * PANEL;
-    long cuts = tiles == 1 ? 1 : (panel * (long)sizeof(W) + NEAR - 1) / NEAR;
+    long cuts = (panel * (long)sizeof(W) + NEAR - 1) / NEAR;
     for (long cut = 0; cut < cuts; cut++) {
         long from = of.k * cut / cuts, to = of.k * (cut + 1) / cuts;
         Ahead next{(const char *)(w + to * PANEL), tiles == 1 ? 0 : (to - from) * PANEL * (long)sizeof(W)};

@@ -81,6 +81,7 @@ def runtime_settings(settings: Settings) -> RuntimeSettings:
         holder=settings.holder,
         signatures=read_policy(settings.trusted_keys),
         eviction=settings.eviction,
+        speculation=settings.speculation != "off",
     )
 
 

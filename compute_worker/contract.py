@@ -60,6 +60,8 @@ class StepRow:
     index: how many tokens of the answer were drawn before.
     allowed: which tokens may be drawn, None for all: bit t % 8 of byte t // 8 says it of token t.
     targets: instead of a draw, score these: each is the token that follows one of the last of `tokens`.
+    draft: guesses of the next draws. They are run behind `tokens`, `blocks` cover them too; what is drawn behind
+    each of them counts where all before it were right.
     """
 
     tokens: Sequence[int]
@@ -71,6 +73,12 @@ class StepRow:
     index: int
     allowed: bytes | None = None
     targets: Sequence[int] = ()
+    draft: Sequence[int] = ()
+
+    @property
+    def ids(self) -> Sequence[int]:
+        """Everything that is run, from `position` on."""
+        return [*self.tokens, *self.draft] if self.draft else self.tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +98,9 @@ class Scored:
     greedy: tuple[bool, ...]
 
 
-# What a step gives for a row: None in the midst of a prompt.
-Computed: TypeAlias = Drawn | Scored | None
+# What a step gives for a row: None in the midst of a prompt; of a row with a draft as many draws as the draft was
+# right, and the next one.
+Computed: TypeAlias = Drawn | tuple[Drawn, ...] | Scored | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +109,8 @@ class EngineLimits:
 
     pool_rows: rows of the rank pool. row_bytes: bytes of one row over all modules.
     kv_blocks, block_tokens, block_bytes: KV blocks, tokens in each, and bytes of one over all layers.
-    max_context: tokens of a request. base_bytes: of the base's weights, as they lie in memory.
+    max_context: tokens of a request. base_bytes: of the base's weights, as they lie in memory. draft_tokens: a decode
+    step of so many tokens costs little more than one of a single token, so that drafts may fill it; 0: none.
     """
 
     pool_rows: int
@@ -110,6 +120,7 @@ class EngineLimits:
     max_context: int
     block_bytes: int = 0
     base_bytes: int = 0
+    draft_tokens: int = 0
 
 
 class HostAdapter(Protocol):

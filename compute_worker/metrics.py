@@ -48,6 +48,8 @@ def _steps(steps: Steps) -> Iterator[Metric]:
     tokens.add_metric(["cached"], steps.cached)
     tokens.add_metric(["recomputed"], steps.recomputed)
     tokens.add_metric(["drawn"], steps.drawn)
+    tokens.add_metric(["drafted"], steps.drafted)
+    tokens.add_metric(["accepted"], steps.accepted)
     yield tokens
     yield CounterMetricFamily("lorry_worker_preemptions", "Requests that lost their KV for a while", steps.preempted)
     yield CounterMetricFamily("lorry_worker_failed_steps", "Steps that ended in a defect", steps.failed)

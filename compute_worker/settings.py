@@ -76,6 +76,8 @@ class Settings(ServerSettings):
     max_batch: int = Field(default=64, gt=0)
     # Prompt tokens of one step: long prompts are cut, so that others' next token is never far.
     prefill_tokens: int = Field(default=512, gt=0)
+    # lookup: where a step has room, it verifies drafts looked up in the request's own text; off: it never does.
+    speculation: Literal["lookup", "off"] = "lookup"
     # How long a request without a deadline waits for pool rows.
     wait_seconds: float = Field(default=30.0, gt=0)
     # torch's threads; 0: torch decides.

@@ -85,7 +85,11 @@ class TransformersEngine:
             shared = self._layers, self._kv, self._pool
             served = Served(model, *shared, measured.rules, self._limits, self._stored, self._attention)
             self._executor = admitted(served, self._executor)
-        self._limits = replace(self._limits, base_bytes=_weights(model) + self._executor.nbytes)
+        self._limits = replace(
+            self._limits,
+            base_bytes=_weights(model) + self._executor.nbytes,
+            draft_tokens=self._executor.draft_tokens,
+        )
 
     def _attend(
         self, budgets: Budgets, measured: selfcheck.Measured, expected: Mapping[Attention, Sequence[Tensor]]

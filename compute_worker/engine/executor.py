@@ -40,6 +40,10 @@ class Executor(Protocol):
     def nbytes(self) -> int:
         """Bytes of the weights that it keeps for itself, beside the model's."""
 
+    @property
+    def draft_tokens(self) -> int:
+        """See EngineLimits."""
+
     def run(self, layout: Layout, needed: Sequence[int]) -> Scores:
         """Run one batch. needed: indices into `layout.kept` whose logits are wanted, ascending."""
 

@@ -59,6 +59,7 @@ class FastExecutor:
     def __init__(self, parts: Parts, kernels: Kernels, pool: RankPool, general: Executor) -> None:
         self.name = f"native-{kernels.name}"
         self.nbytes = parts.nbytes
+        self.draft_tokens = kernels.abreast
         self._parts = parts
         self._kernels = kernels
         self._general = general

@@ -26,6 +26,7 @@ class HookedExecutor:
     """Executor over a hooked model: any architecture, type and device that passes the check at start."""
 
     nbytes = 0
+    draft_tokens = 0
 
     def __init__(self, model: PreTrainedModel, kv: KvCache, pool: RankPool, attention: Attention = GATHERED) -> None:
         self.name = "-".join(part for part in ("transformers", attention.name) if part)

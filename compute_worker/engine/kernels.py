@@ -170,6 +170,10 @@ class Kernels(Protocol):
     def name(self) -> str:
         """Which ones they are, for the log and GetCapabilities."""
 
+    @property
+    def abreast(self) -> int:
+        """Tokens that one pass over the weights serves: to read these is most of what a few tokens take."""
+
     def pack(self, weight: Tensor, dtype: torch.dtype) -> Packed:
         """A copy of a matrix [n, k], stored in `dtype` or in fewer bits that hold its numbers exactly."""
 

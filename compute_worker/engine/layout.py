@@ -44,10 +44,10 @@ class Part:
 class Layout:
     """A step, flattened.
 
-    ids, positions, slots: of each token; a slot is block * block_tokens + offset. stale: slots of
-    blocks begun in this step that nothing is written to yet. parts: cover all tokens. runs: likewise.
-    kept: tokens whose logits are needed, ascending; kept_rows: the row of each, again for each target of
-    a row; kept_runs: runs over `kept`.
+    ids, positions, slots: of each token; a slot is block * block_tokens + offset. stale: slots of each row's
+    last block behind its end: others, or wrong drafts, may have left anything there. parts: cover all tokens.
+    runs: likewise. kept: tokens whose logits are needed, ascending; kept_rows: the row of each, again for each
+    target or token of a draft; kept_runs: runs over `kept`.
     """
 
     ids: list[int]
@@ -75,15 +75,15 @@ def lay_out(rows: Sequence[StepRow], block_tokens: int) -> Layout:
     kept = [
         (token, index, row)
         for begin, index, row in zip(begins, order, ordered, strict=True)
-        for token in range(begin + len(row.tokens) - _wanted(row), begin + len(row.tokens))
+        for token in range(begin + len(row.ids) - _wanted(row), begin + len(row.ids))
     ]
     return Layout(
-        ids=[token for row in ordered for token in row.tokens],
+        ids=[token for row in ordered for token in row.ids],
         positions=[position for row in ordered for position in range(row.position, _end(row))],
         slots=[slot for row in ordered for slot in _slots(row, block_tokens)],
         stale=[slot for row in ordered for slot in _stale(row, block_tokens)],
         parts=tuple(_parts(ordered, begins, block_tokens)),
-        runs=tuple(_runs((row.adapters, len(row.tokens)) for row in ordered)),
+        runs=tuple(_runs((row.adapters, len(row.ids)) for row in ordered)),
         kept=[token for token, _, _ in kept],
         kept_rows=[index for _, index, _ in kept],
         kept_runs=tuple(_runs((row.adapters, 1) for _, _, row in kept)),
@@ -92,12 +92,14 @@ def lay_out(rows: Sequence[StepRow], block_tokens: int) -> Layout:
 
 def _wanted(row: StepRow) -> int:
     """How many of its last tokens have logits that are needed."""
-    return len(row.targets) if row.targets else int(row.sample is not None)
+    if row.targets:
+        return len(row.targets)
+    return 0 if row.sample is None else 1 + len(row.draft)
 
 
 def _place(row: StepRow, block_tokens: int) -> tuple[object, ...]:
     return (
-        len(row.tokens) > 1,
+        len(row.ids) > 1,
         _length_class(row, block_tokens),
         [(adapter.start, adapter.rank, adapter.weight) for adapter in row.adapters],
     )
@@ -111,12 +113,12 @@ def _begins(rows: Iterable[StepRow]) -> list[int]:
     begins, begin = [], 0
     for row in rows:
         begins.append(begin)
-        begin += len(row.tokens)
+        begin += len(row.ids)
     return begins
 
 
 def _end(row: StepRow) -> int:
-    return row.position + len(row.tokens)
+    return row.position + len(row.ids)
 
 
 def _slots(row: StepRow, block_tokens: int) -> Iterator[int]:
@@ -130,9 +132,9 @@ def _slots(row: StepRow, block_tokens: int) -> Iterator[int]:
 
 
 def _stale(row: StepRow, block_tokens: int) -> range:
-    """The rest of the row's last block, where this step began it."""
+    """The rest of the row's last block."""
     block, offset = divmod(_end(row), block_tokens)
-    if offset == 0 or block * block_tokens < row.position:
+    if offset == 0:
         return range(0)
     first = row.blocks[block] * block_tokens
     return range(first + offset, first + block_tokens)
@@ -141,17 +143,17 @@ def _stale(row: StepRow, block_tokens: int) -> range:
 def _parts(rows: list[StepRow], begins: list[int], block_tokens: int) -> Iterator[Part]:
     def key(pair: tuple[int, StepRow]) -> tuple[int, int]:
         begin, row = pair
-        return (begin, 0) if len(row.tokens) > 1 else (-1, _length_class(row, block_tokens))
+        return (begin, 0) if len(row.ids) > 1 else (-1, _length_class(row, block_tokens))
 
     for _, group in groupby(zip(begins, rows, strict=True), key):
         pairs = list(group)
         begin, last = pairs[0][0], pairs[-1]
         yield Part(
             begin,
-            last[0] + len(last[1].tokens),
+            last[0] + len(last[1].ids),
             tuple(row.position for _, row in pairs),
             tuple(row.blocks for _, row in pairs),
-            chunk=len(last[1].tokens) > 1,
+            chunk=len(last[1].ids) > 1,
         )
 
 

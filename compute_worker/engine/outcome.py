@@ -6,7 +6,9 @@ the forward.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import groupby
 
 import torch
@@ -25,19 +27,39 @@ def needs_logits(row: StepRow) -> bool:
 def outcome(rows: Sequence[StepRow], kept_rows: Sequence[int], needed: Sequence[int], scores: Scores) -> list[Computed]:
     """One entry a row. kept_rows: the row of each kept token; needed: those of them that `scores` has logits of."""
     computed: list[Computed] = [None] * len(rows)
+    draws: dict[int, list[Drawn]] = defaultdict(list)
     owners = [kept_rows[index] for index in needed]
     drawing = [line for line, row in enumerate(owners) if not rows[row].targets]
+    places = [index - kept_rows.index(row) for index, row in zip(needed, owners, strict=True)]
     for lines, logits in _by_width(drawing, scores):
-        for line, drawn in zip(lines, draw(logits, [rows[owners[line]] for line in lines]), strict=True):
-            computed[owners[line]] = drawn
+        asking = [_behind(rows[owners[line]], places[line]) for line in lines]
+        for line, drawn in zip(lines, draw(logits, asking), strict=True):
+            draws[owners[line]].append(drawn)
     for row, group in groupby(range(len(owners)), owners.__getitem__):
         if rows[row].targets:
             ((_, logits),) = _by_width(list(group), scores)
             computed[row] = score(logits, rows[row].targets)
     plain = sorted(set(range(len(kept_rows))).difference(needed))
     for index, token in zip(plain, scores.best, strict=True):
-        computed[kept_rows[index]] = Drawn(token)
+        draws[kept_rows[index]].append(Drawn(token))
+    for row, in_order in draws.items():
+        computed[row] = _right(rows[row].draft, in_order)
     return computed
+
+
+def _behind(row: StepRow, place: int) -> StepRow:
+    """The row as it draws behind the first `place` tokens of its draft, where they were right."""
+    if not place:
+        return row
+    return replace(row, context=[*row.context, *row.draft[:place]], index=row.index + place)
+
+
+def _right(draft: Sequence[int], drawn: Sequence[Drawn]) -> Computed:
+    """What counts of the draws behind a row's last token and behind each token of its draft."""
+    if not draft:
+        return drawn[0]
+    pairs = enumerate(zip(draft, drawn, strict=False))
+    return tuple(drawn[: 1 + next((at for at, (guess, each) in pairs if guess != each.token), len(draft))])
 
 
 def _by_width(lines: Sequence[int], scores: Scores) -> Iterator[tuple[Sequence[int], Tensor]]:

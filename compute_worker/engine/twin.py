@@ -53,6 +53,7 @@ class TorchKernels:
     """Kernels over torch."""
 
     name = "torch"
+    abreast = 1
 
     def pack(self, weight: Tensor, dtype: torch.dtype) -> TorchPacked:
         """See Kernels."""

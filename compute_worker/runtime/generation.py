@@ -22,6 +22,7 @@ from compute_worker.runtime.api import Delta, Finished, GenerateCall, Started
 from compute_worker.runtime.cache import AdapterCache
 from compute_worker.runtime.job import Admitted, Event, Job
 from compute_worker.runtime.line import Line
+from compute_worker.runtime.lookup import PromptLookup
 from compute_worker.runtime.loop import EngineLoop
 from compute_worker.runtime.mailbox import Mailbox, submitted
 from compute_worker.runtime.pool import Lease
@@ -192,6 +193,8 @@ class Generations:
             scope=active.scope,
             later=active.later,
             guide=ready.guide,
+            # What a form allows behind a guess would have to be known before the guess is verified.
+            lookup=PromptLookup() if ready.guide is None else None,
         )
 
     def _started(self, call: GenerateCall, aim: Aim, ready: _Ready, active: Activation, seed: int) -> Started:

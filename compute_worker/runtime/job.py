@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from compute_worker.contract import ActiveAdapter, Drawn, Sampling, Scored, StepRow
 from compute_worker.runtime import prefix
 from compute_worker.runtime.api import FinishReason
+from compute_worker.runtime.lookup import PromptLookup
 from compute_worker.wording import Guide
 from lorry.errors import LorryError
 
@@ -54,7 +55,8 @@ class Job:
     with others. priority: order among the tenant's own requests, larger first. adapters, scope: what is
     active from the beginning, and the key of the empty text under it, see prefix. later: what is active
     further on, in order. sink: takes the events, called on the event loop. guide: keeps the answer to its
-    form. targets: nothing is drawn, but each of these scored: how likely it follows one of the context's last tokens.
+    form. lookup: drafts its next tokens. targets: nothing is drawn, but each of these scored: how likely it
+    follows one of the context's last tokens.
     """
 
     number: int
@@ -69,6 +71,7 @@ class Job:
     scope: bytes = b""
     later: tuple[Phase, ...] = ()
     guide: Guide | None = None
+    lookup: PromptLookup | None = None
     targets: Sequence[int] = ()
     blocks: list[int] = field(default_factory=list)
     computed: int = 0  # tokens of the context that are in the KV cache

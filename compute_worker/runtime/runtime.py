@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from compute_worker.combination import Combiner
 from compute_worker.contract import AdapterSource, Engine
@@ -83,7 +83,8 @@ class Runtime:
         self._loaders = ThreadPoolExecutor(_LOADERS, thread_name_prefix="lorry-load")
         self._gate = Gate()
         self._line = Line(settings.queue)
-        self._scheduler = Scheduler(engine.limits, settings.max_batch, settings.prefill_tokens)
+        limits = engine.limits if settings.speculation else replace(engine.limits, draft_tokens=0)
+        self._scheduler = Scheduler(limits, settings.max_batch, settings.prefill_tokens)
         self._held = Holdings(engine, source, self._loaders, settings, self._scheduler.shares.served)
         self._loop = EngineLoop(engine, self._scheduler)
         held = self._held

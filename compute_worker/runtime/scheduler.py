@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from compute_worker.contract import Computed, Drawn, EngineLimits, Scored
 from compute_worker.runtime.api import FinishReason
+from compute_worker.runtime.drafts import drafted
 from compute_worker.runtime.job import Admitted, Job, Left, Outcome, Planned
 from compute_worker.runtime.kv import Blocks
 from compute_worker.runtime.sharing import DRAWN_COST, PROMPT_COST, Shares, Waiting
@@ -34,6 +35,7 @@ class Scheduler:
         self.steps = Steps()
         self._max_batch = max_batch
         self._prefill_tokens = prefill_tokens
+        self._draft_tokens = limits.draft_tokens
         self.shares = Shares()
         self._waiting = Waiting(self.shares)
         self._running: list[Job] = []
@@ -87,6 +89,8 @@ class Scheduler:
         while self._running and not planned:
             order = sorted(self._running, key=self.shares.rank)
             planned = self._decodes(order)
+            if all(job.left == 1 for job in self._running):  # beside prompts a draft costs its full price
+                planned = drafted(planned, self._draft_tokens, self._cover)
             planned += self._prompts(order)
             if not planned:
                 self._preempt(order[-1])
@@ -103,7 +107,8 @@ class Scheduler:
             if isinstance(result, Scored):
                 outcomes.extend(self._score(job, result))
             elif result is not None:
-                outcomes.extend(self._grow(job, result))
+                drawn = (result,) if isinstance(result, Drawn) else result
+                outcomes.extend(self._drawn(job, len(row.draft), drawn))
         return outcomes
 
     def fail(self, planned: Sequence[Planned], error: LorryError) -> list[Outcome]:
@@ -268,6 +273,18 @@ class Scheduler:
         if job.drawn < job.max_new:
             return [(job, token)]
         return [(job, token), self._leave(job, Left(FinishReason.LENGTH))]
+
+    def _drawn(self, job: Job, drafted: int, drawn: Sequence[Drawn]) -> list[Outcome]:
+        """Take in what was drawn, all but the first behind a draft: its right tokens are in the KV cache by now."""
+        self.steps.drafted += drafted
+        self.steps.accepted += len(drawn) - 1
+        outcomes = self._grow(job, drawn[0])
+        for token in drawn[1:]:
+            if job not in self._running:
+                break
+            self._computed(job, 1)
+            outcomes += self._grow(job, token)
+        return outcomes
 
     def _score(self, job: Job, scored: Scored) -> list[Outcome]:
         job.scored += len(scored.logprobs)

@@ -19,8 +19,9 @@ class RuntimeSettings:
     prompt tokens in one step. max_batch: most requests in one step. default_wait: seconds that a
     call waits for rows or KV where it has no deadline. tool: recorded in recipes, for example
     `lorry 0.1.0`. base_name: what the base model is called here. signatures: whose an adapter needs.
-    holder: what this worker calls itself at the registry. sessions: most of one caller. session_seconds:
-    that an unused one is kept. eviction: a key of eviction.EVICTIONS.
+    speculation: whether steps with room verify drafts. holder: what this worker calls itself at the
+    registry. sessions: most of one caller. session_seconds: that an unused one is kept. eviction: a key
+    of eviction.EVICTIONS.
     """
 
     cache_dir: Path
@@ -37,3 +38,4 @@ class RuntimeSettings:
     session_seconds: float = 3600.0
     signatures: SignaturePolicy = ANYTHING
     eviction: str = "cost"
+    speculation: bool = True

@@ -45,13 +45,15 @@ class Steps:
     """The engine's steps. prompt, drawn: tokens that were run of prompts, and drawn for answers.
 
     cached: tokens of prompts that were in the KV cache already. preempted: requests that lost their KV;
-    recomputed: tokens that were run again for that.
+    recomputed: tokens that were run again for that. drafted, accepted: tokens of drafts, and those that were right.
     """
 
     seconds: Spread = field(default_factory=Spread)
     rows: Spread = field(default_factory=lambda: Spread(_ROWS))
     prompt: int = 0
     drawn: int = 0
+    drafted: int = 0
+    accepted: int = 0
     cached: int = 0
     recomputed: int = 0
     preempted: int = 0

@@ -91,3 +91,20 @@ def test_a_request_computes_the_same_beside_anybody(engine: TransformersEngine, 
     for others in neighbours:
         got = run_all(engine, [*others, Request(TOKENS, 0, (good,))])[-1]
         torch.testing.assert_close(got, expected, **CLOSE)
+
+
+def test_kv_that_one_executor_begins_can_be_read_by_the_other(
+    engine: TransformersEngine, huge: Path, tmp_path: Path
+) -> None:
+    """A step goes to the general executor for a neighbour's sake; its masks hide what must be finite nevertheless."""
+    folder = save_adapter(
+        tiny_model("llama"), tmp_path, r=2, target_modules=["q_proj"], modules_to_save=["layers.1.mlp"]
+    )
+    bad, neighbour = install(engine, huge, 0), install(engine, folder, 4)
+    run_all(engine, [Request(prompt(60), 0, (bad,))])
+
+    request, other = Request(TOKENS, 0), Request(TOKENS, 1, (neighbour,))
+    run(engine, [request.row(0, 5)])
+    (got, _) = run(engine, [request.row(5, 9), other.row(0, 9)])
+
+    torch.testing.assert_close(got, alone(None, TOKENS), **CLOSE)

@@ -35,14 +35,24 @@ def test_slots_follow_the_requests_own_blocks() -> None:
     assert layout.slots == [22, 23, 12, 13, 14, 15]
 
 
-def test_the_rest_of_a_block_begun_in_this_step_is_stale() -> None:
+def test_the_rest_of_a_rows_last_block_is_stale() -> None:
     assert lay_out([row(6, blocks=(5, 3))], BLOCK).stale == [14, 15]
     assert lay_out([row(1, 4, blocks=(5, 3))], BLOCK).stale == [13, 14, 15]
 
+    assert lay_out([row(1, 5, blocks=(5, 3))], BLOCK).stale == [14, 15]
 
-def test_a_block_begun_earlier_or_filled_is_not_stale() -> None:
-    assert lay_out([row(1, 5)], BLOCK).stale == []
+
+def test_nothing_is_stale_behind_a_block_that_is_full() -> None:
     assert lay_out([row(8)], BLOCK).stale == []
+
+
+def test_a_draft_is_run_behind_the_tokens_and_each_of_it_keeps_its_logits() -> None:
+    layout = lay_out([row(1, 2, draft=[7, 8]), row(1, 6)], BLOCK)
+
+    assert layout.ids == [700, 300, 7, 8]
+    assert layout.positions == [6, 2, 3, 4]
+    assert layout.slots == [14, 22, 23, 12]
+    assert (layout.kept, layout.kept_rows) == ([0, 1, 2, 3], [1, 0, 0, 0])
 
 
 def test_rows_that_do_not_draw_keep_no_logits() -> None:

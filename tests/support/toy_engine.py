@@ -181,7 +181,7 @@ class ToyEngine:
         uses = Counter(block for row in rows for block in row.blocks)
         written = [block for row in rows for block in row.blocks[row.position // self.limits.block_tokens :]]
         self._require(all(uses[block] == 1 for block in written), "a KV block is written that another row uses")
-        self.steps.append([len(row.tokens) for row in rows])
+        self.steps.append([len(row.ids) for row in rows])
         used = {at for row in rows for one in row.adapters for at in range(one.start, one.start + one.rank)}
         with self._marked(self._reading, used):
             drawn = [self._run(row) for row in rows]
@@ -190,26 +190,35 @@ class ToyEngine:
 
     def _run(self, row: StepRow) -> Computed:
         size, end = self.limits.block_tokens, row.position + len(row.tokens)
-        self._require(len(row.blocks) * size >= end, "the blocks do not cover the row")
+        self._require(len(row.blocks) * size >= end + len(row.draft), "the blocks do not cover the row")
         self._require(list(row.context[row.position : end]) == list(row.tokens), "tokens are not the context's")
         active = tuple((self._content(one), one.weight) for one in row.adapters)
-        for position, token in enumerate(row.tokens, row.position):
+        for position, token in enumerate(row.ids, row.position):
             self._kv[row.blocks[position // size], position % size] = (token, active)
-        cells = [self._kv.get((row.blocks[at // size], at % size), (-1, ())) for at in range(end)]
+        cells = [self._kv.get((row.blocks[at // size], at % size), (-1, ())) for at in range(end + len(row.draft))]
         if row.sample or row.targets:
-            self._require([cell[0] for cell in cells] == list(row.context[:end]), "the KV cache holds other tokens")
+            self._require(
+                [cell[0] for cell in cells[:end]] == list(row.context[:end]), "the KV cache holds other tokens"
+            )
         if row.targets:
             return _scored(cells, row.targets)
         if row.sample is None:
             return None
-        token = next_token(cells, row.sample, row.index)
+        if not row.draft:
+            return self._draw(row, cells, row.sample, row.index)
+        drawn = [self._draw(row, cells[: end + at], row.sample, row.index + at) for at in range(1 + len(row.draft))]
+        right = [guess == each.token for guess, each in zip(row.draft, drawn, strict=False)]
+        return tuple(drawn[: 1 + [*right, False].index(False)])
+
+    def _draw(self, row: StepRow, cells: Sequence[Cell], sampling: Sampling, index: int) -> Drawn:
+        token, active = next_token(cells, sampling, index), cells[-1][1]
         own = [vocab for content, _ in active if (vocab := self.vocabularies.get(content))]
         vocab = own[0] if own else EOS + 1
         if row.allowed is not None:
             self._require(len(row.allowed) == -(-vocab // 8), "a mask is not as wide as its vocabulary")
         while row.allowed is not None and not row.allowed[token // 8] >> token % 8 & 1:
             token = (token + 1) % vocab
-        return Drawn(token, -1.0 if row.sample.logprobs is not None else None)
+        return Drawn(token, -1.0 if sampling.logprobs is not None else None)
 
     def _content(self, one: ActiveAdapter) -> str:
         contents = set(self._pool[one.start : one.start + one.rank])

@@ -45,6 +45,7 @@ class RecordedExecutor:
     """
 
     nbytes = 0
+    draft_tokens = 0  # a recorded step runs one token of each request
 
     @torch.inference_mode()
     def __init__(

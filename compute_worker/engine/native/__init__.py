@@ -47,11 +47,13 @@ class NativeKernels:
         self.name = path.stem.removeprefix("lorry-")
         self._matrix_units = matrix_units
         self._library = ctypes.CDLL(str(path))
-        self._library.lorry_panel.argtypes, self._library.lorry_panel.restype = (), c_int64
+        for size in (self._library.lorry_panel, self._library.lorry_tokens):
+            size.argtypes, size.restype = (), c_int64
         signatures = {"lorry_run": (c_void_p, c_int64, c_void_p, c_int), **panels.SIGNATURES}
         for name, arguments in signatures.items():
             function = getattr(self._library, name)
             function.argtypes, function.restype = arguments, None
+        self.abreast = int(self._library.lorry_tokens())
         self._arena = Arena()
 
     def pack(self, weight: Tensor, dtype: torch.dtype) -> Panels:

@@ -133,6 +133,7 @@ template <class W> static void unpack(const W *panels, float *w, long n, long k,
 
 extern "C" {
 int64_t lorry_panel() { return PANEL; }
+int64_t lorry_tokens() { return TOKENS; }
 
 // w: [n, k], float32. panels: of all rows, the last one filled up with zeros.
 void lorry_pack(const float *w, void *panels, int narrow, int64_t n, int64_t k, int threads) {

@@ -11,6 +11,8 @@ constexpr int TOKENS = LANES == 16 ? 12 : 6;
 // Of a panel's bytes, what stays in the nearest cache (32 KB) while all tokens pass by: beside it lie those of a tile,
 // three quarters as many bytes where weights are bfloat16.
 constexpr long NEAR = 12288;
+// Bytes of a panel that are asked for before a tile comes to them: some 30 times what is multiplied while memory answers.
+constexpr long SOON = 1024;
 
 // PANEL numbers of one k. In bfloat16 two outputs share a word: number i in the low half of word i, number
 // i + LANES in the high half, so that a shift and a mask widen all of them.
@@ -49,6 +51,7 @@ template <int T, int P, class W> [[gnu::noinline]] void tile(const W *w, long pa
 #pragma GCC unroll 8
         for (int p = 0; p < P; p++) {
             Vec low, high;
+            __builtin_prefetch((const char *)(w + p * panel + i * PANEL) + SOON, 0, 3);
             two(w + p * panel + i * PANEL, low, high);
 #pragma GCC unroll 16
             for (int t = 0; t < T; t++) {
@@ -66,7 +69,7 @@ template <int T, int P, class W> [[gnu::noinline]] void tile(const W *w, long pa
 }
 
 // Panels that a tile of so many tokens takes at once: eight sums or more hide what an addition takes.
-static constexpr long panels_of(long tokens) { return tokens == 1 ? 4 : tokens == 2 ? 3 : tokens == 3 ? 2 : 1; }
+static constexpr long panels_of(long tokens) { return tokens == 1 ? 4 : tokens == 2 ? 3 : 1; }
 
 // A tile of `tokens` <= TOKENS, over panels_of(tokens) panels where `several`, else over one.
 template <int T = TOKENS, class W>
@@ -75,7 +78,7 @@ static inline void by_panels(long tokens, bool several, const W *w, long panel, 
         if constexpr (T > 1) by_panels<T - 1>(tokens, several, w, panel, of);
         return;
     }
-    if constexpr (T <= 3)
+    if constexpr (T <= 2)
         if (several) return tile<T, (int)panels_of(T)>(w, panel, of);
     tile<T, 1>(w, panel, of);
 }

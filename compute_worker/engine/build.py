@@ -14,6 +14,7 @@ from compute_worker.contract import Engine
 from compute_worker.engine import admission
 from compute_worker.engine.engine import Budgets, TransformersEngine
 from compute_worker.engine.loading import AUTO, load_base, stored_as
+from compute_worker.engine.memory import give_back
 from compute_worker.engine.tokenizer import HfTokenizer
 from compute_worker.wording import Tokenizer
 
@@ -44,4 +45,6 @@ def build_engine(settings: EngineSettings) -> tuple[Engine, Tokenizer]:
     tokenizer = HfTokenizer.load(settings.model, model.config)
     budgets = Budgets(settings.pool_bytes, settings.kv_bytes, settings.max_context)
     stored = stored_as(settings.dtype, settings.device)
-    return TransformersEngine(model, budgets, settings.executor, stored), tokenizer
+    engine = TransformersEngine(model, budgets, settings.executor, stored)
+    give_back()
+    return engine, tokenizer

@@ -1,10 +1,11 @@
 """Large tensors: those that a budget reserves and use fills, and those that every step reads.
 
-Owns how they are allocated. Does not know what they hold.
+Owns how they are allocated, and that freed memory goes back to the system. Does not know what they hold.
 """
 
 from __future__ import annotations
 
+import ctypes
 import math
 import mmap
 
@@ -20,6 +21,13 @@ def reserve(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) ->
     # torch.zeros writes every page; numpy asks the kernel for zero pages, and has no bfloat16.
     raw = np.zeros(math.prod(shape) * dtype.itemsize, dtype=np.uint8)
     return torch.from_numpy(raw).view(dtype).view(shape)
+
+
+def give_back() -> None:
+    """Return freed memory to the system: glibc keeps some 100 MB of what loading a base was through with."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # another libc has none, and keeps less
+    if trim is not None:
+        trim(0)
 
 
 # Of the address space that an arena asks for at once; what is not used of it takes no memory.

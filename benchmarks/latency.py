@@ -39,7 +39,7 @@ _SEED = 1
 
 @dataclass(slots=True)
 class Times:
-    """Seconds from arrival to the first token, and between any two tokens of one answer."""
+    """Seconds from arrival to the first token, and between two messages, each of a token or of a draft's right ones."""
 
     first: list[float] = field(default_factory=list)
     between: list[float] = field(default_factory=list)

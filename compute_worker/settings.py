@@ -74,7 +74,7 @@ class Settings(ServerSettings):
     session_seconds: float = Field(default=3600.0, gt=0)
     # Requests that run together in one step.
     max_batch: int = Field(default=64, gt=0)
-    # Prompt tokens of one step: long prompts are cut, so that others' next token is never far.
+    # Most prompt tokens of one step; beside running answers fewer where the machine is slow, see runtime.pace.
     prefill_tokens: int = Field(default=512, gt=0)
     # lookup: where a step has room, it verifies drafts looked up in the request's own text; off: it never does.
     speculation: Literal["lookup", "off"] = "lookup"

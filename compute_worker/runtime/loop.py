@@ -90,7 +90,9 @@ class EngineLoop:
             _log.exception("a step of %d rows failed", len(planned))
             self._scheduler.steps.failed += 1
             return self._scheduler.fail(planned, Internal("the engine failed in a step"))
-        self._scheduler.steps.seconds.add(time.monotonic() - since)
+        seconds = time.monotonic() - since
+        self._scheduler.pace.took(planned, seconds)
+        self._scheduler.steps.seconds.add(seconds)
         self._scheduler.steps.rows.add(len(planned))
         return outcomes
 

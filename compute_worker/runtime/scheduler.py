@@ -15,6 +15,7 @@ from compute_worker.runtime.api import FinishReason
 from compute_worker.runtime.drafts import drafted
 from compute_worker.runtime.job import Admitted, Job, Left, Outcome, Planned
 from compute_worker.runtime.kv import Blocks
+from compute_worker.runtime.pace import Pace
 from compute_worker.runtime.sharing import DRAWN_COST, PROMPT_COST, Shares, Waiting
 from compute_worker.runtime.tally import Steps
 from lorry.errors import Internal, InvalidGrammar, LorryError
@@ -26,15 +27,15 @@ _MAX_TARGETS = 256
 class Scheduler:
     """Tenants by turns (see sharing), as far as batch and KV blocks reach.
 
-    max_batch: most requests at once. prefill_tokens: most prompt tokens in one step, so that running
-    answers, which come first and are not counted, never wait for a long prompt.
+    max_batch: most requests at once. prefill_tokens: most prompt tokens in one step, fewer beside running
+    answers (see pace), which come first and are not counted.
     """
 
     def __init__(self, limits: EngineLimits, max_batch: int, prefill_tokens: int) -> None:
         self.blocks = Blocks(limits.kv_blocks, limits.block_tokens)
         self.steps = Steps()
         self._max_batch = max_batch
-        self._prefill_tokens = prefill_tokens
+        self.pace = Pace(prefill_tokens)
         self._draft_tokens = limits.draft_tokens
         self.shares = Shares()
         self._waiting = Waiting(self.shares)
@@ -91,7 +92,7 @@ class Scheduler:
             planned = self._decodes(order)
             if all(job.left == 1 for job in self._running):  # beside prompts a draft costs its full price
                 planned = drafted(planned, self._draft_tokens, self._cover)
-            planned += self._prompts(order)
+            planned += self._prompts(order, self.pace.tokens(beside=bool(planned)))
             if not planned:
                 self._preempt(order[-1])
         return planned
@@ -161,13 +162,13 @@ class Scheduler:
                 self._preempt(max(self._running, key=order.index))
         return planned
 
-    def _prompts(self, order: Sequence[Job]) -> list[Planned]:
+    def _prompts(self, order: Sequence[Job], budget: int) -> list[Planned]:
         """Chunks of prompts, within the budget and the blocks that are there.
 
         Nobody computes what another computes in the same step: it is found in the cache a step later.
         """
         planned: list[Planned] = []
-        budget, claimed = self._prefill_tokens, set[bytes]()
+        claimed = set[bytes]()
         for job in order:
             if budget == 0:
                 break

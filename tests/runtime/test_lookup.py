@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from compute_worker.runtime.lookup import PromptLookup
+from compute_worker.runtime.lookup import REACH, PromptLookup
 
 FAR = 99
 
@@ -47,3 +47,9 @@ def test_a_text_that_grew_between_two_drafts_is_known_whole() -> None:
     lookup = PromptLookup()
     assert lookup.draft([1, 2, 3], FAR) == []
     assert lookup.draft([1, 2, 3, 4, 5, 2, 3], FAR) == [4, 5]
+
+
+def test_of_a_long_text_the_last_part_is_looked_through() -> None:
+    text = [1, 2, 3, *range(10, 10 + REACH), 1, 2]
+    assert PromptLookup().draft(text, FAR) == []
+    assert PromptLookup().draft([*text, 3, 4, 1, 2], FAR) == [3, 4]

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-# The most that one S3 CopyObject moves (AWS, "Copying objects": 5 GiB); the S3 store ends an upload
-# with such a copy, and a blob that one driver takes must fit the others.
+# The most that one S3 CopyObject moves (AWS, "Copying objects": 5 GiB); the S3 store puts a damaged blob
+# aside with such a copy, and a blob that one driver takes must fit the others.
 MAX_BLOB_BYTES = 5 << 30
 # A blob is also known by the BLAKE3 of each MiB of it, so that a range can be checked on its way out.
 # One chunk on the wire is one block; 5 GiB are 160 KiB of such hashes.

@@ -6,7 +6,7 @@ digest is, nor in which order the calls make an upload safe.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, TypeVar
@@ -27,7 +27,7 @@ _Page = TypeVar("_Page")
 # The one region whose buckets must be created without saying so.
 _DEFAULT_REGION = "us-east-1"
 _CONNECT_SECONDS = 5
-# A server-side copy answers when it is done: 5 GiB at 100 MB/s are 54 s.
+# A server-side copy, which puts a damaged blob aside, answers when it is done: 5 GiB at 100 MB/s are 54 s.
 _SILENT_SECONDS = 60.0
 # The registry's threads for blobs, and the parts of some uploads that are on their way. More are opened where
 # they are needed, and not kept.
@@ -70,10 +70,13 @@ class Object:
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """What S3 says of one object. size: bytes; etag: names those bytes, and no others."""
+    """What S3 says of one object. size: bytes; etag: names those bytes, and no others; metadata: its writer's, names
+    in small letters.
+    """
 
     size: int
     etag: str
+    metadata: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,13 +122,10 @@ class Bucket:
         """What S3 says of an object; None where there is none."""
         with storage(), nothing_there():
             found = self._client.head_object(Bucket=self._name, Key=self._prefix + key)
-            return Head(found["ContentLength"], found["ETag"])
+            # AWS says the names in small letters; servers in Go write them as headers, each word with a capital.
+            metadata = {name.lower(): value for name, value in found.get("Metadata", {}).items()}
+            return Head(found["ContentLength"], found["ETag"], metadata)
         return None
-
-    def size_of(self, key: str) -> int | None:
-        """Length of an object in bytes; None where there is none."""
-        found = self.head(key)
-        return None if found is None else found.size
 
     def objects(self, prefix: str) -> Iterator[Object]:
         """The objects whose keys begin so, a page at a time; none where there is no bucket."""
@@ -192,10 +192,12 @@ class Bucket:
         with storage(), nothing_there():
             self._client.delete_object(Bucket=self._name, Key=self._prefix + key)
 
-    def begin(self, key: str) -> str:
-        """Begin a multipart upload and say its id."""
+    def begin(self, key: str, metadata: Mapping[str, str] | None = None) -> str:
+        """Begin a multipart upload and say its id. metadata: of the object to be."""
         with storage():
-            return self._client.create_multipart_upload(Bucket=self._name, Key=self._prefix + key)["UploadId"]
+            return self._client.create_multipart_upload(
+                Bucket=self._name, Key=self._prefix + key, Metadata=metadata or {}
+            )["UploadId"]
 
     def uploads(self, key: str) -> list[str]:
         """Ids of the multipart uploads to a key that were begun and neither completed nor aborted."""
@@ -209,14 +211,15 @@ class Bucket:
                 ]
         return []
 
-    def begun(self, prefix: str) -> Iterator[Begun]:
-        """The multipart uploads whose keys begin so, a page at a time; none where there is no bucket."""
+    def begun(self, *prefixes: str) -> Iterator[Begun]:
+        """The multipart uploads whose keys begin with one of these, a page at a time; none where there is no bucket."""
         # MinIO answers a prefix that is no whole key with nothing, so the whole bucket is asked for.
         pages = iter(self._client.get_paginator("list_multipart_uploads").paginate(Bucket=self._name))
         while (page := _next(pages)) is not None:
             for found in page.get("Uploads", []):
-                if found["Key"].startswith(self._prefix + prefix):
-                    yield Begun(found["Key"].removeprefix(self._prefix), found["UploadId"], found["Initiated"])
+                key = found["Key"].removeprefix(self._prefix)
+                if found["Key"].startswith(self._prefix) and key.startswith(prefixes):
+                    yield Begun(key, found["UploadId"], found["Initiated"])
 
     def parts(self, key: str, upload: str) -> list[Part]:
         """The parts of a multipart upload by number; none where it is no more."""

@@ -19,6 +19,8 @@ from urllib3.exceptions import HTTPError
 from lorry.errors import BlobNotFound, StorageUnavailable
 
 _MISSING = {"404", "NoSuchKey", "NoSuchBucket", "NoSuchUpload", "NotFound"}
+# The second: a shorter object, a marker, came in the place of the bytes.
+_GONE = {"NoSuchKey", "InvalidRange"}
 
 
 def code_of(error: ClientError) -> str:
@@ -42,8 +44,8 @@ def storage() -> Iterator[None]:
     try:
         yield
     except ClientError as error:
-        if code_of(error) == "NoSuchKey" and error.operation_name == "GetObject":
-            raise BlobNotFound("S3 has no such object any more") from error
+        if code_of(error) in _GONE and error.operation_name == "GetObject":
+            raise BlobNotFound("S3 has no such bytes any more") from error
         raise StorageUnavailable(f"S3 refused {error.operation_name}: {code_of(error)}") from error
     # The last two: a number or a date that is none, and a field that an answer must have.
     except (BotoCoreError, ResponseParserError, HTTPError, ValueError, KeyError) as error:

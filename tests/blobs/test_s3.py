@@ -28,7 +28,7 @@ from tests.suites.blob_store_upkeep import UpkeepRules
 from tests.suites.blob_store_uploads import UploadRules
 from tests.support.blobs import Place, blob, feed, flipped, put, read
 from tests.support.cutting_proxy import cutting_proxy
-from tests.support.s3 import S3Server, free_port, s3_place
+from tests.support.s3 import S3Server, free_port, put_object, s3_place
 
 pytestmark = pytest.mark.s3
 
@@ -123,14 +123,6 @@ def test_processes_that_go_on_with_the_same_parts_all_succeed(s3_settings: S3Set
     assert read(second, digest_of(data)) == data
 
 
-def test_the_staging_key_is_empty_after_an_upload(s3_settings: S3Settings, s3_bucket: str) -> None:
-    store = S3Store(s3_bucket, "", s3_settings)
-    digest = put(store, blob(2 * PART_BYTES + 1))
-    assert store._bucket.size_of(f"blobs/sha256/{digest[7:]}") == 2 * PART_BYTES + 1
-    assert store._bucket.size_of(f"uploads/sha256/{digest[7:]}") is None
-    assert store._bucket.uploads(f"uploads/sha256/{digest[7:]}") == []
-
-
 def test_a_body_that_ends_early_is_an_error_never_a_short_read(s3_settings: S3Settings, s3_bucket: str) -> None:
     digest = put(S3Store(s3_bucket, "", s3_settings), blob(5_000_000))
     with cutting_proxy(s3_settings.endpoint, after=2_000_000) as endpoint:
@@ -219,15 +211,16 @@ def test_the_next_part_is_taken_while_one_is_on_its_way(
     assert read(store, digest_of(data)) == data
 
 
-def test_a_staging_object_that_a_process_left_when_it_died_is_swept(s3_settings: S3Settings, s3_bucket: str) -> None:
+def test_what_an_older_release_staged_is_swept(s3_settings: S3Settings, s3_bucket: str) -> None:
     store = S3Store(s3_bucket, "prefix", s3_settings)
     store.probe()
     for key in (f"uploads/team/sha256/{'a' * 64}", f"uploads/sha256/{'b' * 64}", "probe/left"):
-        store._bucket.put(key, bytearray(b"left"), base64.b64encode(hashlib.sha256(b"left").digest()).decode())
+        put_object(store, key, b"left")
+    store._bucket.begin(f"uploads/team/sha256/{'c' * 64}")
     hour = timedelta(hours=1)
     assert store.sweep_uploads(datetime.now(UTC) - hour) == 0
     assert S3Store(s3_bucket, "other", s3_settings).sweep_uploads(datetime.now(UTC) + hour) == 0
-    assert store.sweep_uploads(datetime.now(UTC) + hour) == 3
+    assert store.sweep_uploads(datetime.now(UTC) + hour) == 4
     assert store.sweep_uploads(datetime.now(UTC) + hour) == 0
 
 

@@ -66,6 +66,17 @@ def test_a_listing_with_a_number_or_a_date_that_is_none_is_a_typed_outage(date: 
         list(store.blobs())
 
 
+def test_a_marker_is_one_however_the_server_spells_its_headers() -> None:
+    head = b'HTTP/1.1 200 OK\r\nContent-Length: 0\r\nETag: "e"\r\n'
+    for data, size in (
+        (b"x-amz-meta-lorry-data", b"x-amz-meta-lorry-size"),
+        (b"X-Amz-Meta-Lorry-Data", b"X-Amz-Meta-Lorry-Size"),
+    ):
+        marker = b"%s: data/sha256/%s..b\r\n%s: 5\r\n\r\n" % (data, DIGEST[7:].encode(), size)
+        with answering(head + marker) as store:
+            assert store.open(DIGEST).size == 5
+
+
 @pytest.mark.s3
 def test_a_blob_that_is_damaged_on_its_way_alone_is_not_put_aside(s3_settings: S3Settings, s3_bucket: str) -> None:
     data = blob(100_000)

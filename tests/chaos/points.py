@@ -29,7 +29,7 @@ _CATALOG = "adapter_registry.store.catalog:SqlCatalog"
 _VERSIONS = "adapter_registry.store.versions"
 _STORED = "adapter_registry.service.stored:StoredBlobs"
 _S3 = "adapter_registry.blobs.s3:S3Store"
-_BUCKET = "adapter_registry.blobs.s3_bucket:Bucket"
+_MARKER = "adapter_registry.blobs.s3_places:Marker"
 
 # Of an upload into a folder: what leads to the row.
 FILE_UPLOAD = {
@@ -41,8 +41,9 @@ S3_UPLOAD = {
     "upload.held": Point("adapter_registry.blobs.intake:HeldUpload.finish", behind=False),
     "upload.put": Point(f"{_S3}._put", behind=True),
     "upload.parts-sent": Point("adapter_registry.blobs.s3_upload:PartsUpload.finish", behind=False),
-    "upload.completed": Point(f"{_BUCKET}.complete", behind=True),
-    "upload.copied": Point(f"{_BUCKET}.copy", behind=True),
+    "upload.announced": Point(f"{_MARKER}.__init__", behind=True),
+    "upload.completed": Point("adapter_registry.blobs.s3_parts:PartSender.complete", behind=True),
+    "upload.named": Point(f"{_MARKER}.make", behind=True),
 }
 UPLOAD = {
     "upload.verified": Point("adapter_registry.blobs.intake:Intake.verify", behind=True),

@@ -26,7 +26,7 @@ STEPS_OF_A_PUSH = [
     *(pytest.param("served", point, marks=[*SERVED, pytest.mark.long]) for point in EVERYWHERE),
 ]
 # Points that only a blob of several parts passes.
-LARGE = {"upload.parts-sent", "upload.completed", "upload.copied"}
+LARGE = {"upload.parts-sent", "upload.announced", "upload.completed", "upload.named"}
 STANDING = "standing/adapter"
 
 

@@ -25,6 +25,7 @@ import pytest
 from adapter_registry.blobs.s3 import S3Store
 from adapter_registry.blobs.s3_bucket import S3Settings
 from adapter_registry.blobs.s3_parts import PART_BYTES
+from adapter_registry.blobs.s3_places import locate
 from lorry.errors import StorageUnavailable
 from tests.support import s3_keeper
 from tests.support.blobs import Place, flipped, read
@@ -64,6 +65,11 @@ def wait_until_usable(port: int) -> None:
             time.sleep(0.1)
 
 
+def put_object(store: S3Store, key: str, data: bytes) -> None:
+    """Behind the store's back."""
+    store._bucket.put(key, bytearray(data), base64.b64encode(hashlib.sha256(data).digest()).decode())
+
+
 def s3_place(bucket: str, settings: S3Settings) -> Place:
     """A Place of the blob stores' suite in a bucket."""
 
@@ -72,9 +78,9 @@ def s3_place(bucket: str, settings: S3Settings) -> Place:
 
     def damage(digest: str) -> None:
         store = open_store()
-        wrong = flipped(read(store, digest))
-        sha256 = base64.b64encode(hashlib.sha256(wrong).digest()).decode()
-        store._bucket.put(f"blobs/sha256/{digest[7:]}", bytearray(wrong), sha256)
+        located = locate(store._bucket, digest)
+        assert located is not None
+        put_object(store, located.key, flipped(read(store, digest)))
 
     return Place(open=open_store, granule=PART_BYTES, damage=damage)
 

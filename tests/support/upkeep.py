@@ -20,7 +20,8 @@ import pytest
 from adapter_registry.blobs.filesystem import FileStore
 from adapter_registry.blobs.protocol import BlobStore
 from adapter_registry.blobs.s3 import S3Store
-from adapter_registry.blobs.s3_bucket import S3Settings
+from adapter_registry.blobs.s3_bucket import Bucket, S3Settings
+from adapter_registry.blobs.s3_places import locate
 from adapter_registry.domain.records import NewVersion
 from adapter_registry.service.fsck import Checker
 from adapter_registry.service.garbage import GarbageCollector, Keeping
@@ -68,7 +69,9 @@ def s3_place(bucket: str, url: str, settings: S3Settings) -> Place:
     )
 
     def spoil(digest: str) -> None:
-        key = f"blobs/sha256/{digest.removeprefix('sha256:')}"
+        located = locate(Bucket(bucket, "", settings), digest)
+        assert located is not None
+        key = located.key
         data = client.get_object(Bucket=bucket, Key=key)["Body"].read()
         client.put_object(Bucket=bucket, Key=key, Body=data[:-1] + bytes([data[-1] ^ 1]))
 

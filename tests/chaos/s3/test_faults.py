@@ -18,6 +18,7 @@ from typing import Any
 
 import boto3
 import pytest
+from botocore.exceptions import ClientError
 
 from adapter_registry import app
 from adapter_registry.blobs import s3, s3_parts
@@ -134,7 +135,7 @@ async def aftermath(site: Site, books: Books) -> list[str]:
         wrong += [f"lost: {digest}" for digest in (books.loose | named) - bucket.digests()]
         wrong += [f"lost: {digest}" for digest in await client.find_missing(sorted(books.loose | named))]
         await client.collect_garbage(grace=timedelta())
-    left = {f"registry/blobs/sha256/{digest.removeprefix('sha256:')}" for digest in named} ^ bucket.keys()
+    left = {key for digest in named for key in bucket.keys_of(digest)} ^ bucket.keys()
     return wrong + [f"left over or missing: {key}" for key in left | bucket.uploads()]
 
 
@@ -158,6 +159,15 @@ class Bucket:
     def digests(self) -> set[str]:
         return {f"sha256:{key.rpartition('/')[2]}" for key in self.keys() if "/blobs/" in key}
 
+    def keys_of(self, digest: str) -> list[str]:
+        """Of what makes a blob visible, and of the data that it names, where it is a marker."""
+        key = f"registry/blobs/sha256/{digest.removeprefix('sha256:')}"
+        try:
+            named = self._client.head_object(Bucket=self._name, Key=key)["Metadata"].get("lorry-data")
+        except ClientError:
+            named = None
+        return [key] if named is None else [key, f"registry/{named}"]
+
     def uploads(self) -> set[str]:
         pages = self._client.get_paginator("list_multipart_uploads").paginate(Bucket=self._name)
         return {found["Key"] for page in pages for found in page.get("Uploads", [])}
@@ -166,7 +176,7 @@ class Bucket:
         """Of visible blobs; and whatever is in quarantine, since nothing was damaged in here."""
         wrong = [key for key in self.keys() if "/quarantine/" in key]
         for digest in self.digests():
-            key = f"registry/blobs/sha256/{digest.removeprefix('sha256:')}"
+            key = self.keys_of(digest)[-1]
             body = self._client.get_object(Bucket=self._name, Key=key)["Body"].read()
             if hashlib.sha256(body).hexdigest() != digest.removeprefix("sha256:"):
                 wrong.append(f"corrupt: {key}")

@@ -49,7 +49,8 @@ class HostModule:
 
     def pinned(self, device: torch.device) -> HostModule:
         """The same, its rows where `device` copies them from by itself."""
-        return replace(self, a=pinned(self.a, device), b=pinned(self.b, device))
+        a, b = pinned(self.a, device), pinned(self.b, device)
+        return self if a is self.a else replace(self, a=a, b=b)
 
     def tensors(self) -> Iterator[Tensor]:
         """Everything that takes memory."""
@@ -73,12 +74,12 @@ class LoadedAdapter:
     rows: int = 0
     vocab: int | None = None
     experts: Mapping[str, ExpertLora] = field(default_factory=dict)
+    # Bytes of host memory. Added up once: whoever keeps many asks again and again, and there are hundreds of tensors.
+    nbytes: int = field(init=False)
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of host memory."""
+    def __post_init__(self) -> None:
         products = sum(tensor.nbytes for module in self.modules.values() for tensor in module.tensors())
-        return products + charged_bytes(self.changes, self.experts)
+        object.__setattr__(self, "nbytes", products + charged_bytes(self.changes, self.experts))
 
     @property
     def rank(self) -> int:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from compute_worker.runtime import heartbeat
 from compute_worker.runtime.api import Weighted
 from lorry.errors import VersionNotFound, VersionYanked
 from lorry.format.reference import AdapterName, Reference
@@ -21,6 +22,17 @@ async def test_what_is_loaded_is_told_at_once_and_what_is_gone_no_more(world: Wo
     await eventually(lambda: told(world) == [f"team/one@{one.digest}"])
     await world.runtime.unload("team/one")
     await eventually(lambda: told(world) == [])
+
+
+async def test_loads_in_a_row_share_a_beat(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heartbeat, "_GATHER_SECONDS", 60.0)
+    await eventually(lambda: "toy" in world.registry.leases)
+    for name in ("one", "two", "three"):
+        world.registry.add(name)
+        await world.runtime.load(name)
+    assert told(world) == []
+    world.runtime._held._heartbeat.now()
+    await eventually(lambda: len(told(world)) == 3)
 
 
 async def test_a_default_namespace_is_told_by_name(world: World) -> None:

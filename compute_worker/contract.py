@@ -146,8 +146,8 @@ class HostAdapter(Protocol):
 class AdapterReading(Protocol):
     """An adapter whose tensors come one by one, as they are in its file; a thread at a time."""
 
-    def take(self, tensor: TensorEntry, data: bytearray) -> None:
-        """One tensor, all of it; `data` belongs to the reading now. Slow.
+    def take(self, tensor: TensorEntry, data: memoryview) -> None:
+        """One tensor, all of it; `data` can be written, and belongs to the reading now. Slow.
 
         Raises InvalidAdapter, UnsupportedAdapter, IncompatibleAdapter.
         """
@@ -193,6 +193,9 @@ class Engine(Protocol):
 
         No running step may use these rows. Whatever was there before is gone for good.
         """
+
+    def prepare(self) -> None:
+        """Do what the next adapter, one as large as those before, would wait for; once for each. Any thread."""
 
     def step(self, rows: Sequence[StepRow]) -> list[Computed]:
         """Run one batch; one entry a row, None where nothing was to be drawn or scored. Engine thread only."""

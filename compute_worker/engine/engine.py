@@ -34,6 +34,7 @@ from compute_worker.engine.pool import RankPool
 from compute_worker.engine.reach import reach_of
 from compute_worker.engine.reading import Reading, read_file
 from compute_worker.engine.replaced import unreachable
+from compute_worker.engine.rows import Spare
 from lorry.checkpoint import parts
 from lorry.errors import Internal, InvalidInput, UnsupportedModel
 from lorry.fingerprint import base_facts
@@ -78,6 +79,7 @@ class TransformersEngine:
         self._rows = _pool_rows(budgets, self._reach.row_bytes)
         of_head = next((layer for layer in self._layers.values() if layer.base is head), None)
         self._pool = RankPool(self._layers, self._rows, of_head, self._stored)
+        self._spare = Spare()
         self._executor: Executor
         self._limits: EngineLimits
         self._attend(budgets, measured, expected)
@@ -145,7 +147,7 @@ class TransformersEngine:
 
     def reading(self, facts: AdapterFacts) -> Reading:
         """See Engine."""
-        return Reading(facts, self._base, self._reach)
+        return Reading(facts, self._base, self._reach, self._spare)
 
     def read(self, weights: Path, facts: AdapterFacts) -> LoadedAdapter:
         """An adapter out of a file, for who has it at hand. Raises as the parts of Engine.reading, OSError."""
@@ -166,6 +168,11 @@ class TransformersEngine:
         if not isinstance(adapter, LoadedAdapter):
             raise Internal(f"expected an adapter that this engine read, got {type(adapter).__name__}")
         self._pool.install(adapter, start)
+
+    def prepare(self) -> None:
+        """See Engine."""
+        self._spare.prepare()
+        self._pool.prepare()
 
     def step(self, rows: Sequence[StepRow]) -> list[Computed]:
         """See Engine."""

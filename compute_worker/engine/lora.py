@@ -13,6 +13,7 @@ from torch import Tensor
 
 from compute_worker.engine.host import HostModule, Magnitude
 from compute_worker.engine.linear import AdaptedLinear
+from compute_worker.engine.rows import HostRows
 from compute_worker.engine.tensors import cast, taken
 from lorry.errors import IncompatibleAdapter, InvalidAdapter, UnsupportedAdapter
 from lorry.format.facts import AdaptedModule
@@ -22,17 +23,17 @@ from lorry.format.names import Part, tensor_name, tensor_names
 _NORM_ROWS = 1024
 
 
-def lora(facts: AdaptedModule, target: AdaptedLinear, trained: str | None, tensors: Mapping[str, Tensor]) -> HostModule:
-    """What the pool takes. trained: the tensor of the trained bias, None where the bias is the base's.
+def lora(
+    facts: AdaptedModule, target: AdaptedLinear, trained: str | None, rows: HostRows, tensors: Mapping[str, Tensor]
+) -> HostModule:
+    """What the pool takes, put into `rows`. trained: the tensor of the trained bias, None where the bias is the base's.
 
     Raises InvalidAdapter, IncompatibleAdapter, UnsupportedAdapter.
     """
     names = tensor_names(facts.name)
-    dtype = target.a.dtype
-    a = cast(taken(tensors, names[0], (facts.rank, facts.in_features)), dtype, names[0])
-    # Widened and turned in one copy; what is scaled in float32 is rounded once.
-    b = torch.empty(facts.rank, facts.out_features).copy_(taken(tensors, names[1], (facts.out_features, facts.rank)).T)
-    b = cast(b.mul_(facts.scaling), dtype, names[1])
+    a = rows.put(taken(tensors, names[0], (facts.rank, facts.in_features)), names[0])
+    b = taken(tensors, names[1], (facts.out_features, facts.rank))
+    b = rows.put(b, names[1], facts.scaling, turned=True)
     more = None if trained is None else bias_change(target, taken(tensors, trained, (facts.out_features,)), trained)
     if facts.magnitude:
         if facts.lora_bias:

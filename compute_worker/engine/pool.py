@@ -21,6 +21,7 @@ from compute_worker.engine.experts import ExpertLora
 from compute_worker.engine.host import HostModule, LoadedAdapter, Magnitude
 from compute_worker.engine.layout import Layout, Run, lay_out
 from compute_worker.engine.linear import AdaptedLinear, Term
+from compute_worker.engine.memory import populate
 from lorry.errors import Internal
 
 
@@ -106,6 +107,7 @@ class RankPool:
         self._head = head
         self._rows = rows
         self._residents: dict[int, Resident] = {}
+        self._behind = slice(0, 0)  # the last one that came: where the next most often goes
         self._lock = Lock()
         self._device = self._layers[0].weight.device
         self._costs = CPU_COSTS if self._device.type == "cpu" else GPU_COSTS
@@ -129,6 +131,15 @@ class RankPool:
             resident = self._copy(adapter, start, end)
         with self._lock:
             self._residents = {**self._residents, start: resident}
+        self._behind = slice(end, end + adapter.rank)
+
+    def prepare(self) -> None:
+        """Get the memory that the next adapter's rows are written to first. Any thread; rows stay as they are."""
+        behind, self._behind = self._behind, slice(0, 0)
+        if self._device.type == "cpu" and behind.start < behind.stop:
+            for layer in self._layers:
+                populate(layer.a[behind])
+                populate(layer.b[behind])
 
     def _copy(self, adapter: LoadedAdapter, start: int, end: int) -> Resident:
         extras = {}

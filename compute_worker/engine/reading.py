@@ -29,6 +29,7 @@ from compute_worker.engine.replaced import (
     tokens,
     unreachable,
 )
+from compute_worker.engine.rows import HostRows, Spare, room_for
 from compute_worker.engine.tensors import DTYPES
 from lorry.errors import IncompatibleAdapter, UnsupportedAdapter
 from lorry.format.base import BaseFacts
@@ -62,21 +63,21 @@ class Reading:
     Raises UnsupportedAdapter, IncompatibleAdapter.
     """
 
-    def __init__(self, facts: AdapterFacts, base: BaseFacts, reach: Reach) -> None:
+    def __init__(self, facts: AdapterFacts, base: BaseFacts, reach: Reach, spare: Spare) -> None:
         refuse(judge(facts, base, claimed=None))
         _check_kinds(facts, reach)
         self._facts = facts
         self._row_bytes = reach.row_bytes
         self._linears = reach.linears
         self._vocab = _vocabulary(facts, reach)
-        self._waiting = list(_groups(facts, reach))
+        self._waiting = list(_groups(facts, reach, _rows(facts, reach, spare)))
         self._owners = {name: group for group in self._waiting for name in group.names}
         self._tensors: dict[str, Tensor] = {}
         self._modules: dict[str, HostModule] = {}
         self._changes: dict[str, list[Change]] = {}
         self._experts: dict[str, ExpertLora] = {}
 
-    def take(self, tensor: TensorEntry, data: bytearray) -> None:
+    def take(self, tensor: TensorEntry, data: memoryview) -> None:
         """See AdapterReading."""
         group = self._owners.get(tensor.name)
         if group is not None and data:
@@ -115,14 +116,22 @@ def read_file(weights: Path, reading: Reading) -> LoadedAdapter:
     """All tensors of a file. Raises InvalidAdapter and what `reading` raises, OSError."""
     data = weights.read_bytes()
     for tensor in parse_header(data[: header_length(data)], len(data)).tensors:
-        reading.take(tensor, bytearray(data[tensor.start : tensor.end]))
+        reading.take(tensor, memoryview(bytearray(data[tensor.start : tensor.end])))
     return reading.finish()
 
 
-def _groups(facts: AdapterFacts, reach: Reach) -> Iterator[_Group]:
+def _rows(facts: AdapterFacts, reach: Reach, spare: Spare) -> HostRows:
+    """Room for A and B of all linears."""
+    dtype = next(iter(reach.linears.values())).a.dtype
+    linears = [module for module in facts.modules if not module.embedding]
+    shapes = [(m.rank, features) for m in linears for features in (m.in_features, m.out_features)]
+    return HostRows(spare.take(room_for(shapes, dtype)), dtype)
+
+
+def _groups(facts: AdapterFacts, reach: Reach, rows: HostRows) -> Iterator[_Group]:
     biases = {bias.name for bias in facts.biases}
     for module in facts.modules:
-        yield _of_embedding(module, reach) if module.embedding else _of_linear(module, reach, biases)
+        yield _of_embedding(module, reach) if module.embedding else _of_linear(module, reach, biases, rows)
     adapted = {module.name for module in facts.modules}
     for bias in facts.biases:
         if bias.name not in adapted:
@@ -137,12 +146,12 @@ def _groups(facts: AdapterFacts, reach: Reach) -> Iterator[_Group]:
         yield _of_experts(name, tuple(experts), reach)
 
 
-def _of_linear(module: AdaptedModule, reach: Reach, biases: set[str]) -> _Group:
+def _of_linear(module: AdaptedModule, reach: Reach, biases: set[str], rows: HostRows) -> _Group:
     if module.name not in reach.linears:
         raise unreachable(module.name)
     trained = tensor_name(module.name, Part.BASE_BIAS) if module.name in biases else None
     names = (*lora_names(module), *([trained] if trained else ()))
-    return _Group.of(module.name, names, partial(lora, module, reach.linears[module.name], trained))
+    return _Group.of(module.name, names, partial(lora, module, reach.linears[module.name], trained, rows))
 
 
 def _of_embedding(module: AdaptedModule, reach: Reach) -> _Group:

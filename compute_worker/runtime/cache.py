@@ -130,7 +130,7 @@ class AdapterCache:
             if entry.start is None and tier is Tier.HOST:
                 await self._host.get(entry)
             elif entry.start is None and entry.host is None:
-                entry.facts = await self._loader.examine(entry.version, entry.facts)
+                entry.facts = await self._loader.examine(entry.version, known=entry.facts is not None)
             self._keep(entry)
             return self._ledger.state(entry)
 

@@ -50,7 +50,7 @@ class HostTier:
     async def _read(self, version: Version) -> HostAdapter:
         with self._ledger.using(version) as entry:
             since = time.monotonic()
-            facts, host = await self._loader.load(version, entry.facts)
+            facts, host = await self._loader.load(version, known=entry.facts is not None)
             self._ledger.tally.loads[Tier.HOST].add(time.monotonic() - since)
             entry.facts, entry.exclusive, entry.rows, entry.vocab = facts, host.exclusive, host.rank, host.vocab
             if self._make_room(host.nbytes):

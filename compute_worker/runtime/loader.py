@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from compute_worker.contract import AdapterReading, AdapterSource, Engine, HostAdapter
 from compute_worker.runtime.disk import DiskCache, Fetch
-from compute_worker.runtime.parsing import Parsing
+from compute_worker.runtime.parsing import Parsing, outlines_on
 from compute_worker.runtime.version import Version
 from lorry.errors import IncompatibleAdapter, VersionNotFound
 from lorry.format.facts import AdapterFacts
@@ -33,35 +33,39 @@ class Loader:
         self._disk = disk
         self._executor = executor
         self._source = source
+        self._outlines = outlines_on(engine.base)
         self._carried: set[str] = set()  # base_ids whose adapters carry over to this worker's base
 
-    async def load(self, version: Version, known: AdapterFacts | None) -> tuple[AdapterFacts, HostAdapter]:
-        """Facts and host tensors. known: the facts, where this digest passed the guard before.
+    async def load(self, version: Version, *, known: bool) -> tuple[AdapterFacts, HostAdapter]:
+        """Facts and host tensors. known: whether this digest passed the guard before.
 
         What comes from the registry is hashed, looked at and parsed while it comes. Raises InvalidAdapter,
         UnsupportedAdapter, and what check_base and DiskCache.hold raise.
         """
+        # Nothing where the last load was some time ago; else it is done while the first bytes are on their way.
+        self._executor.submit(self._engine.prepare)
         return await self._parsed(
-            version, known, self._engine.reading, lambda parsing: (parsing.facts(), parsing.host())
+            version, self._engine.reading, lambda parsing: (parsing.facts(), parsing.host()), known=known
         )
 
-    async def examine(self, version: Version, known: AdapterFacts | None) -> AdapterFacts:
+    async def examine(self, version: Version, *, known: bool) -> AdapterFacts:
         """Facts alone, with the files on disk. Raises as `load`."""
-        return await self._parsed(version, known, None, Parsing.facts)
+        return await self._parsed(version, None, Parsing.facts, known=known)
 
     async def _parsed(
         self,
         version: Version,
-        known: AdapterFacts | None,
         begin: Callable[[AdapterFacts], AdapterReading] | None,
         result: Callable[[Parsing], _T],
+        *,
+        known: bool,
     ) -> _T:
         await self.check_base(version)
         looks: list[Parsing] = []
 
         def look(paths: Sequence[Path]) -> Parsing:
-            base, submit = self._engine.base, self._executor.submit
-            looks.append(Parsing(paths[0], version.weights.size, base, known, begin, submit=submit))
+            size, submit = version.weights.size, self._executor.submit
+            looks.append(Parsing(paths[0], size, self._outlines, begin, known=known, submit=submit))
             return looks[-1]
 
         def finish(weights: Path) -> _T:

@@ -27,6 +27,9 @@ from lorry.errors import CacheBusy, DeviceUnavailable, LorryError
 
 _log = logging.getLogger(__name__)
 
+# From an install to what is prepared for the next: requests that waited for the one come first.
+_CALM_SECONDS = 0.25
+
 
 class Lease:
     """Rows that stay as they are until released. adapters: as the engine takes them. vocab: tokens of the
@@ -91,6 +94,7 @@ class Pool:
         self._served = served
         self._patience = patience
         self._waiting: list[_Ticket] = []  # for rows, in order of arrival
+        self._calm: asyncio.TimerHandle | None = None
 
     @property
     def used(self) -> int:
@@ -149,6 +153,8 @@ class Pool:
         """Wait for what is being installed."""
         installing = [entry.installing for entry in self._ledger.entries.values() if entry.installing]
         await asyncio.gather(*installing, return_exceptions=True)
+        if self._calm is not None:
+            self._calm.cancel()
 
     def _note_use(self, entries: Sequence[Entry]) -> None:
         for entry in entries:
@@ -212,12 +218,19 @@ class Pool:
                 await asyncio.get_running_loop().run_in_executor(self._executor, self._write, host, start)
                 entry.loads += 1
                 self._ledger.tally.loads[Tier.POOL].add(time.monotonic() - since)
+                self._prepare_soon()
             except BaseException:
                 self.drop(entry)
                 raise
             finally:
                 entry.installing = None
                 self.room.notify()
+
+    def _prepare_soon(self) -> None:
+        if self._calm is not None:
+            self._calm.cancel()
+        loop = asyncio.get_running_loop()
+        self._calm = loop.call_later(_CALM_SECONDS, self._executor.submit, self._engine.prepare)
 
     def _write(self, host: HostAdapter, start: int) -> None:
         try:

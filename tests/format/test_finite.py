@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lorry.errors import InvalidAdapter
-from lorry.format.finite import check_finite
-from lorry.format.header import TensorIndex, header_length, parse_header
+from lorry.format.finite import check_finite, check_values
+from lorry.format.header import TensorEntry, TensorIndex, header_length, parse_header
 from tests.support.adapters import Raw, safetensors_bytes
 
 
@@ -96,3 +96,16 @@ def test_memory_stays_small_whatever_the_size_of_a_chunk() -> None:
     tracemalloc.stop()
 
     assert peak < 2 << 20
+
+
+@pytest.mark.parametrize("place", [0, 1, 2, (1 << 18) + 5])
+def test_neighbours_are_looked_at_together_and_the_one_at_fault_is_named(place: int) -> None:
+    values = np.zeros((1 << 18) + 6, "<u2")
+    values[[0, 1, 2, -1]] = 0xFF7F
+    bounds = [("a", 0, 1), ("none", 1, 1), ("b", 1, 3), ("long", 3, len(values))]
+    tensors = [TensorEntry(name, "BF16", (end - begin,), 8 + 2 * begin, 8 + 2 * end) for name, begin, end in bounds]
+    check_values(tensors, values.tobytes())
+    values[place] = 0x7F80
+    name = next(name for name, begin, end in bounds if begin <= place < end)
+    with pytest.raises(InvalidAdapter, match=f"tensor '{name}'"):
+        check_values(tensors, values.tobytes())

@@ -8,15 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compute_worker.runtime.incoming import Incoming, pieces, stamp_of, verify
-from compute_worker.runtime.parsing import Parsing, inspect
+from compute_worker.runtime.parsing import Parsing, inspect, outlines_on
 from lorry.errors import DigestMismatch, IncompatibleAdapter, InvalidAdapter
 from lorry.format.digest import digest_of
 from lorry.format.facts import AdapterFacts
-from lorry.format.header import header_length
+from lorry.format.header import header_length, parse_header
 from lorry.format.manifest import ManifestFile
 from tests.support.adapters import adapter_bytes
 from tests.support.toy_engine import BASE, MODULE, WIDTH, ToyEngine, content_of
-from tests.support.toy_world import World, call
+from tests.support.toy_world import World, call, eventually
 
 CONFIG, WEIGHTS = adapter_bytes({MODULE: (WIDTH, WIDTH, 3)}, seed=1)
 
@@ -82,9 +82,9 @@ def test_a_file_on_disk_is_seen_while_it_is_verified(tmp_path: Path) -> None:
     assert verify(tmp_path / "none", file_of(WEIGHTS), watcher) is None
 
 
-def parsing(tmp_path: Path, engine: ToyEngine, weights: bytes = WEIGHTS, known: AdapterFacts | None = None) -> Parsing:
+def parsing(tmp_path: Path, engine: ToyEngine, weights: bytes = WEIGHTS, *, known: bool = False) -> Parsing:
     (tmp_path / "config").write_bytes(CONFIG)
-    return Parsing(tmp_path / "config", len(weights), BASE, known, engine.reading)
+    return Parsing(tmp_path / "config", len(weights), outlines_on(BASE), engine.reading, known=known)
 
 
 @settings(deadline=None, derandomize=True, max_examples=40)
@@ -114,11 +114,8 @@ def test_what_is_wrong_is_told_at_the_end_and_forgotten_where_it_was_not_the_fil
 
 
 def test_values_are_not_looked_at_again_where_the_digest_is_known(tmp_path: Path) -> None:
-    (tmp_path / "weights").write_bytes(WEIGHTS)
-    known = parsing(tmp_path, ToyEngine())
-    known.take(memoryview(WEIGHTS))
     nan = WEIGHTS[:-4] + b"\xff\xff\xff\x7f"
-    again = parsing(tmp_path, ToyEngine(), known=known.facts())
+    again = parsing(tmp_path, ToyEngine(), known=True)
     again.take(memoryview(nan))
     assert again.host().content == content_of(nan)
 
@@ -137,7 +134,10 @@ def test_no_tensor_is_begun_before_the_guard_has_seen_the_header(tmp_path: Path)
     begun: list[AdapterFacts] = []
     (tmp_path / "config").write_bytes(config)
     made = Parsing(
-        tmp_path / "config", len(weights), BASE, None, lambda facts: begun.append(facts) or engine.reading(facts)
+        tmp_path / "config",
+        len(weights),
+        outlines_on(BASE),
+        lambda facts: begun.append(facts) or engine.reading(facts),
     )
     made.take(memoryview(weights)[: header_length(weights[:8])])
     with pytest.raises(IncompatibleAdapter, match="UNKNOWN_MODULE"):
@@ -162,12 +162,30 @@ async def test_a_load_from_the_registry_never_reads_the_file_that_it_wrote(
     assert (await world.ask(request)).tokens == world.expected(request, (published, 1.0))
 
 
+async def test_what_the_next_adapter_waits_for_is_done_beside_a_load_and_some_time_behind_it(world: World) -> None:
+    world.registry.add("one")
+    await world.runtime.load("one")
+    await eventually(lambda: world.engine.prepared == 2)
+
+
+def test_adapters_that_differ_in_their_values_alone_have_one_outline() -> None:
+    header = WEIGHTS[: header_length(WEIGHTS[:8])]
+    outlines = outlines_on(BASE)
+    facts, runs = outlines(CONFIG, header, len(WEIGHTS))
+    assert [tensor.name for run in runs for tensor in run] == [
+        t.name for t in parse_header(header, len(WEIGHTS)).tensors
+    ]
+    assert outlines(CONFIG, bytes(bytearray(header)), len(WEIGHTS))[0] is facts
+    with pytest.raises(InvalidAdapter):
+        outlines(CONFIG, header, len(WEIGHTS) + 1)
+
+
 async def test_whoever_joins_anothers_transfer_reads_the_file_afterwards(world: World) -> None:
     published = world.registry.add("a")
     gate = world.registry.hold(published)
     version = await world.runtime._held.resolver.version("a", asked_anew=True)
-    examining = asyncio.create_task(world.runtime._held.loader.examine(version, None))
-    loading = asyncio.create_task(world.runtime._held.loader.load(version, None))
+    examining = asyncio.create_task(world.runtime._held.loader.examine(version, known=False))
+    loading = asyncio.create_task(world.runtime._held.loader.load(version, known=False))
     await asyncio.sleep(0.02)
     gate.set()
     facts, host = await loading

@@ -108,7 +108,7 @@ class ToyReading:
         self._facts = facts
         self._values = bytearray()
 
-    def take(self, tensor: TensorEntry, data: bytearray) -> None:
+    def take(self, tensor: TensorEntry, data: memoryview) -> None:
         self._engine._require(tensor.end - tensor.start == len(data), "a tensor came in part")
         self._values += data
 
@@ -141,6 +141,7 @@ class ToyEngine:
         self.steps: list[list[int]] = []  # number of tokens of each row of each step
         self.installs: list[str] = []
         self.reads = 0
+        self.prepared = 0
         self.vocabularies: dict[str, int | None] = {}  # own ones, by content
         self.running = threading.Event()  # cleared: steps wait before they begin
         self.running.set()
@@ -172,6 +173,9 @@ class ToyEngine:
             for row in rows:
                 self._pool[row] = adapter.content
         self.installs.append(adapter.content)
+
+    def prepare(self) -> None:
+        self.prepared += 1
 
     def step(self, rows: Sequence[StepRow]) -> list[Computed]:
         self.running.wait()

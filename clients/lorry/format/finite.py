@@ -6,7 +6,7 @@ where the bytes come from, nor what the tensors mean.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,12 +36,17 @@ def check_finite(index: TensorIndex, chunks: Iterable[bytes | memoryview]) -> No
     scan.finish()
 
 
-def check_values(tensor: TensorEntry, data: bytes | bytearray | memoryview) -> None:
-    """Raise InvalidAdapter where a value of a whole tensor's bytes is NaN or infinite."""
-    width = ITEM_BYTES[tensor.dtype]
+def check_values(tensors: Sequence[TensorEntry], data: bytes | bytearray | memoryview) -> None:
+    """Raise InvalidAdapter where a value is NaN or infinite, naming the tensor.
+
+    tensors: neighbours of one type, `data` their bytes.
+    """
+    dtype, begin = tensors[0].dtype, tensors[0].start
+    width = ITEM_BYTES[dtype]
     bits = np.frombuffer(data, _UNSIGNED[width])
-    for start in range(0, len(bits), _PIECE // width):
-        _check(tensor, bits[start : start + _PIECE // width])
+    if any(_is_endless(dtype, bits[at : at + _PIECE // width]) for at in range(0, len(bits), _PIECE // width)):
+        for tensor in tensors:
+            _check(tensor, bits[(tensor.start - begin) // width : (tensor.end - begin) // width])
 
 
 class _Scan:
@@ -93,6 +98,10 @@ class _Scan:
 
 
 def _check(tensor: TensorEntry, bits: NDArray[Any]) -> None:
-    exponent = bits.dtype.type(_EXPONENT[tensor.dtype])
-    if ((bits & exponent) == exponent).any():
+    if _is_endless(tensor.dtype, bits):
         raise InvalidAdapter(f"tensor {tensor.name[:200]!r}: expected finite values, got NaN or infinity")
+
+
+def _is_endless(dtype: str, bits: NDArray[Any]) -> bool:
+    exponent = bits.dtype.type(_EXPONENT[dtype])
+    return bool((bits & exponent).max(initial=0) == exponent)

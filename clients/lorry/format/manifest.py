@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from dataclasses import fields as dataclass_fields
 from typing import TypeVar
 
 from lorry.errors import InvalidAdapter, InvalidDigest
@@ -70,7 +71,10 @@ class Manifest:
         """Every field by its name, as JSON has them; features where there are any, so that others keep the
         digests of before there were features.
         """
-        fields = asdict(self)
+        # Not asdict of it all: that copies each of hundreds of texts.
+        fields: dict[str, object] = {field.name: getattr(self, field.name) for field in dataclass_fields(self)}
+        fields["files"] = tuple(asdict(file) for file in self.files)
+        fields["recipe"] = None if self.recipe is None else asdict(self.recipe)
         if not self.features:
             del fields["features"]
         return fields

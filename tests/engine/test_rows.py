@@ -1,0 +1,98 @@
+"""An adapter's rows on the host: cast as torch would, side by side, in memory that was got before."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from compute_worker.engine.memory import populate, reserve
+from compute_worker.engine.native import library
+from compute_worker.engine.native.casting import NativeCast
+from compute_worker.engine.rows import HostRows, Spare, room_for, torch_cast
+from lorry.errors import InvalidAdapter
+
+FILES = [torch.float32, torch.float16, torch.bfloat16]
+POOLS = [torch.float32, torch.bfloat16]
+NATIVE = library()
+
+
+def bits(tensor: Tensor) -> Tensor:
+    return tensor.contiguous().view(torch.uint8)
+
+
+@pytest.mark.skipif(NATIVE is None, reason="no native kernels for this CPU")
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("file", FILES)
+def test_the_native_cast_gives_the_bits_that_torch_gives(file: torch.dtype, pool: torch.dtype, *, turned: bool) -> None:
+    assert NATIVE is not None
+    noise = torch.Generator().manual_seed(1)
+    # Every exponent, zeros of both signs, and numbers too small to be normal.
+    numbers = torch.randn(9, 301, generator=noise) * 2.0 ** torch.randint(-30, 12, (9, 301), generator=noise)
+    numbers[0, :3] = torch.tensor([0.0, -0.0, 6e-8])
+    tensor = numbers.to(file)
+    for scale in (1.0, 0.3):
+        native, general = (torch.empty(tensor.T.shape if turned else tensor.shape, dtype=pool) for _ in range(2))
+        assert NativeCast(NATIVE)(tensor, native, scale, turned=turned)
+        assert torch_cast(tensor, general, scale, turned=turned)
+        assert bits(native).equal(bits(general))
+
+
+@pytest.mark.skipif(NATIVE is None, reason="no native kernels for this CPU")
+def test_the_native_cast_widens_every_number_of_16_bits_as_torch_does() -> None:
+    assert NATIVE is not None
+    every = torch.arange(1 << 16, dtype=torch.int32).to(torch.uint16).view(256, 256)
+    for file in FILES[1:]:
+        tensor, native = every.view(file), torch.empty(256, 256)
+        assert not NativeCast(NATIVE)(tensor, native, 1.0, turned=False)
+        number = tensor.isfinite()
+        assert bits(native[number]).equal(bits(tensor.float()[number]))
+        assert native.isfinite().equal(number)
+
+
+@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), 3e38])
+def test_what_is_not_finite_in_the_pools_type_is_refused(wrong: float, pool: torch.dtype) -> None:
+    tensor = torch.ones(4, 8)
+    tensor[3, 7] = wrong
+    rows = HostRows(torch.empty(room_for([(4, 8)], pool), dtype=torch.uint8), pool)
+    with pytest.raises(InvalidAdapter, match="expected values that are finite in"):
+        rows.put(tensor, "a.weight", 2.0)
+
+
+def test_matrices_lie_side_by_side_and_none_on_another() -> None:
+    shapes = [(3, 5), (5, 2), (1, 1)]
+    rows = HostRows(torch.empty(room_for(shapes, torch.float32), dtype=torch.uint8), torch.float32)
+    given = [torch.full(shape, float(number)) for number, shape in enumerate(shapes)]
+    put = [rows.put(tensor, "a", turned=number == 1) for number, tensor in enumerate(given)]
+    assert [tuple(matrix.shape) for matrix in put] == [(3, 5), (2, 5), (1, 1)]
+    for number, matrix in enumerate(put):
+        assert (matrix == number).all()
+
+
+def test_memory_is_got_for_one_as_large_as_the_last_two_and_given_once() -> None:
+    spare = Spare()
+    taken = [spare.take(1 << 20), spare.take(1 << 20)]
+    spare.prepare()
+    ready = spare._ready
+    spare.prepare()
+    taken += [spare.take(1 << 20), spare.take(1 << 20)]
+    assert ready is not None
+    assert taken[2] is ready
+    assert len({tensor.data_ptr() for tensor in taken}) == 4
+
+
+def test_no_memory_is_got_where_sizes_differ() -> None:
+    spare = Spare()
+    for size in (100, 200, 100):
+        assert len(spare.take(size)) == size
+        spare.prepare()
+        assert spare._ready is None
+
+
+def test_memory_that_is_got_keeps_what_it_holds() -> None:
+    tensor = reserve((600, 700), torch.float32, torch.device("cpu"))
+    tensor[3] = 7
+    populate(tensor[2:400])
+    assert tensor.sum() == 7 * 700

@@ -15,13 +15,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Container, Corou
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 from compute_worker.runtime import costs
 from compute_worker.runtime.api import Tier
 from compute_worker.runtime.eviction import Eviction
-from compute_worker.runtime.incoming import Incoming, Look, Nobody, Stamp, pieces, stamp_of, verify
+from compute_worker.runtime.incoming import Expected, Incoming, Look, Nobody, Stamp, copy, stamp_of, verify
 from compute_worker.runtime.tally import Tally
 from compute_worker.runtime.waiting import Signal, SingleFlight, until
 from lorry.errors import CacheBusy, DigestMismatch, RequestTooLarge, StorageUnavailable
@@ -30,7 +31,6 @@ from lorry.format.manifest import ManifestFile
 from lorry.partfile import Sink
 
 _T = TypeVar("_T")
-_NOBODY = Nobody()
 # Sends the file's bytes to the sink, and commits it.
 Fetch = Callable[[ManifestFile, Sink], Awaitable[None]]
 
@@ -106,7 +106,7 @@ class DiskCache:
 
         All of them or none: room is granted at once, so that two who hold a part each cannot wait
         for each other. look: called with the paths once all files but the last are here; sees the bytes
-        of the last while they are hashed, unless somebody else was about to have that done already.
+        of the last while they are hashed, unless another's use has that done already, or they came too soon.
         Raises what `fetch` and `look` raise; DigestMismatch where the bytes are wrong, or
         changed while the block ran (what it read is not to be trusted then); RequestTooLarge (more
         than the budget); CacheBusy (no room for as long as was waited); StorageUnavailable.
@@ -117,12 +117,10 @@ class DiskCache:
         try:
             with _typed():
                 paths = [self._path(file.digest) for file in files]
-                *others, last = unique.values()
-                # One file under both names is no adapter; whoever looks finds that out once it is here.
-                unseen = (others or [last]) if look else unique.values()
-                await asyncio.gather(*(self._ensure(file, fetch, _NOBODY) for file in unseen))
                 if look:
-                    await self._ensure(last, fetch, await self._thread(look, paths))
+                    await self._show(unique.values(), fetch, partial(look, paths))
+                else:
+                    await self._ensure_all(unique.values(), fetch)
             yield paths
             self._check_unchanged(unique)
         finally:
@@ -132,10 +130,10 @@ class DiskCache:
     async def adopt(self, file: ManifestFile, path: Path) -> None:
         """Take a file that was made here into the cache. Raises as `hold`."""
 
-        async def copy(_: ManifestFile, into: Sink) -> None:
-            await self._thread(_copy, path, into)
+        async def fetch(_: ManifestFile, into: Sink) -> None:
+            await self._thread(copy, path, into)
 
-        async with self.hold([file], copy):
+        async with self.hold([file], fetch):
             return
 
     def discard(self, digest: str) -> None:
@@ -219,6 +217,26 @@ class DiskCache:
             self._drop(digest)  # what lies there, if anything, is not what it should be
         self._room.notify()
 
+    async def _show(self, files: Iterable[ManifestFile], fetch: Fetch, look: Callable[[], Look]) -> None:
+        """Have all of the files, and let the last be seen by somebody who needs the others for that."""
+        *others, last = files
+        if self.has(last.digest) or not others:
+            # At the disk's speed. One file under both names is no adapter; whoever looks finds out once it is here.
+            await self._ensure_all(others or [last], fetch)
+            await self._ensure(last, fetch, await self._thread(look))
+            return
+        expected = Expected()
+
+        # Not one after the other: each takes a few round trips before its first byte is here.
+        async def come() -> None:
+            await self._ensure_all(others, fetch)
+            await self._thread(lambda: expected.come(look()))
+
+        await asyncio.gather(come(), self._ensure(last, fetch, expected))
+
+    async def _ensure_all(self, files: Iterable[ManifestFile], fetch: Fetch) -> None:
+        await asyncio.gather(*(self._ensure(file, fetch, Nobody()) for file in files))
+
     async def _ensure(self, file: ManifestFile, fetch: Fetch, look: Look) -> None:
         def begin() -> Coroutine[None, None, None]:
             slot = self._slots[file.digest]
@@ -272,12 +290,6 @@ class DiskCache:
         found = [(f"sha256:{entry.name}", entry.stat()) for entry in os.scandir(self._blobs) if entry.is_file()]
         found.sort(key=lambda item: item[1].st_mtime_ns)
         return [(digest, stat.st_size) for digest, stat in found if is_digest(digest)]
-
-
-def _copy(path: Path, into: Sink) -> None:
-    for piece in pieces(path):
-        into.append(into.position, piece)
-    into.commit()
 
 
 @contextmanager

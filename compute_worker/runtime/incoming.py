@@ -9,14 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Lock
 from typing import Protocol
 
 from lorry.errors import DigestMismatch
 from lorry.format.digest import Hasher
 from lorry.format.manifest import ManifestFile
+from lorry.partfile import Sink
 
 # One read; large enough that the call costs nothing beside the hashing, small enough to stay in a core's cache.
 _CHUNK = 1 << 18
+# Of a file that came before its looker: the configuration beside it is there within a few round trips.
+_KEPT_BYTES = 4 << 20
 
 # Inode, size and time of change: the same stamp means the same bytes, as far as a file system tells.
 Stamp = tuple[int, int, int]
@@ -42,6 +46,51 @@ class Nobody:
         """See Look."""
 
 
+class Expected:
+    """A Look in the place of one that is yet to come: the first bytes are kept for it.
+
+    Where more than these came before it, it sees nothing, and has to look at the file itself.
+    """
+
+    def __init__(self) -> None:
+        self._look: Look | None = None
+        self._turn = Lock()  # bytes come in one thread, the looker in another
+        self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        self._kept: list[bytes] = []
+        self._room = _KEPT_BYTES
+
+    def take(self, data: memoryview) -> None:
+        """See Look."""
+        with self._turn:
+            if self._room < 0:
+                return
+            if self._look is not None:
+                self._look.take(data)
+                return
+            self._room -= len(data)
+            if self._room < 0:
+                self._kept.clear()
+            else:
+                self._kept.append(bytes(data))
+
+    def restart(self) -> None:
+        """See Look."""
+        with self._turn:
+            self._begin_anew()
+            if self._look is not None:
+                self._look.restart()
+
+    def come(self, look: Look) -> None:
+        """Here it is."""
+        with self._turn:
+            for piece in self._kept:
+                look.take(memoryview(piece))
+            self._kept.clear()
+            self._look = look
+
+
 class Incoming:
     """A sink for the bytes of `file`, which it writes to `path`. stamp: of the file once it was committed."""
 
@@ -63,8 +112,8 @@ class Incoming:
                 f"{self._name}: expected bytes at {self.position} of {self.size}, got {len(data)} bytes at {offset}"
             )
         view = memoryview(data)
+        self._look.take(view)  # first: what it sees is worked on while the rest is done here
         self._hasher.update(view)
-        self._look.take(view)
         self._write(view)
         self.position += len(view)
 
@@ -122,3 +171,10 @@ def pieces(path: Path) -> Iterator[memoryview]:
     with path.open("rb", buffering=0) as opened:
         while count := opened.readinto(buffer):
             yield buffer[:count]
+
+
+def copy(path: Path, into: Sink) -> None:
+    """Send a file to a sink, and commit it. Raises OSError, DigestMismatch."""
+    for piece in pieces(path):
+        into.append(into.position, piece)
+    into.commit()

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compute_worker.runtime.incoming import Incoming, pieces, stamp_of, verify
+from compute_worker.runtime.incoming import Expected, Incoming, pieces, stamp_of, verify
 from compute_worker.runtime.parsing import Parsing, inspect, outlines_on
 from lorry.errors import DigestMismatch, IncompatibleAdapter, InvalidAdapter
+from lorry.format.bundle import CONFIG_NAME
 from lorry.format.digest import digest_of
 from lorry.format.facts import AdapterFacts
 from lorry.format.header import header_length, parse_header
@@ -82,6 +83,37 @@ def test_a_file_on_disk_is_seen_while_it_is_verified(tmp_path: Path) -> None:
     assert verify(tmp_path / "none", file_of(WEIGHTS), watcher) is None
 
 
+def test_who_comes_later_sees_what_was_there_before() -> None:
+    expected, watcher = Expected(), Watcher()
+    expected.take(memoryview(b"some "))
+    expected.come(watcher)
+    expected.take(memoryview(b"bytes"))
+    assert (watcher.seen, watcher.restarts) == (b"some bytes", 0)
+
+
+def test_what_came_before_a_restart_is_not_seen() -> None:
+    expected, watcher = Expected(), Watcher()
+    expected.take(memoryview(b"wrong"))
+    expected.restart()
+    expected.take(memoryview(b"ri"))
+    expected.come(watcher)
+    expected.restart()
+    expected.take(memoryview(b"right"))
+    assert (watcher.seen, watcher.restarts) == (b"right", 1)
+
+
+def test_who_comes_too_late_sees_nothing_but_what_is_sent_again() -> None:
+    expected, watcher, piece = Expected(), Watcher(), memoryview(bytes(1 << 20))
+    for _ in range(5):
+        expected.take(piece)
+    expected.come(watcher)
+    expected.take(piece)
+    assert watcher.seen == b""
+    expected.restart()
+    expected.take(memoryview(b"again"))
+    assert watcher.seen == b"again"
+
+
 def parsing(tmp_path: Path, engine: ToyEngine, weights: bytes = WEIGHTS, *, known: bool = False) -> Parsing:
     (tmp_path / "config").write_bytes(CONFIG)
     return Parsing(tmp_path / "config", len(weights), outlines_on(BASE), engine.reading, known=known)
@@ -118,6 +150,18 @@ def test_values_are_not_looked_at_again_where_the_digest_is_known(tmp_path: Path
     again = parsing(tmp_path, ToyEngine(), known=True)
     again.take(memoryview(nan))
     assert again.host().content == content_of(nan)
+
+
+async def test_weights_are_on_their_way_while_the_configuration_is(world: World) -> None:
+    published = world.registry.add("a")
+    config = next(file for file in published.manifest.files if file.name == CONFIG_NAME)
+    world.registry.held[config.digest] = gate = asyncio.Event()
+    loading = asyncio.create_task(world.runtime.load("a"))
+    await eventually(lambda: world.registry.fetched[world.registry.weights(published).digest] == 1)
+    await asyncio.sleep(0.02)
+    assert world.engine.reads == 0
+    gate.set()
+    assert (await loading).rank == 2
 
 
 @pytest.mark.parametrize("end", [4, 20, -1])

@@ -19,7 +19,7 @@ from lorry.format.reference import Reference, parse_reference
 
 DEFAULT = "default"
 # Revisions that a route remembers. A state takes some hundred bytes on disk, and all of them are written anew
-# with each change: 50 are the switches of a fortnight, and take a fraction of a millisecond.
+# after as many changes: 50 are the switches of a fortnight, and take a millisecond.
 KEPT = 50
 
 # A selection for each branch.

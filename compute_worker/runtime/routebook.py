@@ -1,7 +1,8 @@
-"""The routes on disk: a small file each, replaced as a whole, so that a restarted worker has them again.
+"""The routes on disk: a small file each, so that a restarted worker has them again.
 
-Owns the files' form: the revisions of a route that are kept. What cannot be read, or was written for
-another base, is as good as not there. Does not know what a route is for, nor how its adapters come back.
+Owns the files' form: a line with the revisions of a route that are kept, and one for each that came later,
+until the file is replaced as a whole. What cannot be read, or was written for another base, is as good as
+not there. Does not know what a route is for, nor how its adapters come back.
 """
 
 from __future__ import annotations
@@ -10,11 +11,13 @@ import json
 import logging
 from collections.abc import Sequence
 from datetime import datetime
+from os import SEEK_END
 from pathlib import Path
 from typing import Any
 
 from compute_worker.runtime.api import Branch, Resolved, RouteChange, RouteState
 from compute_worker.runtime.files import write_whole
+from compute_worker.runtime.route import KEPT
 from lorry.errors import LorryError, StorageUnavailable
 from lorry.format.reference import check_name, parse_reference
 
@@ -29,9 +32,32 @@ class RouteBook:
     def __init__(self, folder: Path, base_id: str) -> None:
         self._folder = folder
         self._base_id = base_id
+        # Of the files that were written since the start: the last revision, and how many lines are behind the first.
+        self._ends: dict[str, tuple[RouteState, int]] = {}
 
     def write(self, history: Sequence[RouteState]) -> None:
-        """Put the revisions of a route, one at least, in the place of those before. Raises StorageUnavailable."""
+        """Keep the revisions of a route, one at least, oldest first. Raises StorageUnavailable."""
+        last, before = history[-1], history[-2:-1]
+        # Forgotten first: a file that could not be written ends with nobody knows what.
+        end, lines = self._ends.pop(last.name, (None, 0))
+        if before != (end,) or lines == KEPT or not self._add(last):
+            self._replace(history)
+            lines = -1
+        self._ends[last.name] = last, lines + 1
+
+    def _add(self, state: RouteState) -> bool:
+        """One more line; False where the file is not there any more."""
+        try:
+            with self._file(state.name).open("r+b") as file:
+                file.seek(0, SEEK_END)
+                file.write(b"\n" + json.dumps(_written(state)).encode())
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise _unavailable(error) from error
+        return True
+
+    def _replace(self, history: Sequence[RouteState]) -> None:
         said = {"base_id": self._base_id, "history": [_written(state) for state in history]}
         try:
             self._folder.mkdir(exist_ok=True)
@@ -42,6 +68,7 @@ class RouteBook:
     def remove(self, name: str) -> None:
         """Have a route no more. Raises StorageUnavailable."""
         try:
+            self._ends.pop(name, None)
             self._file(name).unlink(missing_ok=True)
         except OSError as error:
             raise _unavailable(error) from error
@@ -51,13 +78,17 @@ class RouteBook:
         return [history for path in sorted(self._folder.glob("*.json")) if (history := self._read(path))]
 
     def _read(self, path: Path) -> _History:
+        history: _History = ()
         try:
-            said = json.loads(path.read_bytes())
-            name = check_name(path.stem, "route")
-            return tuple(_state(name, s) for s in said["history"]) if said["base_id"] == self._base_id else ()
+            first, *later = path.read_bytes().splitlines() or [b""]
+            said, name = json.loads(first), check_name(path.stem, "route")
+            if said["base_id"] == self._base_id:
+                history = tuple(_state(name, state) for state in said["history"])
+                for line in later:
+                    history += (_state(name, json.loads(line)),)
         except (OSError, ValueError, TypeError, KeyError, LorryError) as error:
-            _log.warning("the route in %s cannot be read, and is gone: %s", path, error)
-            return ()
+            _log.warning("of the route in %s no more than %d revisions can be read: %s", path, len(history), error)
+        return history[-KEPT:]
 
     def _file(self, name: str) -> Path:
         return self._folder / f"{name}.json"  # a route's name is letters, digits and -_. between two of these

@@ -8,7 +8,14 @@ import pytest
 from compute_worker.runtime.api import RouteChange, RouteTarget, Weighted
 from compute_worker.runtime.rights import Permission, Rights, acting
 from compute_worker.runtime.route import KEPT
-from lorry.errors import InvalidInput, NoEarlierVersion, RevisionConflict, RouteNotFound, VersionNotFound
+from lorry.errors import (
+    InvalidInput,
+    NoEarlierVersion,
+    RevisionConflict,
+    RouteNotFound,
+    StorageUnavailable,
+    VersionNotFound,
+)
 from tests.support.toy_registry import ToyRegistry
 from tests.support.toy_world import World, call, eventually, running
 
@@ -109,6 +116,59 @@ async def test_history_outlives_the_worker(tmp_path: Path) -> None:
     async with running(tmp_path, registry=registry) as world:
         assert world.runtime.route_history("news") == before
         assert (await world.runtime.rollback("news", 1, 2)).revision == 3
+
+
+@pytest.mark.parametrize("changes", [2, KEPT + 1, KEPT + 2, 2 * KEPT + 3])
+async def test_as_much_of_the_history_is_on_disk_as_in_memory(tmp_path: Path, changes: int) -> None:
+    async with running(tmp_path) as world:
+        for _ in range(changes):
+            await world.switch("news", (), None)
+        before = world.runtime.route_history("news")
+    async with running(tmp_path) as world:
+        assert world.runtime.route_history("news") == before
+
+
+async def test_a_revision_that_was_cut_off_on_disk_is_forgotten_and_those_before_and_behind_are_not(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "routes" / "news.json"
+    async with running(tmp_path) as world:
+        for _ in range(4):
+            await world.switch("news", (), None)
+    file.write_bytes(file.read_bytes()[:-7])
+    async with running(tmp_path) as world:
+        assert [revision for revision, *_ in shown(world)] == [1, 2, 3]
+        for _ in range(2):
+            await world.switch("news", (), None)
+        before = world.runtime.route_history("news")
+    async with running(tmp_path) as world:
+        assert world.runtime.route_history("news") == before
+
+
+async def test_a_file_that_is_gone_is_written_again_with_the_next_change(tmp_path: Path) -> None:
+    async with running(tmp_path) as world:
+        await world.switch("news", (), None)
+        (tmp_path / "routes" / "news.json").unlink()
+        await world.switch("news", (), None)
+    async with running(tmp_path) as world:
+        assert [revision for revision, *_ in shown(world)] == [1, 2]
+
+
+async def test_a_change_that_could_not_be_written_is_none_and_the_next_one_is(tmp_path: Path) -> None:
+    file = tmp_path / "routes" / "news.json"
+    async with running(tmp_path) as world:
+        await world.switch("news", (), None)
+        kept = file.read_bytes()
+        file.unlink()
+        file.mkdir()
+        with pytest.raises(StorageUnavailable):
+            await world.switch("news", (), None)
+        assert world.runtime.route("news").revision == 1
+        file.rmdir()
+        file.write_bytes(kept + b"\n{half of a")
+        await world.switch("news", (), None)
+    async with running(tmp_path) as world:
+        assert [revision for revision, *_ in shown(world)] == [1, 2]
 
 
 async def test_a_route_that_was_removed_is_gone_and_begins_anew(tmp_path: Path) -> None:

@@ -49,11 +49,14 @@ async def behind(work: Callable[[T], Coroutine[Any, Any, None]], items: AsyncIte
 
 
 async def ended(outcome: asyncio.Future[T]) -> None:
-    """Wait for its end, whatever that is, also where the caller is cancelled meanwhile."""
+    """Wait for its end, whatever that is, also where the caller is cancelled meanwhile: then it is so behind that."""
+    cancelled: asyncio.CancelledError | None = None
     while not outcome.done():
         try:
             await asyncio.wait([outcome])
-        except asyncio.CancelledError:
-            continue  # cancelled again: the job still runs
+        except asyncio.CancelledError as error:
+            cancelled = error
     if not outcome.cancelled():
         outcome.exception()  # seen: nobody else will ask for it
+    if cancelled is not None:
+        raise cancelled

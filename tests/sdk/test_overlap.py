@@ -6,7 +6,7 @@ from contextlib import aclosing
 
 import pytest
 
-from lorry.overlap import ahead, behind
+from lorry.overlap import ahead, behind, ended
 
 
 async def numbers(count: int, end: Exception | None = None) -> AsyncIterator[int]:
@@ -102,3 +102,23 @@ async def test_work_that_runs_is_waited_for_when_the_caller_is_cancelled() -> No
     with pytest.raises(asyncio.CancelledError):
         await task
     assert done == [0]
+
+
+async def test_whoever_is_cancelled_while_it_waits_for_an_end_is_cancelled_behind_it() -> None:
+    outcome: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    said = []
+
+    async def wait() -> None:
+        await ended(outcome)
+        said.append("goes on")
+
+    waiting = asyncio.create_task(wait())
+    for _ in range(2):
+        await asyncio.sleep(0)
+        waiting.cancel()
+    await asyncio.sleep(0.01)
+    assert not waiting.done()
+    outcome.set_result(None)
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert said == []

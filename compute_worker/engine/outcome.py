@@ -30,9 +30,8 @@ def outcome(rows: Sequence[StepRow], kept_rows: Sequence[int], needed: Sequence[
     draws: dict[int, list[Drawn]] = defaultdict(list)
     owners = [kept_rows[index] for index in needed]
     drawing = [line for line, row in enumerate(owners) if not rows[row].targets]
-    places = [index - kept_rows.index(row) for index, row in zip(needed, owners, strict=True)]
     for lines, logits in _by_width(drawing, scores):
-        asking = [_behind(rows[owners[line]], places[line]) for line in lines]
+        asking = [_behind(rows[owners[line]], needed[line] - kept_rows.index(owners[line])) for line in lines]
         for line, drawn in zip(lines, draw(logits, asking), strict=True):
             draws[owners[line]].append(drawn)
     for row, group in groupby(range(len(owners)), owners.__getitem__):

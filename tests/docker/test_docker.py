@@ -23,8 +23,8 @@ ROOT = Path(__file__).parents[2]
 COMPOSE = yaml.safe_load((ROOT / "docker" / "compose.yaml").read_text())
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 SETTINGS = {"registry": RegistrySettings, "worker": WorkerSettings}
-# Of other programs and libraries in our images.
-FOREIGN = {"PATH", "PYTHONUNBUFFERED", "HF_HOME", "MALLOC_ARENA_MAX"}
+# Of other programs in our images.
+FOREIGN = {"PATH", "PYTHONUNBUFFERED", "HF_HOME"}
 OURS = ["migrate", "registry", "worker"]
 
 

@@ -79,8 +79,10 @@ def test_many_uploads_at_once_have_two_buffers_each_beside_those_that_they_share
     sender = a_sender(bucket, lender)
     with ThreadPoolExecutor(1) as filling:
         done = filling.submit(fill, sender, 3)
-        wait_for(bucket, 1)
-        assert (bucket.arrived, done.done()) == ([1], False)
+        wait_for(bucket, 2)
+        with pytest.raises(TimeoutError):  # a third buffer would take the rest within milliseconds
+            done.result(0.3)
+        assert sorted(bucket.arrived) == [1, 2]
         bucket.answering.set()
         done.result()
     sender.close()

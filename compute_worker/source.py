@@ -13,7 +13,14 @@ from pathlib import Path
 
 from compute_worker.contract import CatalogEvent, Change, Publication, PublishedAdapter, Renewed
 from compute_worker.runtime.callers import Granted
-from lorry.errors import BaseNotFound, DeadlineExceeded, DigestMismatch, RegistryUnavailable, Unavailable
+from lorry.errors import (
+    BaseNotFound,
+    DeadlineExceeded,
+    DigestMismatch,
+    IncompatibleAdapter,
+    RegistryUnavailable,
+    Unavailable,
+)
 from lorry.format.manifest import ManifestFile
 from lorry.partfile import Sink
 from lorry.registry import RegistryClient
@@ -65,14 +72,15 @@ class RegistrySource:
             )
         return _published(version)
 
-    async def fits(self, reference: str, base_id: str) -> bool:
+    async def check_fit(self, reference: str, base_id: str) -> None:
         """See AdapterSource."""
         with _reachable(self._client.address):
             try:
-                verdict = await self._client.within(RESOLVE_SECONDS).check_compatibility(reference, base_id)
-            except BaseNotFound:
-                return False
-        return verdict.compatible
+                await self._client.within(RESOLVE_SECONDS).demand_compatible(reference, base_id)
+            except BaseNotFound as error:
+                raise IncompatibleAdapter(
+                    f"{reference} was published for another base, and the registry knows none of {base_id}"
+                ) from error
 
     async def listen(self, token: str) -> AsyncGenerator[CatalogEvent, None]:
         """See AdapterSource."""

@@ -13,8 +13,9 @@ from typing import Unpack
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from lorry.connection import Connection, received
+from lorry.errors import IncompatibleAdapter
 from lorry.format.base import BaseFacts
-from lorry.format.compatibility import CarryOver
+from lorry.format.compatibility import CarryOver, refuse
 from lorry.format.manifest import ManifestFile, Recipe
 from lorry.recipe import WrittenRecipe, written
 from lorry.rpc.calls import translated
@@ -244,6 +245,13 @@ class CatalogCalls(Connection):
         else:
             request.outline.CopyFrom(subject)
         return await self._call(self._catalog.CheckCompatibility, request)
+
+    async def demand_compatible(self, subject: str | pb.AdapterOutline, base: str) -> None:
+        """As `check_compatibility`: raise IncompatibleAdapter, with every reason, where the verdict is no."""
+        verdict = await self.check_compatibility(subject, base)
+        refuse(verdict.findings, base)
+        if not verdict.compatible:
+            raise IncompatibleAdapter(f"the registry says that the adapter does not fit {base}, and gives no reason")
 
     def verdicts(self, reference: str) -> AsyncIterator[pb.Verdict]:
         """The verdict on a published version for each registered base, by name. Raises VersionNotFound."""

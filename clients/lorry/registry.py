@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Unpack
 from lorry.access import AccessCalls
 from lorry.admin import AdminCalls
 from lorry.blobs import BlobCalls, Progress, silent
-from lorry.errors import Conflict, IncompatibleAdapter, MissingBlobs
+from lorry.errors import Conflict, MissingBlobs
 from lorry.format.bundle import WEIGHTS_NAME, Bundle, check_bundle, check_names
 from lorry.format.digest import digest_of_file
 from lorry.format.manifest import Manifest, ManifestFile, Recipe
@@ -72,7 +72,7 @@ class RegistryClient(SignatureCalls, BlobCalls, AdminCalls, AccessCalls):
         if parents is None:
             parents = await asyncio.to_thread(_parents, directory, bundle)
         if judged := base or bundle.facts.base_name:
-            _demand(await self.check_compatibility(outline(bundle), judged), judged)
+            await self.demand_compatible(outline(bundle), judged)
         target = parse_adapter_name(adapter)
         manifest = await self._manifest_to_be(bundle, base, parents, recipe) if key else None
         create = partial(
@@ -144,12 +144,6 @@ def outline(bundle: Bundle) -> AdapterOutline:
     """All that a bundle's compatibility depends on: a few KB, whatever the weights' size."""
     weights = next(file for file in bundle.files if file.name == WEIGHTS_NAME)
     return AdapterOutline(config_json=bundle.config, safetensors_header=bundle.header, weights_size_bytes=weights.size)
-
-
-def _demand(verdict: CheckCompatibilityResponse, base: str) -> None:
-    if not verdict.compatible:
-        reasons = [f"{finding.code}: {finding.message}" for finding in verdict.findings if not finding.warning]
-        raise IncompatibleAdapter(f"the adapter does not fit {base}: {'; '.join(reasons)}")
 
 
 def _parents(directory: Path, bundle: Bundle) -> list[str]:

@@ -17,7 +17,7 @@ from compute_worker.contract import AdapterReading, AdapterSource, Engine, HostA
 from compute_worker.runtime.disk import DiskCache, Fetch
 from compute_worker.runtime.parsing import Parsing, outlines_on
 from compute_worker.runtime.version import Version
-from lorry.errors import IncompatibleAdapter, VersionNotFound
+from lorry.errors import VersionNotFound
 from lorry.format.facts import AdapterFacts
 from lorry.format.manifest import ManifestFile
 from lorry.partfile import Sink
@@ -76,8 +76,8 @@ class Loader:
             return await asyncio.get_running_loop().run_in_executor(self._executor, finish, paths[-1])
 
     async def check_base(self, version: Version) -> None:
-        """Raise IncompatibleAdapter where the version was published for another base, unless the
-        registry says that it carries over to this one; RegistryUnavailable where it cannot be asked.
+        """Raise IncompatibleAdapter where the version was published for another base and the registry
+        says that it does not carry over to this one; RegistryUnavailable where it cannot be asked.
 
         A yes is remembered until a family changes: it depends on the two bases alone, and shapes are
         judged here each time.
@@ -85,10 +85,7 @@ class Loader:
         made_for, base_id = version.manifest.base_id, self._engine.base.base_id
         if made_for == base_id or made_for in self._carried:
             return
-        if not await self._source.fits(version.reference, base_id):
-            raise IncompatibleAdapter(
-                f"BASE_MISMATCH: the adapter was published for base {made_for}, this worker serves {base_id}"
-            )
+        await self._source.check_fit(version.reference, base_id)
         self._carried.add(made_for)
 
     def forget_families(self) -> None:

@@ -52,7 +52,7 @@ def test_adapters_of_the_plain_base_are_served_on_it_where_it_says_so(
     assert registered["derived_from"] == tiny_base().base_id
     assert "tiny-int8: not compatible\n  reason QUANTIZATION_MISMATCH: " in lorry("check", ADAPTER).out
     with blocking(running_worker(tmp_path / "worker", int8, address)) as serving:
-        with pytest.raises(IncompatibleAdapter, match="BASE_MISMATCH"):
+        with pytest.raises(IncompatibleAdapter, match="QUANTIZATION_MISMATCH: trained on weights quantised as none"):
             sync._wait(_asked(serving))
         lorry("base", "update", "tiny-int8", "--carry-over", "warn")
         given = sync._wait(_asked(serving))

@@ -22,6 +22,7 @@ from compute_worker.contract import Publication, PublishedAdapter
 from lorry.errors import (
     AdapterNotFound,
     AliasNotFound,
+    IncompatibleAdapter,
     InvalidCombination,
     VersionNotFound,
     VersionYanked,
@@ -170,10 +171,12 @@ class ToyRegistry(ToyEvents):
         manifest = build_manifest(bundle.files, bundle.facts, publication.base_id, parents, recipe)
         return self._publish(publication.adapter, manifest)
 
-    async def fits(self, reference: str, base_id: str) -> bool:
+    async def check_fit(self, reference: str, base_id: str) -> None:
         self.check_up()
         self.asked[reference] += 1
-        return ((await self.resolve(reference)).manifest.base_id, base_id) in self.carried
+        made_for = (await self.resolve(reference)).manifest.base_id
+        if (made_for, base_id) not in self.carried:
+            raise IncompatibleAdapter(f"BASE_MISMATCH: {reference} was published for base {made_for}, not {base_id}")
 
     def hold(self, published: PublishedAdapter) -> asyncio.Event:
         """Hold the transfer of its weights back until the event is set."""

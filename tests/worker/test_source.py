@@ -13,6 +13,7 @@ from lorry.errors import (
     AdapterNotFound,
     BlobNotFound,
     Draining,
+    IncompatibleAdapter,
     LorryError,
     RegistryUnavailable,
     StorageUnavailable,
@@ -86,11 +87,14 @@ async def test_the_registrys_verdict_says_whether_a_version_fits(tmp_path: Path)
         family = {"derived_from": BASE.base_id, "carry_over": CarryOver.WARN}
         await client.register_base_model("variant", variant, **family)
         await client.push(write_adapter(tmp_path / "adapter"), "pirate")
-        fits = {base.base_id: await RegistrySource(client).fits("pirate", base.base_id) for base in (BASE, variant)}
-        assert fits == {BASE.base_id: True, variant.base_id: True}
+        for base in (BASE, variant):
+            await RegistrySource(client).check_fit("pirate", base.base_id)
         await client.update_base_model("variant", carry_over=CarryOver.REFUSE)
-        assert not await RegistrySource(client).fits("pirate", variant.base_id)
-        assert not await RegistrySource(client).fits("pirate", stranger.base_id)  # not registered
+        with pytest.raises(IncompatibleAdapter, match=f"BASE_MISMATCH: trained on {BASE.base_id}") as refused:
+            await RegistrySource(client).check_fit("pirate", variant.base_id)
+        assert refused.value.metadata["findings"] == "BASE_MISMATCH"
+        with pytest.raises(IncompatibleAdapter, match=f"knows none of {stranger.base_id}"):
+            await RegistrySource(client).check_fit("pirate", stranger.base_id)
 
 
 async def test_a_file_is_committed_whole_or_not_at_all(

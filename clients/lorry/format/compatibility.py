@@ -6,8 +6,9 @@ alone. Does not know which base a name means (the caller looks it up), nor where
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from enum import StrEnum
+from typing import Protocol
 
 from lorry.errors import IncompatibleAdapter
 from lorry.format.base import BaseFacts
@@ -48,7 +49,23 @@ def judge(
     return (*_identity(facts, base, claimed, carry_over, by_name=by_name), *misfits(facts, base))
 
 
-def refuse(findings: Sequence[Finding]) -> None:
+class Told(Protocol):
+    """A Finding, or the message that carries one: its code may be of a newer release than this."""
+
+    @property
+    def code(self) -> str:
+        """One of Code, as far as this release knows."""
+
+    @property
+    def message(self) -> str:
+        """In words."""
+
+    @property
+    def warning(self) -> bool:
+        """Whether it is a remark."""
+
+
+def refuse(findings: Iterable[Told], base: str = "the base") -> None:
     """Raise IncompatibleAdapter with every reason (the first 20 in words) where one is no warning."""
     reasons = [finding for finding in findings if not finding.warning]
     if not reasons:
@@ -57,7 +74,7 @@ def refuse(findings: Sequence[Finding]) -> None:
     if len(reasons) > _TOLD:
         told.append(f"and {len(reasons) - _TOLD} more")
     codes = ",".join(sorted({finding.code for finding in reasons}))
-    raise IncompatibleAdapter("the adapter does not fit the base: " + "; ".join(told), findings=codes)
+    raise IncompatibleAdapter(f"the adapter does not fit {base}: {'; '.join(told)}", findings=codes)
 
 
 def _identity(

@@ -29,6 +29,7 @@ from compute_worker.engine.hooked import HookedExecutor, wrap
 from compute_worker.engine.host import LoadedAdapter
 from compute_worker.engine.kv import KvCache, block_bytes
 from compute_worker.engine.layout import lay_out
+from compute_worker.engine.memory import give_back
 from compute_worker.engine.outcome import needs_logits, outcome
 from compute_worker.engine.pool import RankPool
 from compute_worker.engine.reach import reach_of
@@ -173,6 +174,10 @@ class TransformersEngine:
         """See Engine."""
         self._spare.prepare()
         self._pool.prepare()
+
+    def tidy(self) -> None:
+        """See Engine."""
+        give_back()
 
     def step(self, rows: Sequence[StepRow]) -> list[Computed]:
         """See Engine."""

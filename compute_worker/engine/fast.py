@@ -53,6 +53,18 @@ class _Room:
     out: Tensor
 
 
+# Products of a layer behind its attention, and the head: what they make of a token is needed where it is kept alone.
+_TAIL = 4
+
+
+@dataclass(frozen=True, slots=True)
+class _Programs:
+    """body: up to the last layer's attention, of all tokens; tail: behind it, of the kept ones."""
+
+    body: Program
+    tail: Program
+
+
 class FastExecutor:
     """Executor over the parts of a model on the CPU. general: for steps that change more than products and ends."""
 
@@ -65,8 +77,8 @@ class FastExecutor:
         self._general = general
         self._changing = Changing(pool)
         self._head = pool.head[0]
-        self._grouping = Grouping(pool, [*parts.products(), parts.head])
-        self._room, self._program = self._prepare(1)
+        self._grouping = Grouping(pool, [*parts.products(), parts.head], _TAIL)
+        self._room, self._programs = self._prepare(1)
 
     @torch.inference_mode()
     def run(self, layout: Layout, needed: Sequence[int]) -> Scores:
@@ -75,7 +87,7 @@ class FastExecutor:
         if not changes.uses.keys() <= {self._parts.entry, self._head}:
             return self._general.run(layout, needed)
         additions = self._grouping.of(layout)
-        kept = self._forward(layout, additions, changes.uses.get(self._parts.entry, ()))[layout.kept]
+        kept = self._forward(layout, additions, changes.uses.get(self._parts.entry, ()))
         at_head = changes.uses.get(self._head or "", ())
         if additions.products[-1] or at_head:
             logits = self._all_logits(kept, additions, at_head)
@@ -83,11 +95,11 @@ class FastExecutor:
         return Scores(self._logits(kept[list(needed)], None), self._best(kept[others(layout, needed)]))
 
     def _forward(self, layout: Layout, additions: Additions, at_entry: Sequence[Use[Change]]) -> Tensor:
-        """The normed output [tokens, size] of the last layer."""
+        """The normed output of the last layer for the kept tokens, [kept, size]."""
         tokens = len(layout.ids)
         if tokens > len(self._room.stream):
             # Twice as much, so that prompts of all lengths do not make it grow each time.
-            self._room, self._program = self._prepare(max(tokens, 2 * len(self._room.stream)))
+            self._room, self._programs = self._prepare(max(tokens, 2 * len(self._room.stream)))
         room, parts = self._room, self._parts
         ids, stream = torch.tensor(layout.ids), room.stream[:tokens]
         # Ids of a vocabulary of an adapter's own may not be the base's: they are looked up again.
@@ -95,8 +107,13 @@ class FastExecutor:
         stream[:] = functional.embedding(known, parts.embedding)
         if at_entry:
             changed(ids, stream, at_entry)
-        self._program.run(Step(tokens, self._places(layout, room.stream), additions))
-        return room.normed[:tokens]
+        self._programs.body.run(Step(tokens, self._places(layout, room.stream), additions))
+        kept = len(layout.kept)
+        if kept < tokens:
+            for each in (room.stream, room.attended):
+                each[:kept] = each[layout.kept]
+        self._programs.tail.run(Step(kept, NOWHERE, additions))
+        return room.normed[:kept]
 
     def _all_logits(self, kept: Tensor, additions: Additions, at_head: Sequence[Use[Change]]) -> Tensor:
         """Of every kept token, with all that adapters do to the head; [kept, the widest vocabulary]."""
@@ -140,13 +157,16 @@ class FastExecutor:
         table = torch.tensor(list(chain.from_iterable(tables)))
         return Places(torch.tensor(rows), table, cos[0].contiguous(), sin[0].contiguous())
 
-    def _prepare(self, tokens: int) -> tuple[_Room, Program]:
+    def _prepare(self, tokens: int) -> tuple[_Room, _Programs]:
         layer = self._parts.layers[0]
         size, width = layer.out.weight.shape
         gate_up = layer.gate_up.weight.shape[0]
         widths = (size, size, layer.qkv.weight.shape[0], width, gate_up, gate_up // 2, size)
         room = _Room(*(torch.empty(tokens, each) for each in widths))
-        return room, self._kernels.program(list(_operations(self._parts, room)))
+        operations = list(_operations(self._parts, room))
+        behind = 1 + max(i for i, each in enumerate(operations) if isinstance(each, Attend))
+        programs = _Programs(self._kernels.program(operations[:behind]), self._kernels.program(operations[behind:]))
+        return room, programs
 
 
 def _operations(parts: Parts, room: _Room) -> Iterator[Operation]:

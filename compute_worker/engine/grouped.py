@@ -17,11 +17,12 @@ _Ranks = tuple[Mapping[int, int], ...]
 
 
 class Grouping:
-    """What the pool's adapters add to `products`; the last of them, the head, sees the kept tokens alone."""
+    """What the pool's adapters add to `products`; the last `late` of them see the kept tokens alone."""
 
-    def __init__(self, pool: RankPool, products: Sequence[Product]) -> None:
+    def __init__(self, pool: RankPool, products: Sequence[Product], late: int) -> None:
         self._pool = pool
         self._products = products
+        self._early = len(products) - late
         self._nothing = Additions([Added()] * len(products))
         self._made: tuple[object, object, Additions] = (None, None, self._nothing)
 
@@ -41,11 +42,11 @@ class Grouping:
         active = {start: lying_at(start, residents) for start in starts}
         made: dict[object, Added] = {}
         touched = frozenset[int]().union(*(resident.extras for resident in active.values()))
-        for product in self._products:
-            head = product is self._products[-1]
-            over = kept if head else runs
+        for index, product in enumerate(self._products):
+            late = index >= self._early
+            over = kept if late else runs
             ranks = tuple({start: active[start].ranks[layer] for start in starts} for layer in product.layers)
-            key = (head, *(tuple(of_layer.values()) for of_layer in ranks))
+            key = (late, *(tuple(of_layer.values()) for of_layer in ranks))
             if key not in made:
                 made[key] = Added(tuple(_cells(over, ranks)))
             if touched.isdisjoint(product.layers):

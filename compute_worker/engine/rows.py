@@ -15,7 +15,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from compute_worker.engine.memory import populate
+from compute_worker.engine.memory import passing, populate
 from compute_worker.engine.native import library
 from compute_worker.engine.native.casting import NativeCast
 from lorry.errors import InvalidAdapter
@@ -94,14 +94,14 @@ class Spare:
             ready, self._ready = self._ready, None
             self._expected = size if size == self._last else 0
             self._last = size
-        return ready if ready is not None and len(ready) == size else torch.empty(size, dtype=torch.uint8)
+        return ready if ready is not None and len(ready) == size else passing(size)
 
     def prepare(self) -> None:
         """Get the next. Whoever takes it before all of it is there may write to it meanwhile."""
         with self._turn:
             if self._ready is not None or not self._expected:
                 return
-            memory = self._ready = torch.empty(self._expected, dtype=torch.uint8)
+            memory = self._ready = passing(self._expected)
         populate(memory)
 
 

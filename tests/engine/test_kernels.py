@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -181,20 +182,29 @@ def test_silu_mul(native: Kernels, tokens: int, size: int, spread: float) -> Non
 
 
 @st.composite
-def added(draw: st.DrawFn) -> Added:
-    """To 150 tokens from 30 pool rows, in two segments; weights and ranks mixed, none at all among them."""
-    made = []
+def added(draw: st.DrawFn) -> tuple[int, Added]:
+    """To so many tokens from 30 pool rows, in two segments; weights and ranks mixed, none at all among them."""
+    made, tokens = [], draw(st.sampled_from([1, 2, 5, 9, 21, 150]))
     for _ in range(draw(st.integers(0, 6))):
-        begin, first = draw(st.integers(0, 149)), draw(st.integers(0, 29))
-        end, rank = draw(st.integers(begin + 1, 150)), draw(st.integers(1, 30 - first))
+        begin, first = draw(st.integers(0, tokens - 1)), draw(st.integers(0, 29))
+        end, rank = draw(st.integers(begin + 1, tokens)), draw(st.integers(1, 30 - first))
         weight = draw(st.sampled_from([1.0, 0.5, -2.0]))
         made.append(GroupedCell(draw(st.integers(0, 1)), begin, end, first, rank, weight))
-    return Added(tuple(made))
+    return tokens, Added(tuple(made))
 
 
+@pytest.fixture(params=[1, 2, 3])
+def _threads(request: pytest.FixtureRequest) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("_threads")
 @QUICK
 @given(
-    added=added(),
+    sized=added(),
     touched=st.lists(st.tuples(st.integers(0, 1), st.booleans(), st.booleans()), max_size=3),
     k=SHAPES,
     widths=st.tuples(SHAPES, SHAPES),
@@ -202,28 +212,34 @@ def added(draw: st.DrawFn) -> Added:
 )
 def test_adapt(
     native: Kernels,
-    added: Added,
+    sized: tuple[int, Added],
     touched: list[tuple[int, bool, bool]],
     k: int,
     widths: tuple[int, int],
     dtype: torch.dtype,
 ) -> None:
-    """Cells, and biases and magnitudes behind them."""
+    """Cells, and biases and magnitudes behind them, whatever threads share: tokens, or columns where they are few."""
+    tokens, added = sized
     a = tuple(noise(30, k, seed=seed, dtype=dtype) for seed in range(2))
     b = tuple(noise(30, width, seed=seed, dtype=dtype) for seed, width in enumerate(widths))
     touches = tuple(
-        Touch(segment, 3 * index, 20, noise(widths[segment]) if gain else None, noise(widths[segment], seed=index), 0.5)
-        if shift
-        else Touch(segment, 3 * index, 20, noise(widths[segment]) if gain else None, None)
+        Touch(
+            segment,
+            min(3 * index, tokens),
+            min(20, tokens),
+            noise(widths[segment]) if gain else None,
+            noise(widths[segment], seed=index) if shift else None,
+            0.5 if shift else 1.0,
+        )
         for index, (segment, gain, shift) in enumerate(touched)
     )
     added = Added(added.cells, touches)
-    segments, x = Segments(a, b, (0, widths[0])), noise(150, k)
-    got = noise(150, sum(widths), seed=5)
+    segments, x = Segments(a, b, (0, widths[0])), noise(tokens, k)
+    got = noise(tokens, sum(widths), seed=5)
     expected = got.clone()
 
-    run(native, Adapt(x, got, segments, 0), 150, added)
-    run(TWIN, Adapt(x, expected, segments, 0), 150, added)
+    run(native, Adapt(x, got, segments, 0), tokens, added)
+    run(TWIN, Adapt(x, expected, segments, 0), tokens, added)
 
     near(got, expected)
 

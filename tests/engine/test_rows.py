@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import mmap
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
 
-from compute_worker.engine.memory import populate, reserve
+from compute_worker.engine.memory import passing, populate, reserve
 from compute_worker.engine.native import library
 from compute_worker.engine.native.casting import NativeCast
 from compute_worker.engine.rows import HostRows, Spare, room_for, torch_cast
@@ -96,3 +100,24 @@ def test_memory_that_is_got_keeps_what_it_holds() -> None:
     tensor[3] = 7
     populate(tensor[2:400])
     assert tensor.sum() == 7 * 700
+
+
+def resident() -> int:
+    """Bytes of this process in memory."""
+    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * mmap.PAGESIZE
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no /proc")
+def test_memory_of_an_adapter_that_went_is_the_systems_again_once_nothing_of_it_is_used() -> None:
+    adapters = [passing(8 << 20).fill_(1) for _ in range(8)]
+    matrices = [adapter[64:128] for adapter in adapters]
+    held = resident()
+    del adapters
+    assert resident() > held - (8 << 20)
+    assert [int(matrix.sum()) for matrix in matrices] == [64] * 8
+    del matrices
+    assert resident() < held - (56 << 20)
+
+
+def test_a_small_adapter_has_no_mapping_of_its_own() -> None:
+    assert [len(passing(size)) for size in (0, 1, 1000, (1 << 20) + 5)] == [0, 1, 1000, (1 << 20) + 5]

@@ -2,6 +2,7 @@
 //
 // Heads that share keys are answered together, so that keys and values are read once for them. A token by itself
 // (decode) reads its keys and values in place; the tokens of a prompt's chunk take them from panels.
+#include <utility>
 #include <vector>
 
 #include "panels.h"
@@ -36,17 +37,37 @@ template <class W> struct Memory {
 
     long slot(long position) const { return table[position / op.block] * op.block + position % op.block; }
     // Calls each(keys or values of a head, head, count, first position) for what lies side by side of [begin, end):
-    // all heads of a block before the next block, which is asked for meanwhile where all of it is wanted.
-    template <class F> void blocks(const void *memory, KeyHeads heads, long begin, long end, F each) const {
-        long row = op.kv_heads * op.size;
+    // some heads of a block before the next block, which is asked for meanwhile. then: what is read behind it.
+    template <class F>
+    void blocks(const void *memory, KeyHeads heads, long begin, long end, F each, const void *then = nullptr) const {
         for (long p = begin, count; p < end; p += count) {
-            count = op.block - p % op.block < end - p ? op.block - p % op.block : end - p;
-            const W *at = (const W *)memory + slot(p) * row;
-            long next = p + count, rest = end - next < op.block ? end - next : op.block;
-            if (rest && heads.end - heads.first == op.kv_heads)
-                Ahead{(const char *)((const W *)memory + slot(next) * row), rest * row * (long)sizeof(W)}.part(0, 1);
-            for (long h = heads.first; h < heads.end; h++) each(Rows<W>{at + h * op.size, row}, h, count, p);
+            count = count_at(p, end);
+            bool last = p + count == end;
+            const W *at = row(memory, p);
+            for (long h = heads.first; h < heads.end; h++) {
+                if (!last)
+                    ask(row(memory, p + count), heads, count_at(p + count, end), h);
+                else if (then)
+                    ask(row(then, begin), heads, count_at(begin, end), h);
+                each(Rows<W>{at + h * op.size, width()}, h, count, p);
+            }
         }
+    }
+
+   private:
+    long width() const { return op.kv_heads * op.size; }
+    const W *row(const void *memory, long position) const { return (const W *)memory + slot(position) * width(); }
+    // Of [position, end), what lies in one block.
+    long count_at(long position, long end) const {
+        long rest = op.block - position % op.block;
+        return rest < end - position ? rest : end - position;
+    }
+    // Asks for some of what these heads have of `count` rows: for all of it by the time each head was at work.
+    [[gnu::always_inline]] void ask(const W *at, KeyHeads heads, long count, long h) const {
+        long some = heads.end - heads.first, part = h - heads.first, bytes = some * op.size * (long)sizeof(W);
+        if (some == op.kv_heads) return Ahead{(const char *)at, count * bytes}.part(part, some);
+        for (long i = count * part / some; i < count * (part + 1) / some; i++)
+            Ahead{(const char *)(at + i * width() + heads.first * op.size), bytes}.part(0, 1);
     }
 };
 
@@ -105,10 +126,11 @@ static void answer(const Attend &op, const Memory<W> &memory, const Chunk &chunk
     room.resize(heads * (length + 1));
     const float *q = op.qkv + t * (op.heads + 2 * op.kv_heads) * op.size;
     float *out = op.out + t * op.heads * op.size, *scores = room.data(), *totals = scores + heads * length;
-    memory.blocks(op.keys, keys, begin, end, [&](Rows<W> k, long h, long count, long p) {
+    auto score = [&](Rows<W> k, long h, long count, long p) {
         Rows<float> queries{q + h * group * op.size, op.size};
         dots(k, count, queries, group, op.size, {scores + (h * group - first) * length + p - begin, 1, length});
-    });
+    };
+    memory.blocks(op.keys, keys, begin, end, score, op.values);
     for (long i = 0; i < heads; i++) totals[i] = softmax(scores + i * length, length, op.scaling);
     memset(out + first * op.size, 0, sizeof(float) * heads * op.size);
     memory.blocks(op.values, keys, begin, end, [&](Rows<W> v, long h, long count, long p) {
@@ -119,8 +141,8 @@ static void answer(const Attend &op, const Memory<W> &memory, const Chunk &chunk
         for (long j = 0; j < op.size; j++) out[(first + i) * op.size + j] /= totals[i];
 }
 
-// Keys that a chunk looks at together: 64 of them for 96 queries of 64 numbers fill a third of a cache of 512 KB.
-static constexpr long KEYS = 64;
+// Keys that a chunk looks at together: 128 of them for 96 queries of 64 numbers fill a third of a cache of 512 KB.
+static constexpr long KEYS = 128;
 static_assert(KEYS % PANEL == 0);
 
 // 1 or 4 keys [size] side by side into a panel: number j of each goes to at[j * PANEL].
@@ -146,12 +168,21 @@ template <class W> struct Passing {
     const Attend &op;
     Memory<W> memory;
     const Chunk &chunk;
-    long h, group = op.heads / op.kv_heads, queries = (chunk.end - chunk.begin) * group;
-    long wide = (op.size + PANEL - 1) / PANEL * PANEL;
-    std::vector<float> q = std::vector<float>(queries * op.size), keys = std::vector<float>(op.size * KEYS);
-    std::vector<float> values = std::vector<float>(wide * KEYS), scores = std::vector<float>(queries * KEYS);
-    std::vector<float> out = std::vector<float>(queries * wide), sums = std::vector<float>(queries);
-    std::vector<float> largest = std::vector<float>(queries, -INFINITY);
+    long h, group, queries, wide;
+    float *q, *keys, *values, *scores, *out, *sums, *largest;
+
+    Passing(const Attend &op, Memory<W> memory, const Chunk &chunk, long h, std::vector<float> &room)
+        : op(op), memory(memory), chunk(chunk), h(h), group(op.heads / op.kv_heads),
+          queries((chunk.end - chunk.begin) * group), wide((op.size + PANEL - 1) / PANEL * PANEL) {
+        room.resize(queries * (op.size + KEYS + wide + 2) + (op.size + wide) * KEYS + LINE);
+        float *at = (float *)(((uintptr_t)room.data() + LINE - 1) / LINE * LINE);
+        for (auto [slice, size] : {std::pair{&keys, op.size * KEYS}, {&values, wide * KEYS}, {&scores, queries * KEYS},
+                                   {&out, queries * wide}, {&q, queries * op.size}, {&sums, queries}, {&largest, queries}})
+            *slice = at, at += size;
+        std::fill(out, out + queries * wide, 0.0f);
+        std::fill(sums, sums + queries, 0.0f);
+        std::fill(largest, largest + queries, -INFINITY);
+    }
 
     long position(long query) const { return chunk.row.position + chunk.begin + query / group - chunk.row.begin; }
     float *token(float *all, long query, long heads) const {
@@ -165,16 +196,18 @@ template <class W> struct Passing {
     }
     // Keys [begin, end) turned into panels of float32, and values likewise; what is no key is zero.
     void turn(long begin, long end) {
-        std::fill(keys.begin(), keys.end(), 0.0f);
-        std::fill(values.begin(), values.end(), 0.0f);
+        if (end - begin < KEYS) {
+            std::fill(keys, keys + op.size * KEYS, 0.0f);
+            std::fill(values, values + wide * KEYS, 0.0f);
+        }
         memory.blocks(op.keys, {h, h + 1}, begin, end, [&](Rows<W> k, long, long count, long p) {
             long key = p - begin, i = 0;
             for (; key % 4 == 0 && i + 4 <= count; i += 4)
-                transpose(Rows<W>{k[i], k.stride}, 4, keys.data() + place(key + i, op.size), op.size);
-            for (; i < count; i++) transpose(Rows<W>{k[i], k.stride}, 1, keys.data() + place(key + i, op.size), op.size);
+                transpose(Rows<W>{k[i], k.stride}, 4, keys + place(key + i, op.size), op.size);
+            for (; i < count; i++) transpose(Rows<W>{k[i], k.stride}, 1, keys + place(key + i, op.size), op.size);
         });
         memory.blocks(op.values, {h, h + 1}, begin, end, [&](Rows<W> v, long, long count, long p) {
-            for (long i = 0; i < count; i++) spread(v[i], values.data() + (p - begin + i) * PANEL);
+            for (long i = 0; i < count; i++) spread(v[i], values + (p - begin + i) * PANEL);
         });
     }
     // Where key number `key` begins among panels of `rows` numbers each.
@@ -188,36 +221,41 @@ template <class W> struct Passing {
         }
         for (long i = j; i < op.size; i++) at[j * KEYS + i - j] = scalar(v[i]);
     }
-    // Scores of keys [begin, begin + KEYS) become weights; what was summed up before is scaled to the new largest.
-    void weigh(long begin) {
+    // Scores of keys [begin, begin + count) become weights; what was summed up before is scaled to the new largest.
+    void weigh(long begin, long count) {
         for (long i = 0; i < queries; i++) {
-            float *mine = scores.data() + i * KEYS;
+            float *mine = scores + i * KEYS;
             long first = first_seen(op, position(i)) - begin, last = position(i) + 1 - begin;
-            first = first < 0 ? 0 : first < KEYS ? first : KEYS;
-            last = last < first ? first : last < KEYS ? last : KEYS;
+            first = first < 0 ? 0 : first < count ? first : count;
+            last = last < first ? first : last < count ? last : count;
             std::fill(mine, mine + first, -INFINITY);
-            std::fill(mine + last, mine + KEYS, -INFINITY);
-            float most = largest_of(mine, KEYS, largest[i]), scale = std::exp(largest[i] - most);
-            if (most == -INFINITY) most = 0, scale = 1;  // nothing seen yet
-            for (long j = 0; j < KEYS; j += LANES) store(mine + j, exponential(load(mine + j) - most));
+            std::fill(mine + last, mine + count, -INFINITY);
+            float most = largest_of(mine, count, largest[i]);
+            if (most != largest[i]) rescale(i, std::exp(largest[i] - most));
+            largest[i] = most;
+            if (most == -INFINITY) most = 0;  // nothing seen yet
+            for (long j = 0; j < count; j += LANES) store(mine + j, exponential(load(mine + j) - most));
             std::fill(mine, mine + first, 0.0f);
-            std::fill(mine + last, mine + KEYS, 0.0f);
+            std::fill(mine + last, mine + count, 0.0f);
             Vec total{};
-            for (long j = 0; j < KEYS; j += LANES) total += load(mine + j);
-            sums[i] = sums[i] * scale + sum(total);
-            for (long j = 0; j < wide; j++) out[i * wide + j] *= scale;
-            largest[i] = last > first ? most : largest[i];
+            for (long j = 0; j < count; j += LANES) total += load(mine + j);
+            sums[i] += sum(total);
         }
+    }
+    void rescale(long query, float scale) {
+        sums[query] *= scale;
+        for (long j = 0; j < wide; j++) out[query * wide + j] *= scale;
     }
     void pass(long begin, long end) {
         turn(begin, end);
-        for (long panel = 0; panel < KEYS / PANEL; panel++)
-            multiply(keys.data() + panel * PANEL * op.size, 1, queries,
-                     {q.data(), op.size, op.size, scores.data() + panel * PANEL, KEYS, false});
-        weigh(begin);
+        long panels = (end - begin + PANEL - 1) / PANEL, count = panels * PANEL;
+        for (long panel = 0; panel < panels; panel++)
+            multiply(keys + panel * PANEL * op.size, 1, queries,
+                     {q, op.size, op.size, scores + panel * PANEL, KEYS, false});
+        weigh(begin, count);
         for (long panel = 0; panel < wide / PANEL; panel++)
-            multiply(values.data() + panel * PANEL * KEYS, 1, queries,
-                     {scores.data(), KEYS, KEYS, out.data() + panel * PANEL, wide, true});
+            multiply(values + panel * PANEL * KEYS, 1, queries,
+                     {scores, KEYS, count, out + panel * PANEL, wide, true});
     }
     void run() {
         gather();
@@ -249,7 +287,7 @@ template <class W> static void attend(const Attend &op, const Step &step, const 
         if (chunk.end - chunk.begin == 1)
             answer(op, memory, chunk, heads, room);
         else
-            for (long h = heads.first; h < heads.end; h++) Passing<W>{op, memory, chunk, h}.run();
+            for (long h = heads.first; h < heads.end; h++) Passing<W>(op, memory, chunk, h, room).run();
     }
 }
 

@@ -88,7 +88,7 @@ static inline void by_panels(long tokens, bool several, const W *w, long panel, 
 struct Ahead {
     const char *at;
     long bytes;
-    void part(long index, long of) const {
+    [[gnu::always_inline]] void part(long index, long of) const {
         for (long i = bytes * index / of & ~63L; i < bytes * (index + 1) / of; i += 64)
             __builtin_prefetch(at + i, 0, 2);
     }

@@ -68,7 +68,7 @@ def runtime_settings(settings: Settings) -> RuntimeSettings:
     """The runtime's part of the settings."""
     return RuntimeSettings(
         cache_dir=settings.cache_dir,
-        host_bytes=settings.host_bytes,
+        host_bytes=settings.host_budget,
         disk_bytes=settings.disk_bytes,
         queue=settings.queue,
         sessions=settings.sessions,

@@ -197,6 +197,9 @@ class Engine(Protocol):
     def prepare(self) -> None:
         """Do what the next adapter, one as large as those before, would wait for; once for each. Any thread."""
 
+    def tidy(self) -> None:
+        """Give the system back what loads were through with. Any thread, while nobody waits for a load."""
+
     def step(self, rows: Sequence[StepRow]) -> list[Computed]:
         """Run one batch; one entry a row, None where nothing was to be drawn or scored. Engine thread only."""
 
@@ -272,10 +275,9 @@ class AdapterSource(Protocol):
     async def publish(self, directory: Path, publication: Publication) -> PublishedAdapter:
         """Push a folder as a new version. Raises the registry's own errors."""
 
-    async def fits(self, reference: str, base_id: str) -> bool:
-        """The registry's verdict on a version and a base; False for a base that it does not know.
-
-        Raises the registry's own errors.
+    async def check_fit(self, reference: str, base_id: str) -> None:
+        """Raise IncompatibleAdapter with the registry's reasons where a version does not fit a base, or where it does
+        not know that base; else its own errors.
         """
 
     async def listen(self, token: str) -> AsyncGenerator[CatalogEvent, None]:

@@ -57,7 +57,8 @@ class Settings(ServerSettings):
     cache_dir: Path = Path("var/worker")
     # 32 adapters of rank 16 on all linears of a 135M model take 312 MB in bfloat16.
     pool_bytes: int = Field(default=320 * MIB, gt=0)
-    host_bytes: int = Field(default=512 * MIB, gt=0)
+    # Unset: see host_budget.
+    host_bytes: int | None = Field(default=None, gt=0)
     disk_bytes: int = Field(default=4096 * MIB, gt=0)
     # Who leaves a full tier first. cost: what is cheapest to bring back for the room it takes, and used least;
     # lru: what was used the longest ago.
@@ -125,6 +126,15 @@ class Settings(ServerSettings):
     def base_name(self) -> str:
         """Name of the base for people."""
         return self.model_name or Path(self.model).name.lower()
+
+    @property
+    def host_budget(self) -> int:
+        """Bytes of the host tier.
+
+        On the CPU the pool is host memory, too: a copy beside it pays for those alone that were evicted, and for the
+        next one; they come back out of the disk tier in some 20 ms. From a GPU all find room here.
+        """
+        return self.host_bytes or (self.pool_bytes // 5 if self.device == "cpu" else 512 * MIB)
 
     @property
     def holder(self) -> str:

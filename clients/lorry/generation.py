@@ -23,6 +23,9 @@ from lorry.v1 import inference_pb2 as pb
 Message: TypeAlias = "tuple[str, str] | Mapping[str, str]"
 _Call: TypeAlias = "grpc.aio.UnaryStreamCall[pb.GenerateRequest, pb.GenerateResponse]"
 
+# As stream_interval: the answer in one piece. The largest int32; no answer has as many tokens.
+WHOLE = 2**31 - 1
+
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed")
 # Option and its field of StopConditions.
 _STOP = {
@@ -45,6 +48,7 @@ class GenerateOptions(TypedDict, total=False):
     sampling absent is greedy. `logprobs`: with every token, those of so many likeliest (0 to 20).
     At most one of `json_schema` (JSON, or what becomes it), `regex` and `grammar` (Lark): the answer's form.
     `tenant`, `priority`, `begin_within` (seconds): whose turn it is, and how long that may take.
+    `stream_interval`: tokens that may wait for each other to come in one message; WHOLE where nobody reads along.
     """
 
     messages: Sequence[Message] | None
@@ -72,6 +76,7 @@ class GenerateOptions(TypedDict, total=False):
     tenant: str | None
     priority: int | None
     begin_within: float | None
+    stream_interval: int | None
 
 
 def generate_request(prompt: str | None, options: GenerateOptions) -> pb.GenerateRequest:
@@ -90,6 +95,7 @@ def generate_request(prompt: str | None, options: GenerateOptions) -> pb.Generat
             begin_within=_duration(given["begin_within"]) if "begin_within" in given else None,
             scale=given.get("scale"),
             affinity=given.get("affinity", ""),
+            stream_interval=given.get("stream_interval", 0),
             session=_session(given),
             **_constraint(given),
             **prompt_fields(prompt, given),

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from lorry.errors import InvalidInput
-from lorry.generation import GenerateOptions, Generation
+from lorry.generation import WHOLE, GenerateOptions, Generation
 
 # Two ends at least; more points than a worker's batch has places would only wait.
 _MOST_STEPS = 64
@@ -43,7 +43,8 @@ async def along(
     given, seed = options.get("seed"), secrets.randbits(_SEED_BITS)
     positions = [step / (steps - 1) for step in range(steps)]
     weights = [_weights(first, second, position) for position in positions]
-    asked = [ask({**options, "adapters": pair, "seed": seed if given is None else given}) for pair in weights]
+    same: GenerateOptions = {**options, "seed": seed if given is None else given, "stream_interval": WHOLE}
+    asked = [ask({**same, "adapters": pair}) for pair in weights]
     tasks = [asyncio.ensure_future(generation.text()) for generation in asked]
     try:
         texts = await asyncio.gather(*tasks)

@@ -79,6 +79,7 @@ def generate_call(request: inference_pb2.GenerateRequest, deadline: float | None
         tenant=request.tenant,
         priority=request.priority,
         constraint=_constraint(request),
+        stream_interval=request.stream_interval or 1,
     )
 
 

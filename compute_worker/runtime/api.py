@@ -60,7 +60,7 @@ class GenerateCall:
     weights. follow: the session takes what its target means now. seed None: the runtime draws one.
     deadline: on time.monotonic()'s clock, None for none. begin_within: seconds that it may wait until it
     runs. `sampling.seed` is ignored; `seed` counts. tenant: who shares fairly with others, where callers
-    are not known by name. priority: among the tenant's own.
+    are not known by name. priority: among the tenant's own. stream_interval: tokens that may wait for each other.
     """
 
     text: str | None = None
@@ -80,6 +80,7 @@ class GenerateCall:
     tenant: str = ""
     priority: int = 0
     constraint: Constraint | None = None
+    stream_interval: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -108,7 +108,9 @@ class Generations:
             self._line.leave(number)
             raise
         active = activation(rights().holder, ready.choices, ready.lease, ready.prompt)
-        mailbox = Mailbox(lambda: self._line.leave(number), ready.lease.release)
+        # A stop string is to end the text before the next step, so each token is looked at.
+        gather = 1 if call.stop.strings else call.stream_interval
+        mailbox = Mailbox(lambda: self._line.leave(number), ready.lease.release, gather)
         job = self._job(call, number, ready, active, replace(call.sampling, seed=seed), mailbox.take)
         job.tenant, job.priority = tenant, call.priority
         with submitted(self._loop, job, mailbox):

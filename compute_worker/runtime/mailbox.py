@@ -1,7 +1,7 @@
 """Where the engine's thread leaves a request's events, until the request's own task takes them.
 
-Owns one queue and one clock for each request, and what happens at once when it is out. Belongs to the
-event loop. Does not know what the events say to the caller.
+Owns one queue and one clock for each request, what wakes its task, and what happens at once when it is out.
+Belongs to the event loop. Does not know what the events say to the caller.
 """
 
 from __future__ import annotations
@@ -11,19 +11,24 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from compute_worker.contract import Drawn
 from compute_worker.runtime.job import Admitted, Event, Job, Left
 from compute_worker.runtime.loop import EngineLoop
 from lorry.errors import LorryError
 
 
 class Mailbox:
-    """admitted: called when the request does not wait any more. released: when it is out."""
+    """admitted: called when the request does not wait any more. released: when it is out. gather: tokens that
+    wait for each other; whatever else happens does not wait.
+    """
 
-    def __init__(self, admitted: Callable[[], None], released: Callable[[], None]) -> None:
+    def __init__(self, admitted: Callable[[], None], released: Callable[[], None], gather: int = 1) -> None:
         self.left = False
         self._admitted = admitted
         self._released = released
-        self._events: asyncio.Queue[Event | LorryError] = asyncio.Queue()
+        self._gather = gather
+        self._events: list[Event | LorryError] = []
+        self._awake = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
 
     def take(self, event: Event) -> None:
@@ -33,14 +38,19 @@ class Mailbox:
         if isinstance(event, Left):
             self.left = True
             self._released()
-        self._events.put_nowait(event)
+        self._put(event)
+
+    def _put(self, event: Event | LorryError) -> None:
+        self._events.append(event)
+        if len(self._events) >= self._gather or not isinstance(event, Drawn):
+            self._awake.set()
 
     def limit(self, moment: float | None, error: LorryError) -> None:
         """Put `error` among the events at this moment (time.monotonic()'s clock), in place of an earlier limit."""
         self.stop_clock()
         if moment is not None:
             delay = max(0.0, moment - time.monotonic())
-            self._timer = asyncio.get_running_loop().call_later(delay, self._events.put_nowait, error)
+            self._timer = asyncio.get_running_loop().call_later(delay, self._put, error)
 
     def stop_clock(self) -> None:
         """No limit any more."""
@@ -48,10 +58,10 @@ class Mailbox:
             self._timer.cancel()
 
     async def events(self) -> list[Event | LorryError]:
-        """Everything that came since; waits for one event at least."""
-        events = [await self._events.get()]
-        while not self._events.empty():
-            events.append(self._events.get_nowait())
+        """Everything that came since; waits for something that does not wait, or for enough tokens."""
+        await self._awake.wait()
+        self._awake.clear()
+        events, self._events = self._events, []
         return events
 
 

@@ -230,7 +230,11 @@ class Pool:
         if self._calm is not None:
             self._calm.cancel()
         loop = asyncio.get_running_loop()
-        self._calm = loop.call_later(_CALM_SECONDS, self._executor.submit, self._engine.prepare)
+        self._calm = loop.call_later(_CALM_SECONDS, self._executor.submit, self._rest)
+
+    def _rest(self) -> None:
+        self._engine.tidy()
+        self._engine.prepare()
 
     def _write(self, host: HostAdapter, start: int) -> None:
         try:

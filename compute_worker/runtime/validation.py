@@ -25,6 +25,7 @@ MAX_SEED = 2**64 - 1  # uint64 on the wire
 MAX_PRIORITY = 10
 MAX_TENANT_CHARACTERS = 64
 MAX_BEGIN_SECONDS = 86_400.0
+MAX_STREAM_INTERVAL = 2**31 - 1  # int32 on the wire; no answer has as many tokens
 # As the wire promises; what a form of so many characters may cost in time and memory, llguidance bounds.
 MAX_FORM_CHARACTERS = 1 << 16
 # No vocabulary has longer tokens (runs of spaces reach 128 characters), so a text that has more
@@ -44,6 +45,7 @@ def check_call(call: GenerateCall, limits: EngineLimits) -> None:
     if not math.isfinite(call.scale):
         raise InvalidInput(f"scale: expected a finite number, got {call.scale}")
     check_turn(call.tenant, call.priority)
+    _between("stream_interval", call.stream_interval, 1, MAX_STREAM_INTERVAL)
     if call.begin_within is not None:
         _between("begin_within", call.begin_within, 0, MAX_BEGIN_SECONDS, above=True)
     if call.constraint is not None:

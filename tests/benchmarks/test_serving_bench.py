@@ -40,6 +40,11 @@ def test_a_machine_that_nobody_watched_was_quiet() -> None:
     assert Quiet().share == 0
 
 
+def test_a_glance_tells_nothing_of_others_and_a_second_does() -> None:
+    assert Quiet(total=0.02, others=0.02).share == 0
+    assert Quiet(total=2.0, others=0.5).share == 0.25
+
+
 def test_our_own_work_is_not_counted_as_others() -> None:
     quiet = Quiet()
     with quiet.watched():

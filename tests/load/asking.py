@@ -13,6 +13,7 @@ from typing import Any
 
 from compute_worker.contract import Sampling
 from compute_worker.wording import Constraint, Form
+from lorry.generation import WHOLE
 from tests.load.meanings import Selection
 from tests.load.stock import ALONE, MOVING, PLAIN, alias_of
 
@@ -55,6 +56,7 @@ class Asked:
     tenant: str = ""
     priority: int = 0
     begin_within: float = 0.0
+    stream_interval: int = 1
     timeout: float = 0.0
     patience: int | None = None
 
@@ -85,6 +87,7 @@ class Asked:
             "tenant": self.tenant,
             "priority": self.priority,
             "begin_within": self.begin_within or None,
+            "stream_interval": self.stream_interval,
         }
 
 
@@ -104,6 +107,7 @@ def draw_request(draw: random.Random, combined: Sequence[str]) -> Asked:
         tenant=draw.choice(TENANTS),
         priority=draw.choice((-1, 0, 0, 1)),
         begin_within=0.05 if draw.random() < 0.03 else 0.0,
+        stream_interval=draw.choice((1, 1, 1, 3, WHOLE)),
         timeout=0.05 if draw.random() < 0.03 else 0.0,
         patience=draw.randint(0, 6) if draw.random() < 0.06 else None,
     )

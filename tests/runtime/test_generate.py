@@ -21,12 +21,7 @@ from lorry.errors import (
 )
 from tests.support.toy_engine import BASE, LIMITS, reference
 from tests.support.toy_wording import EOS, ToyTokenizer
-from tests.support.toy_world import World, call, eventually, running
-
-
-def prompt_without_eos(new: int) -> str:
-    """A prompt whose answer has no end-of-text among its first `new` tokens."""
-    return next(text for n in range(1000) if EOS not in reference((text := f"prompt {n}").encode(), (), new))
+from tests.support.toy_world import World, call, eventually, prompt_without_eos, running
 
 
 def prompt_with_eos(new: int) -> str:

@@ -210,6 +210,7 @@ async def test_what_the_next_adapter_waits_for_is_done_beside_a_load_and_some_ti
     world.registry.add("one")
     await world.runtime.load("one")
     await eventually(lambda: world.engine.prepared == 2)
+    assert world.engine.tidied == 1  # not while something is waited for
 
 
 def test_adapters_that_differ_in_their_values_alone_have_one_outline() -> None:

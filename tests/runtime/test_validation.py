@@ -86,6 +86,7 @@ def test_stop_conditions_at_their_edges_are_taken() -> None:
         (GenerateCall(text="a", tenant="t" * 65), "characters of the tenant: expected 0 to 64, got 65"),
         (GenerateCall(text="a", begin_within=0.0), "begin_within: expected above 0, up to 86400"),
         (GenerateCall(text="a", begin_within=90_000.0), "begin_within"),
+        (GenerateCall(text="a", stream_interval=-1), "stream_interval: expected 1 to 2147483647, got -1"),
     ],
 )
 def test_prompts_seeds_and_turns_that_cannot_be_are_refused(call: GenerateCall, message: str) -> None:

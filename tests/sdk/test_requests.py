@@ -102,6 +102,7 @@ class TestGenerate:
                 "tenant": "team",
                 "priority": -3,
                 "begin_within": 1.5,
+                "stream_interval": 8,
             },
         )
         assert request == pb.GenerateRequest(
@@ -113,6 +114,7 @@ class TestGenerate:
             tenant="team",
             priority=-3,
             begin_within=Duration(seconds=1, nanos=500_000_000),
+            stream_interval=8,
         )
 
     @pytest.mark.parametrize("seconds", [float("nan"), float("inf"), 1e30])

@@ -149,6 +149,11 @@ def call(
     return GenerateCall(**{"selection": selection, "stop": Stop(max_new_tokens=max_new), **given, **fields})
 
 
+def prompt_without_eos(new: int) -> str:
+    """A prompt whose answer has no end-of-text among its first `new` tokens."""
+    return next(text for n in range(1000) if EOS not in reference((text := f"prompt {n}").encode(), (), new))
+
+
 async def eventually(holds: Callable[[], bool], seconds: float = 10.0) -> None:
     """Wait until it holds. The limit is a bound for a hung test, not a claim about speed."""
     limit = time.monotonic() + seconds

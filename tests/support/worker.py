@@ -33,6 +33,7 @@ MODEL_NAME = "tiny"
 CONTEXT = 8192
 # 240 rows of 4,364 bytes over all linears, and 4,096 tokens of KV.
 POOL_BYTES = 1 << 20
+HOST_BYTES = 64 << 20
 KV_BYTES = 1 << 20
 # Attention and MLP of both layers: (in, out) by module.
 SHAPES = {
@@ -109,6 +110,7 @@ def worker_settings(folder: Path, model: Path, registry: str, **settings: Any) -
         "dtype": "float32",
         "cache_dir": folder,
         "pool_bytes": POOL_BYTES,
+        "host_bytes": HOST_BYTES,
         "kv_bytes": KV_BYTES,
         "max_context": 0,
         "grace_seconds": 0,

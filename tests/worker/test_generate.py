@@ -64,6 +64,16 @@ async def test_text_chat_and_tokens_are_the_same_prompt(pair: Pair) -> None:
     assert answers[0] == answers[1] == answers[2]
 
 
+async def test_an_answer_comes_in_one_piece_where_nobody_reads_along(pair: Pair) -> None:
+    stop = pb.StopConditions(max_new_tokens=40, ignore_eos=True)
+    streamed = await pair.stubs.generate(text="hi", stop=stop)
+    _, *whole, finished = await pair.stubs.generate(text="hi", stop=stop, stream_interval=40)
+    assert [t for m in whole for t in m.delta.token_ids] == [t for m in streamed for t in m.delta.token_ids]
+    assert "".join(m.delta.text for m in whole) == "".join(m.delta.text for m in streamed)
+    assert len(whole) <= 2
+    assert finished.finished.completion_tokens == 40
+
+
 async def test_a_seed_repeats_an_answer_and_the_worker_tells_the_one_it_drew(pair: Pair) -> None:
     async def drawn(**sampling: float) -> tuple[int, str]:
         asked = pb.Sampling(temperature=2.0, **sampling)

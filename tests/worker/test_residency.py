@@ -23,7 +23,7 @@ from lorry.v1.residency_pb2_grpc import ResidencyServiceStub
 from lorry.v1.types_pb2 import VARIANT_DORA, VARIANT_LORA, VARIANT_RSLORA
 from tests.support.pair import Pair, running_pair
 from tests.support.registry import DEADLINE, until
-from tests.support.worker import KV_BYTES, tiny_llama
+from tests.support.worker import HOST_BYTES, KV_BYTES, tiny_llama
 
 ROW_BYTES = 4364
 ENDLESS = {"max_new_tokens": 2000, "ignore_eos": True}
@@ -270,7 +270,7 @@ async def test_capabilities_tell_what_it_was_built_with(pair: Pair) -> None:
         "base_bytes": (limits.base_bytes, limits.base_bytes),
         "pool_rows": (limits.pool_rows, 0),
         "pool_bytes": (limits.pool_rows * limits.row_bytes, 0),
-        "host_bytes": (512 << 20, 0),
+        "host_bytes": (HOST_BYTES, 0),
         "disk_bytes": (4 << 30, 0),
         "kv_tokens": (limits.kv_blocks * limits.block_tokens, 0),
         "kv_bytes": (limits.kv_blocks * limits.block_bytes, 0),

@@ -93,6 +93,12 @@ def test_the_environment_reaches_engine_and_runtime(monkeypatch: pytest.MonkeyPa
     assert runtime.base_name == "tiny-llama"
 
 
+def test_copies_beside_a_pool_in_host_memory_get_a_fifth_of_it_unless_told() -> None:
+    assert Settings(pool_bytes=50 * MIB).host_budget == 10 * MIB
+    assert Settings(pool_bytes=50 * MIB, device="cuda").host_budget == 512 * MIB
+    assert Settings(pool_bytes=50 * MIB, host_bytes=7 * MIB).host_budget == 7 * MIB
+
+
 def test_a_name_of_its_own_stands_for_the_models_folder() -> None:
     assert Settings(model="/models/x", model_name="mine").base_name == "mine"
 

@@ -63,8 +63,10 @@ def compare(  # noqa: PLR0913 - one parameter an option
             )
             _show_scores(names, items, _scores(client, names, items), as_json=as_json)
             return
+        from lorry.generation import WHOLE
+
         asked: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
-        asked |= {"messages": None} if raw else {"messages": [("user", prompt)]}
+        asked |= {"stream_interval": WHOLE, "messages": None if raw else [("user", prompt)]}
         # All are begun before the first is read: they share the batch.
         answers = [client.generate(prompt if raw else None, adapters=selection(name), **asked) for name in names]
         _show_answers(names, [_read(answer) for answer in answers], as_json=as_json)

@@ -309,6 +309,7 @@ class GenerateRequest(_message.Message):
     AFFINITY_FIELD_NUMBER: _builtins.int
     SCALE_FIELD_NUMBER: _builtins.int
     SESSION_FIELD_NUMBER: _builtins.int
+    STREAM_INTERVAL_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """Raw text, tokenised as it is, special tokens of the tokenizer added."""
     route: _builtins.str
@@ -338,6 +339,11 @@ class GenerateRequest(_message.Message):
     """
     scale: _builtins.float
     """Factor on the weights of all adapters, the route's too; may be negative. Unset means 1."""
+    stream_interval: _builtins.int
+    """Tokens that may wait for each other to be sent in one delta; the last of an answer do not. Whoever wants the
+    whole answer and no stream asks for as many as it may have, and spares both sides a message a token.
+    With stop strings each step's tokens come at once, whatever this says. Unset means 1.
+    """
     @_builtins.property
     def chat(self) -> Global___Chat:
         """A conversation."""
@@ -389,10 +395,11 @@ class GenerateRequest(_message.Message):
         affinity: _builtins.str = ...,
         scale: _builtins.float | None = ...,
         session: Global___Session | None = ...,
+        stream_interval: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_logprobs", b"_logprobs", "_scale", b"_scale", "begin_within", b"begin_within", "chat", b"chat", "constraint", b"constraint", "grammar", b"grammar", "json_schema", b"json_schema", "logprobs", b"logprobs", "prompt", b"prompt", "regex", b"regex", "route", b"route", "sampling", b"sampling", "scale", b"scale", "selection", b"selection", "session", b"session", "stop", b"stop", "target", b"target", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_logprobs", b"_logprobs", "_scale", b"_scale", "affinity", b"affinity", "begin_within", b"begin_within", "chat", b"chat", "constraint", b"constraint", "grammar", b"grammar", "json_schema", b"json_schema", "logprobs", b"logprobs", "priority", b"priority", "prompt", b"prompt", "regex", b"regex", "route", b"route", "sampling", b"sampling", "scale", b"scale", "selection", b"selection", "session", b"session", "stop", b"stop", "target", b"target", "tenant", b"tenant", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_logprobs", b"_logprobs", "_scale", b"_scale", "affinity", b"affinity", "begin_within", b"begin_within", "chat", b"chat", "constraint", b"constraint", "grammar", b"grammar", "json_schema", b"json_schema", "logprobs", b"logprobs", "priority", b"priority", "prompt", b"prompt", "regex", b"regex", "route", b"route", "sampling", b"sampling", "scale", b"scale", "selection", b"selection", "session", b"session", "stop", b"stop", "stream_interval", b"stream_interval", "target", b"target", "tenant", b"tenant", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__logprobs: _TypeAlias = _typing.Literal["logprobs"]  # noqa: Y015
     _WhichOneofArgType__logprobs: _TypeAlias = _typing.Literal["_logprobs", b"_logprobs"]  # noqa: Y015

@@ -23,8 +23,8 @@ from benchmarks.adapters import RANK
 from benchmarks.measuring import Quiet, machine
 from benchmarks.peer import KINDS
 from benchmarks.running import say
-from benchmarks.serving import RESULTS, fast_dtype
-from benchmarks.world import PROMPT_TOKENS, Scale, Sides, World, world
+from benchmarks.serving import RESULTS
+from benchmarks.world import DTYPE, PROMPT_TOKENS, Scale, Sides, World, world
 from demo.model import ensure_model
 from demo.pair import end_on_signals
 
@@ -130,7 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and write."""
     made = argparse.ArgumentParser(prog="python -m benchmarks.latency", description=__doc__)
     made.add_argument("--requests", type=int, default=200, help="at each load; %(default)s")
-    made.add_argument("--dtype", choices=("bfloat16", "float32"), default=fast_dtype(), help="%(default)s here")
+    made.add_argument("--dtype", choices=("bfloat16", "float32"), default=DTYPE, help="%(default)s here")
     made.add_argument("--into", type=Path, default=RESULTS / "latency.json", help="file of the results")
     options = made.parse_args(arguments)
     end_on_signals()

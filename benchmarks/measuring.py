@@ -19,6 +19,8 @@ import psutil
 
 # Kinds of CPU time in which nobody computes, and those that the kernel counts under another name already.
 _NOT_BUSY = {"idle", "iowait", "guest", "guest_nice"}
+# CPU seconds from which on shares of them are told: the kernel counts in ticks of 10 ms, for each process and core.
+_TOLD = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +75,8 @@ class Quiet:
 
     @property
     def share(self) -> float:
-        """0 where the machine was ours alone, 1 where others had all of it."""
-        return min(1.0, self.others / self.total) if self.total else 0.0
+        """0 where the machine was ours alone, or too little time was watched to tell; 1 where others had all of it."""
+        return min(1.0, self.others / self.total) if self.total >= _TOLD else 0.0
 
 
 def own_seconds() -> float:

@@ -20,8 +20,7 @@ from pathlib import Path
 
 from benchmarks.peer import KINDS
 from benchmarks.running import say
-from benchmarks.serving import fast_dtype
-from benchmarks.world import QUICK, Sides, World, world
+from benchmarks.world import DTYPE, QUICK, Sides, World, world
 from demo.model import ensure_model
 from demo.pair import end_on_signals
 
@@ -51,7 +50,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.memory", description=__doc__)
     parser.add_argument("--adapters", type=int, default=32, help="how many lie in the pool; %(default)s here")
-    parser.add_argument("--dtype", default=fast_dtype(), help="of the weights; %(default)s here")
+    parser.add_argument("--dtype", default=DTYPE, help="of the weights; %(default)s here")
     options = parser.parse_args()
     end_on_signals()
     model = os.environ.get("MODEL") or str(ensure_model())

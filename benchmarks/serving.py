@@ -19,7 +19,7 @@ from benchmarks.cases import cases
 from benchmarks.measuring import machine
 from benchmarks.peer import KINDS
 from benchmarks.running import Measurable, run, say
-from benchmarks.world import QUICK, THREADS, Scale, Sides, World, world
+from benchmarks.world import DTYPE, QUICK, THREADS, Scale, Sides, World, world
 from compute_worker.engine.loading import has_bfloat16
 from demo.model import ensure_model
 from demo.pair import end_on_signals
@@ -47,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--peers", type=_peers, default=["peft"], help=f"measured beside us, of {','.join(KINDS)}")
     made.add_argument("--cases", type=_names, default=[], help="of those that the peers take part in; all by default")
     made.add_argument("--repeats", type=_positive, help="of each case, for the median; 3, or 1 with --quick")
-    made.add_argument("--dtype", choices=_DTYPES[::2], help="of our weights; what this CPU is fast at by default")
+    made.add_argument("--dtype", choices=_DTYPES[::2], help=f"what ours stores; {DTYPE} by default")
     made.add_argument("--peer-dtype", choices=_DTYPES, help="of the peer's; what it is fast at here by default")
     made.add_argument(
         "--threads", type=_positive, default=THREADS, help="of both sides; with 1 a busy machine disturbs less"
@@ -70,12 +70,7 @@ def runs(options: argparse.Namespace) -> list[tuple[Sides, list[Measurable[World
 def _sides(options: argparse.Namespace, name: str) -> Sides:
     kind = KINDS[name]
     theirs = options.peer_dtype or ("bfloat16" if has_bfloat16() else kind.dtype)
-    return Sides(options.dtype or fast_dtype(), kind, theirs, options.threads, options.clock)
-
-
-def fast_dtype() -> str:
-    """The type that this CPU is fast at: without bfloat16 products in hardware, float32 is up to ten times faster."""
-    return "bfloat16" if has_bfloat16() else "float32"
+    return Sides(options.dtype or DTYPE, kind, theirs, options.threads, options.clock)
 
 
 def folder(options: argparse.Namespace, sides: Sides) -> Path:

@@ -23,8 +23,8 @@ from benchmarks.measuring import Quiet, machine
 from benchmarks.peer import KINDS
 from benchmarks.report import shown
 from benchmarks.running import say
-from benchmarks.serving import RESULTS, fast_dtype
-from benchmarks.world import POOL_ADAPTERS, PROMPT_TOKENS, Scale, Sides, World, name_of, world
+from benchmarks.serving import RESULTS
+from benchmarks.world import DTYPE, POOL_ADAPTERS, PROMPT_TOKENS, Scale, Sides, World, name_of, world
 from demo.model import ensure_model
 from demo.pair import end_on_signals
 
@@ -151,7 +151,7 @@ def _parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="python -m benchmarks.sweeps", description=__doc__)
     made.add_argument("--only", choices=list(SWEEPS), help="one of them; all by default")
     made.add_argument("--repeats", type=int, default=3, help="of each point, for the median")
-    made.add_argument("--dtype", choices=("bfloat16", "float32"), default=fast_dtype(), help="%(default)s here")
+    made.add_argument("--dtype", choices=("bfloat16", "float32"), default=DTYPE, help="%(default)s here")
     made.add_argument("--into", type=Path, default=RESULTS / "sweeps", help="folder of the results")
     return made
 

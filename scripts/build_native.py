@@ -16,9 +16,11 @@ from pathlib import Path
 SOURCES = Path(__file__).resolve().parent.parent / "compute_worker" / "engine" / "native"
 # -ffp-contract: a * b + c in one instruction. -fno-math-errno: sqrt is an instruction too.
 _COMMON = ("-std=c++17", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fopenmp", "-shared", "-fPIC", "-Wall")
+_AVX512 = ("-mavx2", "-mfma", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl")
 TARGETS = {
     "avx2": ("-mavx2", "-mfma"),
-    "avx512": ("-mavx2", "-mfma", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"),
+    "avx512": _AVX512,
+    "avx512bf16": (*_AVX512, "-mavx512bf16"),
     # Not for use: the code of avx512 on a CPU that lacks it, for tests.
     "wide": ("-O1", "-mavx2", "-mfma", "-DLANES=16", "-Wno-psabi"),
 }
@@ -48,7 +50,7 @@ def build(into: Path, variants: Sequence[str]) -> list[Path]:
 
 def main() -> None:
     """Build what runs."""
-    for library in build(SOURCES / "built", ("avx2", "avx512")):
+    for library in build(SOURCES / "built", ("avx2", "avx512", "avx512bf16")):
         print(f"native kernels: {library}")
 
 

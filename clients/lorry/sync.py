@@ -186,6 +186,7 @@ class RegistryClient(_Face[registry.RegistryClient]):
     leases = _stream(registry.RegistryClient.leases)
     resolve = _call(registry.RegistryClient.resolve)
     check_compatibility = _call(registry.RegistryClient.check_compatibility)
+    demand_compatible = _call(registry.RegistryClient.demand_compatible)
     check = _call(registry.RegistryClient.check)
     verdicts = _stream(registry.RegistryClient.verdicts)
     watch = _stream(registry.RegistryClient.watch)

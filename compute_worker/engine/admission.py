@@ -25,8 +25,7 @@ from compute_worker.engine.host import HostModule, LoadedAdapter, Magnitude
 from compute_worker.engine.kv import KvCache
 from compute_worker.engine.layout import lay_out
 from compute_worker.engine.linear import AdaptedLinear
-from compute_worker.engine.loading import has_bfloat16
-from compute_worker.engine.native import NativeKernels, library
+from compute_worker.engine.native import WITH_PAIRS, NativeKernels, library
 from compute_worker.engine.pool import RankPool
 from compute_worker.engine.recognise import Surroundings, recognise
 from compute_worker.engine.selfcheck import check_equal
@@ -99,7 +98,8 @@ def _kernels(served: Served) -> NativeKernels:
     path, device = library(), served.model.device.type
     if path is None or device != "cpu" or served.dtype not in {torch.float32, torch.bfloat16}:
         raise UnsupportedModel(f"no native kernels for {served.dtype} on this {device}")
-    return NativeKernels(path, matrix_units=has_bfloat16())
+    pairs = path.stem.endswith(WITH_PAIRS)
+    return NativeKernels(path, pairs=pairs, matrix_units=torch.cpu._is_amx_tile_supported())  # noqa: SLF001 - as torch calls it
 
 
 def _rehearse(served: Served, fast: Executor, general: Executor, steps: Iterable[Sequence[StepRow]]) -> None:

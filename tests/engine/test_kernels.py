@@ -9,31 +9,22 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 
-from compute_worker.engine.additions import Added, Additions, GroupedCell, Touch
+from compute_worker.engine.additions import Added, GroupedCell, Touch
 from compute_worker.engine.kernels import (
-    NOWHERE,
     Adapt,
     AddNorm,
-    Argmax,
     Attend,
     Heads,
     Kernels,
-    Linear,
-    Operation,
     Places,
     Segments,
     SiluMul,
-    Step,
 )
 from compute_worker.engine.native import NativeKernels, library
-from compute_worker.engine.twin import TorchKernels
 from scripts.build_native import build
+from tests.support.kernels import TWIN, best, near, noise, product, run
 
-TWIN = TorchKernels()
-# Relative to the largest number: sums of up to 200 float32 in another order, and an exponential to 2 ulp.
-CLOSE = 1e-5
 # Drawn shapes are small: what differs lies at the edges of tiles of up to 12 tokens, and of panels of 16 or 32.
 SHAPES = st.integers(1, 40)
 DTYPES = st.sampled_from([torch.float32, torch.bfloat16])
@@ -47,37 +38,7 @@ def native(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     built = build(tmp_path_factory.mktemp("native"), ["wide"]) if request.param == "wide" else [library() or Path()]
     if not built:
         pytest.skip("needs g++")
-    return NativeKernels(built[0], matrix_units=False)
-
-
-def noise(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed + sum(shape))).to(dtype)
-
-
-def run(
-    kernels: Kernels, operation: Operation, tokens: int, added: Added | None = None, places: Places = NOWHERE
-) -> None:
-    kernels.program([operation]).run(Step(tokens, places, Additions([added or Added()])))
-
-
-def near(got: Tensor, expected: Tensor) -> None:
-    assert got.shape == expected.shape
-    if got.numel():
-        assert (got - expected).abs().max() <= CLOSE * expected.abs().max().clamp(min=1)
-
-
-def product(kernels: Kernels, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Of all tokens but the last one of x, which must not be touched."""
-    out = torch.full((len(x), len(weight)), 7.0)
-    run(kernels, Linear(x, kernels.pack(weight, weight.dtype), bias, out), len(x) - 1)
-    assert bool((out[-1] == 7).all())
-    return out[:-1]
-
-
-def best(kernels: Kernels, x: Tensor, weight: Tensor, bias: Tensor | None) -> list[int]:
-    out = torch.zeros(len(x), dtype=torch.int64)
-    run(kernels, Argmax(x, kernels.pack(weight, weight.dtype), bias, out), len(x))
-    return out.tolist()
+    return NativeKernels(built[0], pairs=False, matrix_units=False)
 
 
 @QUICK
@@ -121,7 +82,7 @@ def test_float32_numbers_that_bfloat16_holds_take_half_the_memory() -> None:
     path = library()
     if path is None:
         pytest.skip("no native kernels for this CPU")
-    kernels, weight = NativeKernels(path, matrix_units=False), noise(64, 64)
+    kernels, weight = NativeKernels(path, pairs=False, matrix_units=False), noise(64, 64)
 
     exact = kernels.pack(weight.bfloat16().float(), torch.float32)
 
@@ -135,18 +96,6 @@ def test_argmax(native: Kernels, tokens: int, n: int, k: int, dtype: torch.dtype
     x, weight, bias = noise(tokens, k), noise(n, k, dtype=dtype), noise(n) if with_bias else None
 
     assert best(native, x, weight, bias) == best(TWIN, x, weight, bias)
-
-
-def test_units_for_bfloat16_take_many_tokens_with_bfloat16s_own_error() -> None:
-    path = library()
-    if path is None:
-        pytest.skip("no native kernels for this CPU")
-    x, weight, bias = noise(71, 32), noise(5, 32, dtype=torch.bfloat16), noise(5)
-
-    got = product(NativeKernels(path, matrix_units=True), x, weight, bias)
-    expected = product(TWIN, x, weight, bias)
-
-    assert 0 < (got - expected).norm() < 1e-2 * expected.norm()
 
 
 def test_the_first_of_equal_rows_wins_and_a_row_of_nan_has_an_answer(native: Kernels) -> None:

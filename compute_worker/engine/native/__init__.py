@@ -16,15 +16,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from compute_worker.engine.kernels import Linear, Operation, Step
+from compute_worker.engine.kernels import Argmax, Linear, Operation, Step
 from compute_worker.engine.memory import Arena
 from compute_worker.engine.native import panels
-from compute_worker.engine.native.panels import Panels, panels_of
+from compute_worker.engine.native.panels import Panels, Stored, panels_of
 from compute_worker.engine.native.structs import COperation, CStep, structure
 
 BUILT = Path(__file__).parent / "built"
 # torch's words for what the CPU can do, and the library built for it.
 VARIANTS = {"AVX2": "avx2", "AVX512": "avx512"}
+# The one for a CPU that multiplies pairs of bfloat16 in one instruction.
+WITH_PAIRS = "avx512bf16"
 # From so many tokens on, oneDNN's bfloat16 products are faster where the CPU has units for them (measured on a
 # Xeon with AMX: equal at 64, 76 ms against 160 at 512).
 _MATRIX_UNITS_FROM = 64
@@ -33,18 +35,23 @@ _MATRIX_UNITS_FROM = 64
 def library(built: Path = BUILT) -> Path | None:
     """The library for this CPU; None where there is none."""
     variant = VARIANTS.get(torch.backends.cpu.get_cpu_capability())
+    if variant == "avx512" and torch.cpu._is_avx512_bf16_supported():  # noqa: SLF001 - torch has no public name for it
+        variant = WITH_PAIRS
     path = built / f"lorry-{variant}.so"
     return path if variant and path.exists() else None
 
 
 class NativeKernels:
-    """Kernels over a built library. matrix_units: whether the CPU has units for bfloat16 products.
+    """Kernels over a built library.
 
     For float32 activations and weights in float32 or bfloat16, all in the CPU's memory and contiguous.
+    pairs: whether weights that are asked for in bfloat16 meet activations that are rounded to it, which the library
+    for CPUs with such products does twice as fast. matrix_units: whether the CPU has units for products of matrices.
     """
 
-    def __init__(self, path: Path, *, matrix_units: bool) -> None:
+    def __init__(self, path: Path, *, pairs: bool, matrix_units: bool) -> None:
         self.name = path.stem.removeprefix("lorry-")
+        self._pairs = pairs
         self._matrix_units = matrix_units
         self._library = ctypes.CDLL(str(path))
         for size in (self._library.lorry_panel, self._library.lorry_tokens):
@@ -58,8 +65,8 @@ class NativeKernels:
 
     def pack(self, weight: Tensor, dtype: torch.dtype) -> Panels:
         """See Kernels."""
-        packed = panels.pack(self._library, self._arena, weight, dtype)
-        units = self._matrix_units and packed.narrow
+        packed = panels.pack(self._library, self._arena, weight, dtype, pairs=self._pairs)
+        units = self._matrix_units and dtype == torch.bfloat16
         return replace(packed, matrix=weight.to(torch.bfloat16, copy=True)) if units else packed
 
     def program(self, operations: Sequence[Operation]) -> NativeProgram:
@@ -79,6 +86,10 @@ class NativeProgram:
         self._list = (COperation * len(made))(*(each for each, _ in made))
         self._threads = torch.get_num_threads()
         self._z = torch.empty(0)
+        products = [panels_of(each.weight) for each in operations if isinstance(each, Linear | Argmax)]
+        # Words of a token's activations in pairs, where that is what the widest product reads.
+        self._pairs = max((-(-each.shape[1] // 2) for each in products if each.stored is Stored.PAIRS), default=0)
+        self._rounded = torch.empty(0)
 
     def run(self, step: Step) -> None:
         """See Program."""
@@ -113,6 +124,8 @@ class NativeProgram:
         places, additions = step.places, step.additions
         if self._z.numel() < additions.room:
             self._z = torch.empty(additions.room)
+        if self._rounded.numel() < step.tokens * self._pairs:
+            self._rounded = torch.empty(step.tokens * self._pairs)
         tensors = (places.rows, places.tables, places.cos, places.sin)
-        addresses = (*(tensor.data_ptr() for tensor in tensors), additions.table.ctypes.data, self._z.data_ptr())
-        return CStep(step.tokens, len(places.rows), *addresses)
+        rooms = (additions.table.ctypes.data, self._z.data_ptr(), self._rounded.data_ptr())
+        return CStep(step.tokens, len(places.rows), *(tensor.data_ptr() for tensor in tensors), *rooms)

@@ -1,8 +1,8 @@
-// Vectors of floats, as wide as the machine's registers, and the two types that weights are stored in.
+// Vectors of floats, as wide as the machine's registers, and the types that weights are stored in.
 //
-// Everything is computed in float32: a bfloat16 is widened when it is read. The width comes from the
-// compiler's target; -DLANES=16 on a narrower machine gives the same results from two registers each,
-// which is how the wide variant is tested where it cannot run.
+// Everything is summed up in float32: a bfloat16 is widened when it is read, a pair of them multiplied by another
+// pair. The width comes from the compiler's target; -DLANES=16 on a narrower machine gives the same results from
+// two registers each, which is how the wide variant is tested where it cannot run.
 #pragma once
 #include <immintrin.h>
 
@@ -25,6 +25,11 @@ typedef uint16_t Halves __attribute__((vector_size(LANES * 2), aligned(2), may_a
 
 struct bfloat16 {
     uint16_t bits;
+};
+
+// Two that follow each other along a sum, the first in the low half.
+struct Pair {
+    uint32_t bits;
 };
 
 static inline Vec load(const float *p) { return *(const Vec *)p; }
@@ -57,6 +62,31 @@ static inline void put(bfloat16 *p, float x) {
 }
 
 static inline Vec all(float x) { return x - Vec{}; }
+
+// sums + w * x; of pairs, both products of each word. Without the instruction for it they are widened, so that tests can
+// compare.
+static inline Vec added(Vec sums, Vec w, float x) { return sums + w * x; }
+static inline Vec added(Vec sums, Vec w, Pair x) {
+#ifdef __AVX512BF16__
+    return (Vec)_mm512_dpbf16_ps((__m512)sums, (__m512bh)w, (__m512bh)_mm512_set1_epi32((int)x.bits));
+#else
+    Vec first = (Vec)((Bits)w << 16), second = (Vec)((Bits)w & 0xffff0000);
+    sums += first * scalar(bfloat16{(uint16_t)x.bits});
+    return sums + second * scalar(bfloat16{(uint16_t)(x.bits >> 16)});
+#endif
+}
+
+// x [size] in pairs, rounded; behind an odd size comes a zero.
+static inline void pair(const float *x, long size, Pair *pairs) {
+    bfloat16 *to = (bfloat16 *)pairs;
+    long i = 0;
+#ifdef __AVX512BF16__
+    for (; i + LANES <= size; i += LANES)
+        _mm256_storeu_si256((__m256i *)(to + i), (__m256i)_mm512_cvtneps_pbh((__m512)load(x + i)));
+#endif
+    for (; i < size; i++) put(to + i, x[i]);
+    if (size % 2) to[size] = {0};
+}
 
 typedef float Four __attribute__((vector_size(16)));
 

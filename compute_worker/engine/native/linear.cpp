@@ -5,16 +5,22 @@
 #include "panels.h"
 #include "step.h"
 
+// What a product reads: rows of x, `k` numbers or pairs each.
+template <class X> struct Given {
+    const X *x;
+    long k;
+};
+
 // Bytes of x that pass by every panel before the next ones do: half of a second-level cache of 512 KB.
 static constexpr long BLOCK_BYTES = 262144;
 // Units of work for each thread: the last one to finish is late by half a unit, 6 % of its share.
 static constexpr long UNITS = 8;
 
-// How a product is cut: tokens into blocks, panels into units.
+// How a product is cut: tokens, of so many bytes each, into blocks, panels into units.
 struct Cut {
     long block, blocks, unit, units, panels;
-    Cut(long tokens, long n, long k, int threads) {
-        long most = BLOCK_BYTES / ((long)sizeof(float) * k) / TOKENS * TOKENS;
+    Cut(long tokens, long n, long bytes, int threads) {
+        long most = BLOCK_BYTES / bytes / TOKENS * TOKENS;
         most = most < TOKENS ? TOKENS : most;
         blocks = (tokens + most - 1) / most;
         block = blocks ? (tokens + blocks - 1) / blocks : 0;
@@ -49,18 +55,18 @@ static long columns_of(long n, long panel, long count) {
     return (panel + count) * PANEL < n ? count * PANEL : n - panel * PANEL;
 }
 
-template <class W> static void linear(const Linear &op, long tokens, const Team &team) {
-    Cut cut(tokens, op.n, op.k, team.threads);
+template <class W> static void linear(const Linear &op, const Given<Times<W>> &in, long tokens, const Team &team) {
+    Cut cut(tokens, op.n, in.k * (long)sizeof *in.x, team.threads);
     std::vector<float> edge(cut.block * PANEL * 4);  // for a last panel that is not full
     taking(cut, tokens, team, [&](long first, long some, long panel, long count) {
-        const W *w = (const W *)op.panels + panel * PANEL * op.k;
-        const float *x = op.x + first * op.k;
+        const W *w = (const W *)op.panels + panel * PANEL * in.k;
+        const Times<W> *x = in.x + first * in.k;
         float *y = op.y + first * op.n + panel * PANEL;
         long columns = columns_of(op.n, panel, count), width = count * PANEL;
         if (columns == width) {
-            multiply(w, count, some, {x, op.k, op.k, y, op.n, false});
+            multiply(w, count, some, {x, in.k, in.k, y, op.n, false});
         } else {
-            multiply(w, count, some, {x, op.k, op.k, edge.data(), width, false});
+            multiply(w, count, some, {x, in.k, in.k, edge.data(), width, false});
             for (long t = 0; t < some; t++) memcpy(y + t * op.n, edge.data() + t * width, columns * sizeof(float));
         }
         if (op.bias) add_bias(y, op.n, op.bias + panel * PANEL, some, columns);
@@ -73,14 +79,14 @@ struct Largest {
     int64_t row = 0;
 };
 
-template <class W> static void argmax(const Argmax &op, long tokens, const Team &team) {
-    Cut cut(tokens, op.n, op.k, team.threads);
+template <class W> static void argmax(const Argmax &op, const Given<Times<W>> &in, long tokens, const Team &team) {
+    Cut cut(tokens, op.n, in.k * (long)sizeof *in.x, team.threads);
     std::vector<float> scores(cut.block * PANEL * 4);
     std::vector<Largest> mine(tokens);
     taking(cut, tokens, team, [&](long first, long some, long panel, long count) {
-        const W *w = (const W *)op.panels + panel * PANEL * op.k;
+        const W *w = (const W *)op.panels + panel * PANEL * in.k;
         long columns = columns_of(op.n, panel, count), width = count * PANEL;
-        multiply(w, count, some, {op.x + first * op.k, op.k, op.k, scores.data(), width, false});
+        multiply(w, count, some, {in.x + first * in.k, in.k, in.k, scores.data(), width, false});
         if (op.bias) add_bias(scores.data(), width, op.bias + panel * PANEL, some, columns);
         for (long t = 0; t < some; t++) {
             Largest &largest = mine[first + t];
@@ -96,11 +102,21 @@ template <class W> static void argmax(const Argmax &op, long tokens, const Team 
         }
 }
 
+// The step's x in pairs, once each thread has rounded its share.
+static Given<Pair> rounded(const float *x, long k, const Step &step, const Team &team) {
+    Given<Pair> in{(const Pair *)step.rounded, (k + 1) / 2};
+    Share mine(step.tokens, team);
+    for (long t = mine.begin; t < mine.end; t++) pair(x + t * k, k, (Pair *)step.rounded + t * in.k);
+#pragma omp barrier
+    return in;
+}
+
 void work(const Linear &op, const Step &step, const Team &team) {
-    if (op.narrow)
-        linear<bfloat16>(op, step.tokens, team);
-    else
-        linear<float>(op, step.tokens, team);
+    switch (op.stored) {
+        case WIDE: return linear<float>(op, {op.x, op.k}, step.tokens, team);
+        case NARROW: return linear<bfloat16>(op, {op.x, op.k}, step.tokens, team);
+        case PAIRS: return linear<Pair>(op, rounded(op.x, op.k, step, team), step.tokens, team);
+    }
 }
 
 void work(const Argmax &op, const Step &step, const Team &team) {
@@ -109,25 +125,39 @@ void work(const Argmax &op, const Step &step, const Team &team) {
         op.values[t] = Largest().value;
         op.best[t] = 0;
     }
-    if (op.narrow)
-        argmax<bfloat16>(op, step.tokens, team);
-    else
-        argmax<float>(op, step.tokens, team);
+    switch (op.stored) {
+        case WIDE: return argmax<float>(op, {op.x, op.k}, step.tokens, team);
+        case NARROW: return argmax<bfloat16>(op, {op.x, op.k}, step.tokens, team);
+        case PAIRS: return argmax<Pair>(op, rounded(op.x, op.k, step, team), step.tokens, team);
+    }
 }
 
-template <class W> static void pack(const float *w, W *panels, long n, long k, int threads) {
+// Where number j of output i lies in a panel.
+template <class W> static long seat(long i, long j) {
+    if (std::is_same_v<W, Pair>) return (j / 2 * PANEL + i) * 2 + j % 2;
+    if (std::is_same_v<W, bfloat16>) return j * PANEL + (i < LANES ? 2 * i : 2 * (i - LANES) + 1);
+    return j * PANEL + i;
+}
+// Numbers of one output in a panel: pairs are filled up with a zero.
+template <class W> static long depth(long k) { return std::is_same_v<W, Pair> ? k + k % 2 : k; }
+template <class W> using Number = std::conditional_t<std::is_same_v<W, float>, float, bfloat16>;
+
+template <class W> static void pack(const float *w, void *panels, long n, long k, int threads) {
+    long deep = depth<W>(k);
 #pragma omp parallel for num_threads(threads)
-    for (long first = 0; first < n; first += PANEL)
-        for (long j = 0; j < k; j++)
+    for (long first = 0; first < n; first += PANEL) {
+        Number<W> *panel = (Number<W> *)panels + first * deep;
+        for (long j = 0; j < deep; j++)
             for (long i = 0; i < PANEL; i++)
-                put(panels + first * k + j * PANEL + seat(panels, i), first + i < n ? w[(first + i) * k + j] : 0);
+                put(panel + seat<W>(i, j), first + i < n && j < k ? w[(first + i) * k + j] : 0);
+    }
 }
 
-template <class W> static void unpack(const W *panels, float *w, long n, long k, int threads) {
+template <class W> static void unpack(const void *panels, float *w, long n, long k, int threads) {
 #pragma omp parallel for num_threads(threads)
     for (long row = 0; row < n; row++) {
-        const W *at = panels + row / PANEL * PANEL * k + seat(panels, row % PANEL);
-        for (long j = 0; j < k; j++) w[row * k + j] = scalar(at[j * PANEL]);
+        const Number<W> *panel = (const Number<W> *)panels + row / PANEL * PANEL * depth<W>(k);
+        for (long j = 0; j < k; j++) w[row * k + j] = scalar(panel[seat<W>(row % PANEL, j)]);
     }
 }
 
@@ -136,17 +166,19 @@ int64_t lorry_panel() { return PANEL; }
 int64_t lorry_tokens() { return TOKENS; }
 
 // w: [n, k], float32. panels: of all rows, the last one filled up with zeros.
-void lorry_pack(const float *w, void *panels, int narrow, int64_t n, int64_t k, int threads) {
-    if (narrow)
-        pack(w, (bfloat16 *)panels, n, k, threads);
-    else
-        pack(w, (float *)panels, n, k, threads);
+void lorry_pack(const float *w, void *panels, int stored, int64_t n, int64_t k, int threads) {
+    switch (stored) {
+        case WIDE: return pack<float>(w, panels, n, k, threads);
+        case NARROW: return pack<bfloat16>(w, panels, n, k, threads);
+        case PAIRS: return pack<Pair>(w, panels, n, k, threads);
+    }
 }
 
-void lorry_unpack(const void *panels, float *w, int narrow, int64_t n, int64_t k, int threads) {
-    if (narrow)
-        unpack((const bfloat16 *)panels, w, n, k, threads);
-    else
-        unpack((const float *)panels, w, n, k, threads);
+void lorry_unpack(const void *panels, float *w, int stored, int64_t n, int64_t k, int threads) {
+    switch (stored) {
+        case WIDE: return unpack<float>(panels, w, n, k, threads);
+        case NARROW: return unpack<bfloat16>(panels, w, n, k, threads);
+        case PAIRS: return unpack<Pair>(panels, w, n, k, threads);
+    }
 }
 }

@@ -3,6 +3,8 @@
 // A panel holds PANEL rows of W side by side: for each k, PANEL numbers. A vector of outputs is then one load,
 // a token's number one broadcast, and nothing has to be summed across a vector at the end.
 #pragma once
+#include <type_traits>
+
 #include "lanes.h"
 
 constexpr long PANEL = 2 * LANES;
@@ -25,13 +27,15 @@ static inline void two(const bfloat16 *p, Vec &low, Vec &high) {
     low = (Vec)(words << 16);
     high = (Vec)(words & 0xffff0000);
 }
-// Where output i of a panel lies among the PANEL numbers of one k.
-static inline long seat(const float *, long i) { return i; }
-static inline long seat(const bfloat16 *, long i) { return i < LANES ? 2 * i : 2 * (i - LANES) + 1; }
+// PANEL pairs of two k that follow each other.
+static inline void two(const Pair *p, Vec &low, Vec &high) { two((const float *)p, low, high); }
 
-// x: [T, k], rows ldx apart; y: [T, P * PANEL], rows ldy apart. add: to what y holds.
-struct Sums {
-    const float *x;
+// What a stored type is multiplied by.
+template <class W> using Times = std::conditional_t<std::is_same_v<W, Pair>, Pair, float>;
+
+// x: [T, k], rows ldx apart; y: [T, P * PANEL], rows ldy apart. add: to what y holds. Of pairs, k counts pairs.
+template <class X> struct Sums {
+    const X *x;
     long ldx, k;
     float *y;
     long ldy;
@@ -39,9 +43,9 @@ struct Sums {
 };
 
 // w: P panels, `panel` numbers apart.
-template <int T, int P, class W> [[gnu::noinline]] void tile(const W *w, long panel, const Sums &of) {
+template <int T, int P, class W> [[gnu::noinline]] void tile(const W *w, long panel, const Sums<Times<W>> &of) {
     Vec acc[T][2 * P];
-    const float *x = of.x;
+    const Times<W> *x = of.x;
     const long ldx = of.ldx, k = of.k;
     // = {} for all of them would go through memory.
 #pragma GCC unroll 24
@@ -55,8 +59,8 @@ template <int T, int P, class W> [[gnu::noinline]] void tile(const W *w, long pa
             two(w + p * panel + i * PANEL, low, high);
 #pragma GCC unroll 16
             for (int t = 0; t < T; t++) {
-                acc[t][2 * p] += low * x[t * ldx + i];
-                acc[t][2 * p + 1] += high * x[t * ldx + i];
+                acc[t][2 * p] = added(acc[t][2 * p], low, x[t * ldx + i]);
+                acc[t][2 * p + 1] = added(acc[t][2 * p + 1], high, x[t * ldx + i]);
             }
         }
     }
@@ -73,7 +77,7 @@ static constexpr long panels_of(long tokens) { return tokens == 1 ? 4 : tokens =
 
 // A tile of `tokens` <= TOKENS, over panels_of(tokens) panels where `several`, else over one.
 template <int T = TOKENS, class W>
-static inline void by_panels(long tokens, bool several, const W *w, long panel, const Sums &of) {
+static inline void by_panels(long tokens, bool several, const W *w, long panel, const Sums<Times<W>> &of) {
     if (tokens < T) {
         if constexpr (T > 1) by_panels<T - 1>(tokens, several, w, panel, of);
         return;
@@ -95,7 +99,7 @@ struct Ahead {
 };
 
 // `count` panels from w on (1, or panels_of(tokens)) times all of x: y [tokens, count * PANEL].
-template <class W> static void multiply(const W *w, long count, long tokens, const Sums &of) {
+template <class W> static void multiply(const W *w, long count, long tokens, const Sums<Times<W>> &of) {
     long tiles = (tokens + TOKENS - 1) / TOKENS, panel = of.k * PANEL;
     long cuts = (panel * (long)sizeof(W) + NEAR - 1) / NEAR;
     for (long cut = 0; cut < cuts; cut++) {
@@ -104,7 +108,8 @@ template <class W> static void multiply(const W *w, long count, long tokens, con
         for (long i = 0; i < tiles; i++) {
             long begin = tokens * i / tiles, end = tokens * (i + 1) / tiles;
             next.part(i, tiles);
-            Sums some{of.x + begin * of.ldx + from, of.ldx, to - from, of.y + begin * of.ldy, of.ldy, of.add || cut > 0};
+            Sums<Times<W>> some{
+                of.x + begin * of.ldx + from, of.ldx, to - from, of.y + begin * of.ldy, of.ldy, of.add || cut > 0};
             by_panels(end - begin, count > 1, w + from * PANEL, panel, some);
         }
     }

@@ -1,7 +1,8 @@
 """Weights as the native kernels read them: panels of rows, in memory of their own.
 
 Owns the choice of bits: bfloat16 wherever it holds every number of a matrix exactly, so that float32 weights
-that were published in bfloat16 are read in half the time. Does not know what a panel looks like.
+that were published in bfloat16 are read in half the time; in pairs where activations may be rounded too. Does not
+know what a panel looks like.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import ctypes
 from ctypes import c_int, c_int64, c_void_p
 from dataclasses import dataclass, field
+from enum import IntEnum
 
 import torch
 from torch import Tensor
@@ -23,39 +25,53 @@ SIGNATURES = {
 }
 
 
+class Stored(IntEnum):
+    """As `Stored` of step.h."""
+
+    WIDE = 0
+    NARROW = 1
+    PAIRS = 2
+
+
 @dataclass(frozen=True, slots=True)
 class Panels:
     """A matrix in panels. memory: bytes. matrix: itself in bfloat16, where the CPU has units for its products."""
 
     library: ctypes.CDLL = field(repr=False)
     shape: tuple[int, int]
-    narrow: bool
+    stored: Stored
     memory: Tensor
     matrix: Tensor | None = None
 
     @property
     def nbytes(self) -> int:
         """See Packed."""
-        numbers = (2 if self.narrow else 4) * self.shape[0] * self.shape[1]
+        numbers = self.shape[0] * _row_bytes(self.shape[1], self.stored)
         return numbers + (0 if self.matrix is None else self.matrix.nbytes)
 
     def rows(self) -> Tensor:
         """See Packed."""
         weight = torch.empty(self.shape)
         # One thread: loaders ask, and OpenMP keeps a team for every thread that ever computed with more.
-        self.library.lorry_unpack(self.memory.data_ptr(), weight.data_ptr(), self.narrow, *self.shape, 1)
+        self.library.lorry_unpack(self.memory.data_ptr(), weight.data_ptr(), self.stored, *self.shape, 1)
         return weight
 
 
-def pack(library: ctypes.CDLL, arena: Arena, weight: Tensor, dtype: torch.dtype) -> Panels:
-    """Copy a matrix [n, k] into panels, rounded to `dtype`."""
+def pack(library: ctypes.CDLL, arena: Arena, weight: Tensor, dtype: torch.dtype, *, pairs: bool) -> Panels:
+    """Copy a matrix [n, k] into panels, rounded to `dtype`. pairs: in these, where that is bfloat16."""
     wide = weight.to(dtype).float().contiguous()
     n, k = wide.shape
-    narrow = dtype == torch.bfloat16 or _is_exact(wide)
+    narrow = Stored.NARROW if dtype == torch.bfloat16 or _is_exact(wide) else Stored.WIDE
+    stored = Stored.PAIRS if pairs and dtype == torch.bfloat16 else narrow
     width = library.lorry_panel()
-    memory = arena.take(-(-n // width) * width * k * (2 if narrow else 4))
-    library.lorry_pack(wide.data_ptr(), memory.data_ptr(), narrow, n, k, torch.get_num_threads())
-    return Panels(library, (n, k), narrow, memory)
+    memory = arena.take(-(-n // width) * width * _row_bytes(k, stored))
+    library.lorry_pack(wide.data_ptr(), memory.data_ptr(), stored, n, k, torch.get_num_threads())
+    return Panels(library, (n, k), stored, memory)
+
+
+def _row_bytes(k: int, stored: Stored) -> int:
+    """Of one row: an odd one in pairs is filled up."""
+    return (4, 2, 2)[stored] * (k + k % 2 if stored is Stored.PAIRS else k)
 
 
 def panels_of(weight: Packed) -> Panels:

@@ -32,7 +32,11 @@ struct Row {
     int64_t begin, end, position, first_block;
 };
 
-// cos, sin: [tokens, head size]. z: room for the rank * tokens of all cells of a product.
+// How a matrix is stored: in float32; in bfloat16, widened where it is read; in pairs of bfloat16, which are multiplied by
+// activations that are rounded like them.
+enum Stored { WIDE, NARROW, PAIRS };
+
+// cos, sin: [tokens, head size]. z: room for the rank * tokens of all cells of a product. rounded: for a product's x in pairs.
 struct Step {
     int64_t tokens, row_count;
     const Row *rows;
@@ -40,6 +44,7 @@ struct Step {
     const float *cos, *sin;
     const Added *added;
     float *z;
+    void *rounded;
 };
 
 struct Linear {
@@ -47,7 +52,7 @@ struct Linear {
     const void *panels;
     const float *bias;
     float *y;
-    int64_t n, k, narrow;
+    int64_t n, k, stored;
 };
 
 // values: [tokens], of the best.
@@ -57,7 +62,7 @@ struct Argmax {
     const float *bias;
     int64_t *best;
     float *values;
-    int64_t n, k, narrow;
+    int64_t n, k, stored;
 };
 
 struct AddNorm {

@@ -25,7 +25,7 @@ class CStep(Structure):
     _fields_ = (
         ("tokens", c_int64),
         ("row_count", c_int64),
-        *((name, c_void_p) for name in ("rows", "tables", "cos", "sin", "added", "z")),
+        *((name, c_void_p) for name in ("rows", "tables", "cos", "sin", "added", "z", "rounded")),
     )
 
 
@@ -40,7 +40,7 @@ class _Linear(Structure):
 
     _fields_ = (
         *((name, c_void_p) for name in ("x", "panels", "bias", "y")),
-        *((name, c_int64) for name in ("n", "k", "narrow")),
+        *((name, c_int64) for name in ("n", "k", "stored")),
     )
 
 
@@ -49,7 +49,7 @@ class _Argmax(Structure):
 
     _fields_ = (
         *((name, c_void_p) for name in ("x", "panels", "bias", "best", "values")),
-        *((name, c_int64) for name in ("n", "k", "narrow")),
+        *((name, c_int64) for name in ("n", "k", "stored")),
     )
 
 
@@ -99,10 +99,10 @@ def _made(operation: Operation) -> tuple[Structure, object]:
     match operation:
         case Linear(x, weight, bias, out):
             panels = panels_of(weight)
-            return _Linear(_at(x), _at(panels.memory), _at(bias), _at(out), *weight.shape, panels.narrow), None
+            return _Linear(_at(x), _at(panels.memory), _at(bias), _at(out), *weight.shape, panels.stored), None
         case Argmax(x, weight, bias, best):
             panels, values = panels_of(weight), torch.empty(len(best))
-            sizes = (*weight.shape, panels.narrow)
+            sizes = (*weight.shape, panels.stored)
             return _Argmax(_at(x), _at(panels.memory), _at(bias), _at(best), _at(values), *sizes), values
         case AddNorm(x, y, weight, eps, out):
             return _AddNorm(_at(x), _at(y), _at(weight), _at(out), out.shape[1], eps), None

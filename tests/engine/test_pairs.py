@@ -1,0 +1,88 @@
+"""Products whose activations are rounded to bfloat16: in pairs, and by a CPU's units for matrices."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from compute_worker.engine.kernels import Kernels
+from compute_worker.engine.native import NativeKernels, library
+from tests.support.kernels import TWIN, best, near, noise, product
+
+QUICK = settings(max_examples=20, deadline=None)
+SHAPES = st.integers(1, 70)
+
+
+@pytest.fixture(scope="module")
+def path() -> Path:
+    built = library()
+    return built or pytest.skip("no native kernels for this CPU: make setup builds them where g++ and AVX2 are")
+
+
+@pytest.fixture(scope="module")
+def pairs(path: Path) -> Kernels:
+    # A library for a CPU without such products has them all the same, slowly.
+    return NativeKernels(path, pairs=True, matrix_units=False)
+
+
+@QUICK
+@given(tokens=st.integers(0, 70), n=SHAPES, k=st.integers(1, 200), with_bias=st.booleans())
+def test_a_product_is_that_of_activations_rounded_to_bfloat16(
+    pairs: Kernels, tokens: int, n: int, k: int, *, with_bias: bool
+) -> None:
+    x, weight = noise(tokens + 1, k), noise(n, k, dtype=torch.bfloat16)
+    bias = noise(n) if with_bias else None
+
+    near(product(pairs, x, weight, bias), product(TWIN, x.bfloat16().float(), weight, bias))
+
+
+@pytest.mark.parametrize("tokens", [1, 7, 45, 200])
+def test_a_product_that_is_cut_into_blocks_of_tokens_and_of_the_sum(pairs: Kernels, tokens: int) -> None:
+    x, weight = noise(tokens + 1, 1601), noise(150, 1601, dtype=torch.bfloat16)
+
+    near(product(pairs, x, weight, None), product(TWIN, x.bfloat16().float(), weight, None))
+
+
+@QUICK
+@given(tokens=st.integers(0, 40), n=SHAPES, k=st.integers(1, 60))
+def test_the_largest_is_that_of_rounded_activations(pairs: Kernels, tokens: int, n: int, k: int) -> None:
+    x, weight = noise(tokens, k), noise(n, k, dtype=torch.bfloat16)
+
+    assert best(pairs, x, weight, None) == best(TWIN, x.bfloat16().float(), weight, None)
+
+
+@QUICK
+@given(n=SHAPES, k=st.integers(1, 60))
+def test_a_matrix_in_pairs_can_be_had_back(pairs: Kernels, n: int, k: int) -> None:
+    weight = noise(n, k, dtype=torch.bfloat16)
+    packed = pairs.pack(weight, torch.bfloat16)
+
+    assert torch.equal(packed.rows(), weight.float())
+    assert packed.nbytes == 2 * n * (k + k % 2)
+
+
+@pytest.mark.parametrize("units", [False, True])
+def test_float32_is_never_rounded_though_bfloat16_would_hold_the_weights(path: Path, *, units: bool) -> None:
+    kernels = NativeKernels(path, pairs=True, matrix_units=units)
+    x, weight = noise(71, 32), noise(5, 32).bfloat16().float()
+
+    near(product(kernels, x, weight, None), product(TWIN, x, weight, None))
+
+
+def test_what_is_no_number_stays_none(pairs: Kernels) -> None:
+    x = torch.full((2, 33), float("nan"))
+
+    assert bool(product(pairs, x, noise(5, 33, dtype=torch.bfloat16), None).isnan().all())
+
+
+def test_units_for_matrices_take_many_tokens_with_bfloat16s_own_error(path: Path) -> None:
+    x, weight, bias = noise(71, 32), noise(5, 32, dtype=torch.bfloat16), noise(5)
+
+    got = product(NativeKernels(path, pairs=False, matrix_units=True), x, weight, bias)
+    expected = product(TWIN, x, weight, bias)
+
+    assert 0 < (got - expected).norm() < 1e-2 * expected.norm()

@@ -63,12 +63,21 @@ static inline void put(bfloat16 *p, float x) {
 
 static inline Vec all(float x) { return x - Vec{}; }
 
-// sums + w * x; of pairs, both products of each word. Without the instruction for it they are widened, so that tests can
-// compare.
-static inline Vec added(Vec sums, Vec w, float x) { return sums + w * x; }
-static inline Vec added(Vec sums, Vec w, Pair x) {
+// sums + w * x, where x is read from memory: a register for it would be one of those that many sums need, and GCC would
+// rather take it and put sums aside.
+static inline Vec added(Vec sums, Vec w, const float &x) {
+#if LANES == 16 && defined(__AVX512F__)
+    asm("vfmadd231ps %2%{1to16%}, %1, %0" : "+v"(sums) : "v"(w), "m"(x));
+    return sums;
+#else
+    return sums + w * x;
+#endif
+}
+// Of pairs, both products of each word. Without the instruction for it they are widened, so that tests can compare.
+static inline Vec added(Vec sums, Vec w, const Pair &x) {
 #ifdef __AVX512BF16__
-    return (Vec)_mm512_dpbf16_ps((__m512)sums, (__m512bh)w, (__m512bh)_mm512_set1_epi32((int)x.bits));
+    asm("vdpbf16ps %2%{1to16%}, %1, %0" : "+v"(sums) : "v"(w), "m"(x));
+    return sums;
 #else
     Vec first = (Vec)((Bits)w << 16), second = (Vec)((Bits)w & 0xffff0000);
     sums += first * scalar(bfloat16{(uint16_t)x.bits});

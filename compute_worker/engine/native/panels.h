@@ -33,6 +33,12 @@ static inline void two(const Pair *p, Vec &low, Vec &high) { two((const float *)
 // What a stored type is multiplied by.
 template <class W> using Times = std::conditional_t<std::is_same_v<W, Pair>, Pair, float>;
 
+// Memory that is read next, asked for while the processor multiplies what it has: so many bytes with each k.
+struct Next {
+    const char *at = nullptr;
+    long bytes = 0;
+};
+
 // x: [T, k], rows ldx apart; y: [T, P * PANEL], rows ldy apart. add: to what y holds. Of pairs, k counts pairs.
 template <class X> struct Sums {
     const X *x;
@@ -40,6 +46,7 @@ template <class X> struct Sums {
     float *y;
     long ldy;
     bool add;
+    Next next = {};
 };
 
 // w: P panels, `panel` numbers apart.
@@ -47,15 +54,19 @@ template <int T, int P, class W> [[gnu::noinline]] void tile(const W *w, long pa
     Vec acc[T][2 * P];
     const Times<W> *x = of.x;
     const long ldx = of.ldx, k = of.k;
-    // = {} for all of them would go through memory.
+    // Loops over all of them are unrolled, else they go through memory.
 #pragma GCC unroll 24
     for (int i = 0; i < T * 2 * P; i++) acc[i / (2 * P)][i % (2 * P)] = Vec{};
+    const char *next = of.next.at;
 #pragma GCC unroll 4
-    for (long i = 0; i < k; i++) {
+    for (long i = 0; i < k; i++, next += of.next.bytes) {
+        __builtin_prefetch(next, 0, 3);
 #pragma GCC unroll 8
         for (int p = 0; p < P; p++) {
             Vec low, high;
-            __builtin_prefetch((const char *)(w + p * panel + i * PANEL) + SOON, 0, 3);
+#pragma GCC unroll 4
+            for (long line = 0; line < PANEL * (long)sizeof(W); line += 64)
+                __builtin_prefetch((const char *)(w + p * panel + i * PANEL) + SOON + line, 0, 3);
             two(w + p * panel + i * PANEL, low, high);
 #pragma GCC unroll 16
             for (int t = 0; t < T; t++) {
@@ -65,11 +76,12 @@ template <int T, int P, class W> [[gnu::noinline]] void tile(const W *w, long pa
         }
     }
     // What was there comes last: the sum of short sums is nearer to the true one than one long sum.
+    auto y = [&](int i) { return of.y + i / (2 * P) * of.ldy + i % (2 * P) * LANES; };
     if (of.add)
-        for (int t = 0; t < T; t++)
-            for (int p = 0; p < 2 * P; p++) acc[t][p] += load(of.y + t * of.ldy + p * LANES);
-    for (int t = 0; t < T; t++)
-        for (int p = 0; p < 2 * P; p++) store(of.y + t * of.ldy + p * LANES, acc[t][p]);
+#pragma GCC unroll 24
+        for (int i = 0; i < T * 2 * P; i++) acc[i / (2 * P)][i % (2 * P)] += load(y(i));
+#pragma GCC unroll 24
+    for (int i = 0; i < T * 2 * P; i++) store(y(i), acc[i / (2 * P)][i % (2 * P)]);
 }
 
 // Panels that a tile of so many tokens takes at once: eight sums or more hide what an addition takes.
@@ -87,29 +99,19 @@ static inline void by_panels(long tokens, bool several, const W *w, long panel, 
     tile<T, 1>(w, panel, of);
 }
 
-// Memory that is read next, asked for bit by bit while the processor multiplies what it has: into the second-level
-// cache, since the nearest has no room for it.
-struct Ahead {
-    const char *at;
-    long bytes;
-    [[gnu::always_inline]] void part(long index, long of) const {
-        for (long i = bytes * index / of & ~63L; i < bytes * (index + 1) / of; i += 64)
-            __builtin_prefetch(at + i, 0, 2);
-    }
-};
-
 // `count` panels from w on (1, or panels_of(tokens)) times all of x: y [tokens, count * PANEL].
 template <class W> static void multiply(const W *w, long count, long tokens, const Sums<Times<W>> &of) {
     long tiles = (tokens + TOKENS - 1) / TOKENS, panel = of.k * PANEL;
     long cuts = (panel * (long)sizeof(W) + NEAR - 1) / NEAR;
     for (long cut = 0; cut < cuts; cut++) {
         long from = of.k * cut / cuts, to = of.k * (cut + 1) / cuts;
-        Ahead next{(const char *)(w + to * PANEL), tiles == 1 ? 0 : (to - from) * PANEL * (long)sizeof(W)};
+        const char *behind = (const char *)(w + to * PANEL);
+        long share = tiles == 1 ? 0 : PANEL * (long)sizeof(W) / tiles;  // one tile asks for itself alone
         for (long i = 0; i < tiles; i++) {
             long begin = tokens * i / tiles, end = tokens * (i + 1) / tiles;
-            next.part(i, tiles);
-            Sums<Times<W>> some{
-                of.x + begin * of.ldx + from, of.ldx, to - from, of.y + begin * of.ldy, of.ldy, of.add || cut > 0};
+            Next next{behind + i * share * (to - from), share};
+            Sums<Times<W>> some{of.x + begin * of.ldx + from, of.ldx, to - from, of.y + begin * of.ldy, of.ldy,
+                                of.add || cut > 0, next};
             by_panels(end - begin, count > 1, w + from * PANEL, panel, some);
         }
     }

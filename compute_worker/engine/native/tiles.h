@@ -19,6 +19,17 @@ template <class W> struct Rows {
     const W *operator[](long row) const { return at + row * stride; }
 };
 
+// Memory that is read next, asked for bit by bit while the processor multiplies what it has: into the second-level
+// cache, since the nearest has no room for it.
+struct Ahead {
+    const char *at;
+    long bytes;
+    [[gnu::always_inline]] void part(long index, long of) const {
+        for (long i = bytes * index / of & ~63L; i < bytes * (index + 1) / of; i += 64)
+            __builtin_prefetch(at + i, 0, 2);
+    }
+};
+
 // What of a matrix is asked for before it is needed: the rows behind those that pass by. Worth it where memory is what
 // takes time, since few tokens share a row.
 enum class Reading { NEAR, AHEAD };
@@ -31,24 +42,33 @@ struct Place {
     Place from(long r, long t) const { return {at + r * row + t * token, row, token}; }
 };
 
-// A vector of row r, while that of R rows behind it is asked for where memory takes time.
-template <Reading READ, int R, class W> [[gnu::always_inline]] static inline Vec ahead(Rows<W> w, int r, long k) {
-    if constexpr (READ == Reading::AHEAD) __builtin_prefetch(w[r + R] + k, 0, 3);
-    return load(w[r] + k);
-}
+// The rows behind those of a tile, asked for one after the other, as much with each step as passes by: memory answers a
+// fourth more of them a second than of as many side by side, and more again into the second-level cache.
+template <class W> struct Behind {
+    Rows<W> rows;
+    long columns;
+    const W *next = rows.at;
+    [[gnu::always_inline]] void ask(long numbers) {
+        for (long i = 0; i < numbers; i += LINE / (long)sizeof(W)) __builtin_prefetch(next + i, 0, 2);
+        next += numbers;
+        if (next >= rows.at + columns) next = rows.at += rows.stride;
+    }
+};
 
 template <int R, int T, Reading READ, class W>
 [[gnu::noinline]] void tile(Rows<W> w, Rows<float> x, long k_end, Place out) {
     Vec acc[R][T];
 #pragma GCC unroll 24
     for (int i = 0; i < R * T; i++) acc[i / T][i % T] = Vec{};  // = {} for all of them goes through memory
+    Behind<W> behind{{w[R], w.stride}, k_end};
     long k = 0;
     for (; k + LANES <= k_end; k += LANES) {
+        if constexpr (READ == Reading::AHEAD) behind.ask(R * LANES);
         // The fewer ones wait in registers for the others: all of both would not find room beside the sums.
         if constexpr (R < T) {
             Vec row[R];
 #pragma GCC unroll 4
-            for (int r = 0; r < R; r++) row[r] = ahead<READ, R>(w, r, k);
+            for (int r = 0; r < R; r++) row[r] = load(w[r] + k);
 #pragma GCC unroll 8
             for (int t = 0; t < T; t++) {
                 Vec token = load(x[t] + k);
@@ -61,7 +81,7 @@ template <int R, int T, Reading READ, class W>
             for (int t = 0; t < T; t++) token[t] = load(x[t] + k);
 #pragma GCC unroll 8
             for (int r = 0; r < R; r++) {
-                Vec row = ahead<READ, R>(w, r, k);
+                Vec row = load(w[r] + k);
 #pragma GCC unroll 8
                 for (int t = 0; t < T; t++) acc[r][t] += row * token[t];
             }
@@ -172,13 +192,14 @@ template <int R, int T, class W>
     Vec weight[R][T];
 #pragma GCC unroll 16
     for (int i = 0; i < R * T; i++) weight[i / T][i % T] = all(z(i / T, i % T));
+    Behind<W> behind{{w[R], w.stride}, columns};
     for (long c = 0; c < columns; c += LANES) {
+        behind.ask(R * LANES);
         Vec acc[T];
 #pragma GCC unroll 8
         for (int t = 0; t < T; t++) acc[t] = load(y + t * ldy + c);
 #pragma GCC unroll 8
         for (int r = 0; r < R; r++) {
-            __builtin_prefetch(w[r + R] + c, 0, 3);
             Vec row = load(w[r] + c);
 #pragma GCC unroll 8
             for (int t = 0; t < T; t++) acc[t] += row * weight[r][t];

@@ -9,9 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compute_worker.engine.kernels import Kernels
+from compute_worker.engine.kernels import Attend, Heads, Kernels, Places
 from compute_worker.engine.native import NativeKernels, library
-from tests.support.kernels import TWIN, best, near, noise, product
+from tests.support.kernels import TWIN, best, near, noise, product, run
 
 QUICK = settings(max_examples=20, deadline=None)
 SHAPES = st.integers(1, 70)
@@ -77,6 +77,34 @@ def test_what_is_no_number_stays_none(pairs: Kernels) -> None:
     x = torch.full((2, 33), float("nan"))
 
     assert bool(product(pairs, x, noise(5, 33, dtype=torch.bfloat16), None).isnan().all())
+
+
+# A number that is rounded is off by 2^-9 at most: a query, a key that lies at a tie, a weight.
+ROUNDED = 2e-2
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    length=st.integers(2, 300),
+    before=st.integers(0, 40),
+    heads=st.sampled_from([(1, 1), (2, 3), (3, 2)]),
+    size=st.integers(1, 80),
+    window=st.sampled_from([None, 1, 33, 130]),
+)
+def test_a_prompts_attention_is_the_true_one_but_for_rounding(
+    pairs: Kernels, length: int, before: int, heads: tuple[int, int], size: int, window: int | None
+) -> None:
+    kv_heads, count, block = heads[0], heads[0] * heads[1], 8
+    blocks = -(-(before + length) // block)
+    places = Places(torch.tensor([[0, length, before, 0]]), torch.arange(blocks).flip(0), *torch.empty(2, 0, 0))
+    qkv, answers = noise(length, (count + 2 * kv_heads) * size), []
+    for kernels in (pairs, TWIN):
+        memory = [noise(blocks * block, kv_heads, size, seed=seed, dtype=torch.bfloat16) for seed in (4, 5)]
+        answers.append(torch.empty(length, count * size))
+        layer = Heads(count, kv_heads, size, 0.3, window, rotary=False, keys=memory[0], values=memory[1])
+        run(kernels, Attend(qkv.clone(), layer, block, answers[-1]), length, places=places)
+
+    assert (answers[0] - answers[1]).abs().max() <= ROUNDED * answers[1].abs().max().clamp(min=1)
 
 
 def test_units_for_matrices_take_many_tokens_with_bfloat16s_own_error(path: Path) -> None:

@@ -19,7 +19,7 @@ from torch.nn import functional
 from compute_worker.engine.kernels import Argmax, Linear, Operation, Step
 from compute_worker.engine.memory import Arena
 from compute_worker.engine.native import panels
-from compute_worker.engine.native.panels import Panels, Stored, panels_of
+from compute_worker.engine.native.panels import Panels, panels_of
 from compute_worker.engine.native.structs import COperation, CStep, structure
 
 BUILT = Path(__file__).parent / "built"
@@ -71,24 +71,26 @@ class NativeKernels:
 
     def program(self, operations: Sequence[Operation]) -> NativeProgram:
         """See Kernels."""
-        return NativeProgram(self._library, operations, matrix_units=self._matrix_units)
+        return NativeProgram(self._library, operations, pairs=self._pairs, matrix_units=self._matrix_units)
 
 
 class NativeProgram:
     """Program over a library."""
 
-    def __init__(self, library: ctypes.CDLL, operations: Sequence[Operation], *, matrix_units: bool) -> None:
+    def __init__(
+        self, library: ctypes.CDLL, operations: Sequence[Operation], *, pairs: bool, matrix_units: bool
+    ) -> None:
         self._run = library.lorry_run
         self._operations = operations
         self._matrix_units = matrix_units
-        made = [structure(operation) for operation in operations]
+        made = [structure(operation, pairs=pairs) for operation in operations]
         self._kept = [kept for _, kept in made]
         self._list = (COperation * len(made))(*(each for each, _ in made))
         self._threads = torch.get_num_threads()
         self._z = torch.empty(0)
-        products = [panels_of(each.weight) for each in operations if isinstance(each, Linear | Argmax)]
-        # Words of a token's activations in pairs, where that is what the widest product reads.
-        self._pairs = max((-(-each.shape[1] // 2) for each in products if each.stored is Stored.PAIRS), default=0)
+        widths = (each.x.shape[1] for each in operations if isinstance(each, Linear | Argmax))
+        # Words of the widest product's activations in pairs, of one token.
+        self._words = -(-max(widths, default=0) // 2) if pairs else 0
         self._rounded = torch.empty(0)
 
     def run(self, step: Step) -> None:
@@ -124,8 +126,8 @@ class NativeProgram:
         places, additions = step.places, step.additions
         if self._z.numel() < additions.room:
             self._z = torch.empty(additions.room)
-        if self._rounded.numel() < step.tokens * self._pairs:
-            self._rounded = torch.empty(step.tokens * self._pairs)
+        if self._rounded.numel() < step.tokens * self._words:
+            self._rounded = torch.empty(step.tokens * self._words)
         tensors = (places.rows, places.tables, places.cos, places.sin)
         rooms = (additions.table.ctypes.data, self._z.data_ptr(), self._rounded.data_ptr())
         return CStep(step.tokens, len(places.rows), *(tensor.data_ptr() for tensor in tensors), *rooms)

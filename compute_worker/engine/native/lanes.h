@@ -9,6 +9,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #ifndef LANES
 #ifdef __AVX512F__
@@ -32,6 +33,9 @@ struct Pair {
     uint32_t bits;
 };
 
+// What memory holds of a stored type.
+template <class W> using Number = std::conditional_t<std::is_same_v<W, float>, float, bfloat16>;
+
 static inline Vec load(const float *p) { return *(const Vec *)p; }
 // Each half to a word of its own: GCC 12 makes four instructions of a conversion that is one, and warns of its own _mm512_cvtepu16_epi32.
 static inline Bits widened(const bfloat16 *p) {
@@ -44,6 +48,10 @@ static inline Bits widened(const bfloat16 *p) {
 #endif
 }
 static inline Vec load(const bfloat16 *p) { return (Vec)(widened(p) << 16); }
+// Of two rows, each number beside the other's.
+static inline Vec woven(const bfloat16 *first, const bfloat16 *second) {
+    return (Vec)(widened(first) | widened(second) << 16);
+}
 static inline float scalar(float x) { return x; }
 static inline float scalar(bfloat16 x) {
     uint32_t bits = (uint32_t)x.bits << 16;

@@ -140,7 +140,6 @@ template <class W> static long seat(long i, long j) {
 }
 // Numbers of one output in a panel: pairs are filled up with a zero.
 template <class W> static long depth(long k) { return std::is_same_v<W, Pair> ? k + k % 2 : k; }
-template <class W> using Number = std::conditional_t<std::is_same_v<W, float>, float, bfloat16>;
 
 template <class W> static void pack(const float *w, void *panels, long n, long k, int threads) {
     long deep = depth<W>(k);

@@ -3,8 +3,6 @@
 // A panel holds PANEL rows of W side by side: for each k, PANEL numbers. A vector of outputs is then one load,
 // a token's number one broadcast, and nothing has to be summed across a vector at the end.
 #pragma once
-#include <type_traits>
-
 #include "lanes.h"
 
 constexpr long PANEL = 2 * LANES;

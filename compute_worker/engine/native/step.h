@@ -97,7 +97,7 @@ struct Attend {
     float *qkv, *out;
     void *keys, *values;
     const float *q_norm, *k_norm;
-    int64_t heads, kv_heads, size, block, window, rotary, narrow;
+    int64_t heads, kv_heads, size, block, window, rotary, stored;
     double scaling, eps;
 };
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from compute_worker.engine.kernels import Adapt, AddNorm, Argmax, Attend, Linear, Operation, Segments, SiluMul
-from compute_worker.engine.native.panels import is_narrow, panels_of
+from compute_worker.engine.native.panels import Stored, is_narrow, panels_of
 
 # As `Kind` of step.cpp.
 _KINDS = {kind: number for number, kind in enumerate((Linear, Argmax, AddNorm, SiluMul, Adapt, Attend))}
@@ -83,19 +83,19 @@ class _Attend(Structure):
 
     _fields_ = (
         *((name, c_void_p) for name in ("qkv", "out", "keys", "values", "q_norm", "k_norm")),
-        *((name, c_int64) for name in ("heads", "kv_heads", "size", "block", "window", "rotary", "narrow")),
+        *((name, c_int64) for name in ("heads", "kv_heads", "size", "block", "window", "rotary", "stored")),
         ("scaling", c_double),
         ("eps", c_double),
     )
 
 
-def structure(operation: Operation) -> tuple[COperation, object]:
-    """An operation as step.cpp reads it, and what must live as long."""
-    what, kept = _made(operation)
+def structure(operation: Operation, *, pairs: bool) -> tuple[COperation, object]:
+    """An operation as step.cpp reads it, and what must live as long. pairs: of NativeKernels."""
+    what, kept = _made(operation, pairs=pairs)
     return COperation(_KINDS[type(operation)], ctypes.addressof(what)), (operation, what, kept)
 
 
-def _made(operation: Operation) -> tuple[Structure, object]:
+def _made(operation: Operation, *, pairs: bool) -> tuple[Structure, object]:
     match operation:
         case Linear(x, weight, bias, out):
             panels = panels_of(weight)
@@ -113,10 +113,10 @@ def _made(operation: Operation) -> tuple[Structure, object]:
             narrow = is_narrow(segments.a[0])
             return _Adapt(_at(x), _at(y), table.ctypes.data, product, narrow, x.shape[1], y.shape[1]), table
         case Attend():
-            return _attend(operation), None
+            return _attend(operation, pairs=pairs), None
 
 
-def _attend(operation: Attend) -> _Attend:
+def _attend(operation: Attend, *, pairs: bool) -> _Attend:
     heads = operation.heads
     tensors = (operation.qkv, operation.out, heads.keys, heads.values, heads.q_norm, heads.k_norm)
     return _Attend(
@@ -127,7 +127,7 @@ def _attend(operation: Attend) -> _Attend:
         operation.block,
         heads.window or 0,
         heads.rotary,
-        is_narrow(heads.keys),
+        (Stored.PAIRS if pairs else Stored.NARROW) if is_narrow(heads.keys) else Stored.WIDE,
         heads.scaling,
         heads.eps,
     )

@@ -32,11 +32,14 @@ class Bounds:
         return max(nbytes / self.read, operations / self.multiply)
 
 
-def measured(library: Path, threads: int, clock: Callable[[], float]) -> Bounds:
-    """Probe with the worker's own library. clock: seconds, of this thread's CPU where there is one thread."""
+def measured(library: Path, threads: int, clock: Callable[[], float], *, pairs: bool) -> Bounds:
+    """Probe with the worker's own library. clock: seconds, of this thread's CPU where there is one thread.
+
+    pairs: whether bfloat16 is multiplied in pairs, and not float32.
+    """
     probes = ctypes.CDLL(str(library))
     probes.lorry_probe_read.argtypes = (c_void_p, c_int64, c_int)
-    probes.lorry_probe_multiply.argtypes = (c_int64, c_int)
+    probes.lorry_probe_multiply.argtypes = (c_int64, c_int, c_int)
     probes.lorry_probe_multiply.restype = c_int64
     memory = Arena().take(_BYTES).fill_(1)
     reads, multiplies = [], []
@@ -44,7 +47,7 @@ def measured(library: Path, threads: int, clock: Callable[[], float]) -> Bounds:
         began = clock()
         probes.lorry_probe_read(memory.data_ptr(), _BYTES, threads)
         middle = clock()
-        operations = probes.lorry_probe_multiply(_ROUNDS, threads)
+        operations = probes.lorry_probe_multiply(_ROUNDS, pairs, threads)
         reads.append(_BYTES / (middle - began))
         multiplies.append(operations / (clock() - middle))
     return Bounds(max(reads), max(multiplies))

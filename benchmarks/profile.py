@@ -27,7 +27,7 @@ from compute_worker.engine.admission import EXECUTORS
 from compute_worker.engine.engine import Budgets, TransformersEngine
 from compute_worker.engine.kernels import Step
 from compute_worker.engine.loading import load_base, stored_as
-from compute_worker.engine.native import NativeProgram, library
+from compute_worker.engine.native import WITH_PAIRS, NativeProgram, library
 from demo.model import ensure_model
 from lorry.format.bundle import WEIGHTS_NAME, check_bundle
 
@@ -48,17 +48,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     results: list[dict[str, object]] = []
     quiet = Quiet()
     with tempfile.TemporaryDirectory(prefix="lorry-profile-") as state, quiet.watched():
-        path = library()
-        bounds = measured(path, options.threads, clock) if path else None
+        bounds = _bounds(options, clock)
         for dtype, executor in ((d, e) for d in options.dtypes for e in options.executors):
             engine = _engine(model, dtype, executor, Path(state))
             for batch, adapters in ((b, a) for b in options.batches for a in options.adapters if a <= b):
                 results.append(_measured(engine, batch, adapters, clock) | {"dtype": dtype})
                 if bounds:
-                    results[-1] |= _bound(engine, bounds, results[-1])
+                    results[-1] |= _bound(engine, bounds[dtype], results[-1])
                 print(_line(results[-1]), flush=True)
     settings = {"threads": options.threads, "context": _CONTEXT, "rank": RANK}
-    probed = {"read_gb_s": bounds.read / 1e9, "multiply_gflop_s": bounds.multiply / 1e9} if bounds else {}
+    probed = {
+        dtype: {"read_gb_s": each.read / 1e9, "multiply_gflop_s": each.multiply / 1e9} for dtype, each in bounds.items()
+    }
     document = {
         "settings": settings,
         "machine": machine(),
@@ -79,6 +80,15 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--adapters", type=_numbers, default=[0, 1, 8, 32])
     made.add_argument("--into", type=Path, default=_INTO)
     return made
+
+
+def _bounds(options: argparse.Namespace, clock: Callable[[], float]) -> dict[str, Bounds]:
+    """What the hardware allows in each type: nothing where there are no native kernels to probe with."""
+    path = library()
+    if path is None:
+        return {}
+    pairs = {dtype: dtype == "bfloat16" and path.stem.endswith(WITH_PAIRS) for dtype in options.dtypes}
+    return {dtype: measured(path, options.threads, clock, pairs=pairs[dtype]) for dtype in options.dtypes}
 
 
 def _numbers(text: str) -> list[int]:

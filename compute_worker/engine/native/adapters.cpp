@@ -124,19 +124,46 @@ template <class W> static void by_tokens(const Adapt &op, const Added &added, Ra
 // Tokens with adapters, for each thread, from which on they are what is shared.
 static constexpr long MANY = 4;
 
+// Cells of the first segment, and their tokens.
+static long cells_of(const Added &added) {
+    long cells = 0;
+    while (cells < added.cell_count && added.cells[cells].segment == added.cells[0].segment) cells++;
+    return cells;
+}
 static long tokens_of(const Added &added) {
     long tokens = 0;
-    for (long i = 0; i < added.cell_count && added.cells[i].segment == added.cells[0].segment; i++)
-        tokens += added.cells[i].end - added.cells[i].begin;
+    for (long i = 0, cells = cells_of(added); i < cells; i++) tokens += added.cells[i].end - added.cells[i].begin;
     return tokens;
+}
+
+// A thread's share of many tokens.
+static Range share_of(const Added &added, const Step &step, const Team &team) {
+    long begin = 0;  // no token is two threads', however runs lie
+    for (int i = 1; i <= team.thread; i++) begin = std::max(begin, cut_at(added, i, team.threads, step.tokens));
+    return {begin, std::max(begin, cut_at(added, team.thread + 1, team.threads, step.tokens))};
 }
 
 template <class W> static void adapt(const Adapt &op, const Added &added, const Step &step, const Team &team) {
     if (tokens_of(added) < MANY * team.threads) return by_columns<W>(op, added, team, step.z);
-    long begin = 0;  // no token is two threads', however runs lie
-    for (int i = 1; i <= team.thread; i++) begin = std::max(begin, cut_at(added, i, team.threads, step.tokens));
-    long end = std::max(begin, cut_at(added, team.thread + 1, team.threads, step.tokens));
-    by_tokens<W>(op, added, {begin, end}, step.z);
+    by_tokens<W>(op, added, share_of(added, step, team), step.z);
+}
+
+// Of few tokens nothing is foreseen, since the product before them leaves memory no rest, nor of cells of many, where to
+// multiply takes longer than to read.
+void foresee(const Adapt &op, const Step &step, const Team &team) {
+    const Added &added = step.added[op.product];
+    long tokens = tokens_of(added);
+    if (tokens < MANY * team.threads || tokens > READING * cells_of(added)) return;
+    Range mine = share_of(added, step, team);
+    long size = op.narrow ? sizeof(bfloat16) : sizeof(float);
+    for (bool behind : {false, true})
+        for (long i = 0; i < added.cell_count; i++) {
+            const Cell &cell = added.cells[i];
+            if (common(mine, {cell.begin, cell.end}).size() <= 0) continue;
+            const Segment &segment = op.segments[cell.segment];
+            long width = (behind ? segment.columns : op.k) * size;
+            team.errand->add((const char *)(behind ? segment.b : segment.a) + cell.first * width, cell.rank * width);
+        }
 }
 
 void work(const Adapt &op, const Step &step, const Team &team) {

@@ -93,14 +93,21 @@ static inline Vec added(Vec sums, Vec w, const Pair &x) {
 #endif
 }
 
+// A vector as it is, or rounded, in half as many pairs.
+static inline void put(float *p, Vec x) { store(p, x); }
+static inline void put(Pair *p, Vec x) {
+#ifdef __AVX512BF16__
+    _mm256_storeu_si256((__m256i *)p, (__m256i)_mm512_cvtneps_pbh((__m512)x));
+#else
+    for (int i = 0; i < LANES; i++) put((bfloat16 *)p + i, x[i]);
+#endif
+}
+
 // x [size] in pairs, rounded; behind an odd size comes a zero.
 static inline void pair(const float *x, long size, Pair *pairs) {
     bfloat16 *to = (bfloat16 *)pairs;
     long i = 0;
-#ifdef __AVX512BF16__
-    for (; i + LANES <= size; i += LANES)
-        _mm256_storeu_si256((__m256i *)(to + i), (__m256i)_mm512_cvtneps_pbh((__m512)load(x + i)));
-#endif
+    for (; i + LANES <= size; i += LANES) put(pairs + i / 2, load(x + i));
     for (; i < size; i++) put(to + i, x[i]);
     if (size % 2) to[size] = {0};
 }

@@ -58,15 +58,17 @@ static long columns_of(long n, long panel, long count) {
 template <class W> static void linear(const Linear &op, const Given<Times<W>> &in, long tokens, const Team &team) {
     Cut cut(tokens, op.n, in.k * (long)sizeof *in.x, team.threads);
     std::vector<float> edge(cut.block * PANEL * 4);  // for a last panel that is not full
+    // A single tile waits for memory itself.
+    if (tokens > TOKENS) team.errand->spread(cut.panels * cut.blocks * steps_of(cut.block, in.k) / team.threads);
     taking(cut, tokens, team, [&](long first, long some, long panel, long count) {
         const W *w = (const W *)op.panels + panel * PANEL * in.k;
         const Times<W> *x = in.x + first * in.k;
         float *y = op.y + first * op.n + panel * PANEL;
         long columns = columns_of(op.n, panel, count), width = count * PANEL;
         if (columns == width) {
-            multiply(w, count, some, {x, in.k, in.k, y, op.n, false});
+            multiply(w, count, some, {x, in.k, in.k, y, op.n, false}, team.errand);
         } else {
-            multiply(w, count, some, {x, in.k, in.k, edge.data(), width, false});
+            multiply(w, count, some, {x, in.k, in.k, edge.data(), width, false}, team.errand);
             for (long t = 0; t < some; t++) memcpy(y + t * op.n, edge.data() + t * width, columns * sizeof(float));
         }
         if (op.bias) add_bias(y, op.n, op.bias + panel * PANEL, some, columns);

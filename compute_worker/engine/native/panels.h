@@ -3,6 +3,7 @@
 // A panel holds PANEL rows of W side by side: for each k, PANEL numbers. A vector of outputs is then one load,
 // a token's number one broadcast, and nothing has to be summed across a vector at the end.
 #pragma once
+#include "ahead.h"
 #include "lanes.h"
 
 constexpr long PANEL = 2 * LANES;
@@ -31,34 +32,32 @@ static inline void two(const Pair *p, Vec &low, Vec &high) { two((const float *)
 // What a stored type is multiplied by.
 template <class W> using Times = std::conditional_t<std::is_same_v<W, Pair>, Pair, float>;
 
-// Memory that is read next, asked for while the processor multiplies what it has: so many bytes with each k.
-struct Next {
-    const char *at = nullptr;
-    long bytes = 0;
-};
-
 // x: [T, k], rows ldx apart; y: [T, P * PANEL], rows ldy apart. add: to what y holds. Of pairs, k counts pairs.
+// next: of W, near enough to be multiplied soon. later: of anything else.
 template <class X> struct Sums {
     const X *x;
     long ldx, k;
     float *y;
     long ldy;
     bool add;
-    Next next = {};
+    Next next = {}, later = {};
 };
 
 // w: P panels, `panel` numbers apart.
-template <int T, int P, class W> [[gnu::noinline]] void tile(const W *w, long panel, const Sums<Times<W>> &of) {
+template <int T, int P, bool LATER, class W>
+[[gnu::noinline]] void tile(const W *w, long panel, const Sums<Times<W>> &of) {
     Vec acc[T][2 * P];
     const Times<W> *x = of.x;
     const long ldx = of.ldx, k = of.k;
     // Loops over all of them are unrolled, else they go through memory.
 #pragma GCC unroll 24
     for (int i = 0; i < T * 2 * P; i++) acc[i / (2 * P)][i % (2 * P)] = Vec{};
-    const char *next = of.next.at;
+    // Asking for what is nowhere would look it up each time.
+    const char *next = of.next.at ? of.next.at : (const char *)w, *later = of.later.at;
 #pragma GCC unroll 4
-    for (long i = 0; i < k; i++, next += of.next.bytes) {
+    for (long i = 0; i < k; i++, next += of.next.bytes, later += of.later.bytes) {
         __builtin_prefetch(next, 0, 3);
+        if constexpr (LATER) __builtin_prefetch(later, 0, 2);
 #pragma GCC unroll 8
         for (int p = 0; p < P; p++) {
             Vec low, high;
@@ -93,12 +92,18 @@ static inline void by_panels(long tokens, bool several, const W *w, long panel, 
         return;
     }
     if constexpr (T <= 2)
-        if (several) return tile<T, (int)panels_of(T)>(w, panel, of);
-    tile<T, 1>(w, panel, of);
+        if (several) return tile<T, (int)panels_of(T), false>(w, panel, of);
+    if constexpr (2 * T > TOKENS)  // as all tiles of several are
+        if (of.later.at) return tile<T, 1, true>(w, panel, of);
+    tile<T, 1, false>(w, panel, of);
 }
 
+// Steps of the tiles of one panel.
+static inline long steps_of(long tokens, long k) { return (tokens + TOKENS - 1) / TOKENS * k; }
+
 // `count` panels from w on (1, or panels_of(tokens)) times all of x: y [tokens, count * PANEL].
-template <class W> static void multiply(const W *w, long count, long tokens, const Sums<Times<W>> &of) {
+template <class W>
+static void multiply(const W *w, long count, long tokens, const Sums<Times<W>> &of, Errand *errand = nullptr) {
     long tiles = (tokens + TOKENS - 1) / TOKENS, panel = of.k * PANEL;
     long cuts = (panel * (long)sizeof(W) + NEAR - 1) / NEAR;
     for (long cut = 0; cut < cuts; cut++) {
@@ -109,7 +114,7 @@ template <class W> static void multiply(const W *w, long count, long tokens, con
             long begin = tokens * i / tiles, end = tokens * (i + 1) / tiles;
             Next next{behind + i * share * (to - from), share};
             Sums<Times<W>> some{of.x + begin * of.ldx + from, of.ldx, to - from, of.y + begin * of.ldy, of.ldy,
-                                of.add || cut > 0, next};
+                                of.add || cut > 0, next, errand ? errand->take(to - from) : Next{}};
             by_panels(end - begin, count > 1, w + from * PANEL, panel, some);
         }
     }

@@ -137,13 +137,13 @@ template <class W> struct Passing {
             if (most != largest[i]) rescale(i, std::exp(largest[i] - most));
             largest[i] = most;
             if (most == -INFINITY) most = 0;  // nothing seen yet
-            for (long j = 0; j < count; j += LANES) store(mine + j, exponential(load(mine + j) - most));
-            std::fill(mine, mine + first, 0.0f);
-            std::fill(mine + last, mine + count, 0.0f);
             Vec total{};
-            for (long j = 0; j < count; j += LANES) total += load(mine + j);
+            for (long j = 0; j < count; j += LANES) {
+                Vec e = exponential(load(mine + j) - most);
+                total += e;
+                put(weights + i * span + j / EACH, e);
+            }
             sums[i] += sum(total);
-            if constexpr (EACH == 2) pair(mine, count, weights + i * span);
         }
     }
     void rescale(long query, float scale) {

@@ -22,8 +22,8 @@ extern "C" int64_t lorry_probe_read(const void *memory, int64_t bytes, int threa
     return seen;
 }
 
-// Multiplies and adds in registers, `rounds` times CHAINS vectors on each thread; answers how many of both.
-extern "C" int64_t lorry_probe_multiply(int64_t rounds, int threads) {
+// Multiplies and adds in registers, `rounds` times CHAINS vectors on each thread. The sum of all, so that nothing is left out.
+template <class X> static float multiplied(int64_t rounds, int threads, X x) {
     float seen = 0;
 #pragma omp parallel for num_threads(threads) reduction(+ : seen)
     for (long part = 0; part < threads; part++) {
@@ -31,8 +31,14 @@ extern "C" int64_t lorry_probe_multiply(int64_t rounds, int threads) {
         for (int i = 0; i < CHAINS; i++) sums[i] = all(1.0f + i + part);
         for (long round = 0; round < rounds; round++)
 #pragma GCC unroll 12
-            for (int i = 0; i < CHAINS; i++) sums[i] = sums[i] * factor + factor;
+            for (int i = 0; i < CHAINS; i++) sums[i] = added(sums[i], factor, x);
         for (auto &each : sums) seen += sum(each);
     }
-    return seen == 0 ? 0 : 2 * rounds * threads * CHAINS * LANES;
+    return seen;
+}
+
+// Multiplications and additions that were done. pairs: of bfloat16, two of each for each of float32.
+extern "C" int64_t lorry_probe_multiply(int64_t rounds, int pairs, int threads) {
+    float seen = pairs ? multiplied(rounds, threads, Pair{0x3f803f80}) : multiplied(rounds, threads, 0.999999f);
+    return seen == 0 ? 0 : (pairs ? 4 : 2) * rounds * threads * CHAINS * LANES;
 }

@@ -38,8 +38,15 @@ extern "C" void lorry_run(const Operation *operations, int64_t count, const Step
     for (auto &each : next) each = 0;
     std::vector<Chunk> chunks = chunks_of(*step);
 #pragma omp parallel num_threads(threads)
-    for (long i = 0; i < count; i++) {
-        perform(operations[i], *step, {omp_get_thread_num(), omp_get_num_threads(), &next[i], &chunks});
+    {
+        Errand errand;
+        for (long i = 0; i < count; i++) {
+            Team team{omp_get_thread_num(), omp_get_num_threads(), &next[i], &chunks, &errand};
+            errand.clear();
+            if (i + 1 < count && operations[i].kind == LINEAR && operations[i + 1].kind == ADAPT)
+                foresee(*(const Adapt *)operations[i + 1].what, *step, team);
+            perform(operations[i], *step, team);
 #pragma omp barrier
+        }
     }
 }

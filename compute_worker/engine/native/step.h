@@ -6,6 +6,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "ahead.h"
+
 // Tokens [begin, end) use pool rows [first, first + rank) of segment `segment` times `weight`; z lies at `z`.
 struct Cell {
     int64_t segment, begin, end, first, rank, z;
@@ -113,6 +115,7 @@ struct Team {
     int thread, threads;
     std::atomic<long> *next;
     const std::vector<Chunk> *chunks;
+    Errand *errand;
     // The next unit of work that nobody has taken: who is held up by others' work takes fewer.
     long take() const { return next->fetch_add(1, std::memory_order_relaxed); }
 };
@@ -134,3 +137,6 @@ void work(const AddNorm &, const Step &, const Team &);
 void work(const SiluMul &, const Step &, const Team &);
 void work(const Adapt &, const Step &, const Team &);
 void work(const Attend &, const Step &, const Team &);
+
+// Adds what this thread will read of the weights of adapters.
+void foresee(const Adapt &, const Step &, const Team &);

@@ -114,10 +114,15 @@ def _cores() -> int:
     return psutil.cpu_count() or 1
 
 
+# What a CPU computes with, best first: it decides which kernels run, and which type peers are fastest in.
+_VECTORS = ("amx_bf16", "avx512_bf16", "avx512f", "avx2")
+
+
 def machine() -> dict[str, str | int]:
     """What the values were measured on."""
     return {
-        "cpu": _cpu_name(),
+        "cpu": _of_cpu("model name") or platform.machine(),
+        "vectors": next((each for each in _VECTORS if each in _of_cpu("flags").split()), "other"),
         "cores": _cores(),
         "usable_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else _cores(),
         "memory_bytes": psutil.virtual_memory().total,
@@ -126,8 +131,7 @@ def machine() -> dict[str, str | int]:
     }
 
 
-def _cpu_name() -> str:
+def _of_cpu(field: str) -> str:
     described = Path("/proc/cpuinfo")
     lines = described.read_text().splitlines() if described.exists() else []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.machine())
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(field)), "")

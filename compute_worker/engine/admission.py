@@ -98,7 +98,8 @@ def _kernels(served: Served) -> NativeKernels:
     path, device = library(), served.model.device.type
     if path is None or device != "cpu" or served.dtype not in {torch.float32, torch.bfloat16}:
         raise UnsupportedModel(f"no native kernels for {served.dtype} on this {device}")
-    pairs = path.stem.endswith(WITH_PAIRS)
+    # What is computed in float32 is rounded nowhere, whatever its adapters, keys and values are stored in.
+    pairs = path.stem.endswith(WITH_PAIRS) and served.model.dtype == torch.bfloat16
     return NativeKernels(path, pairs=pairs, matrix_units=torch.cpu._is_amx_tile_supported())  # noqa: SLF001 - as torch calls it
 
 

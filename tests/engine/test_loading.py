@@ -35,9 +35,23 @@ def test_a_model_comes_in_the_type_that_it_computes_in_and_ready_to_serve(tmp_pa
     assert not any(parameter.requires_grad for parameter in model.parameters())
 
 
-def test_auto_is_bfloat16_where_the_processor_has_it() -> None:
-    fast = torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    assert stored_as("auto", "cpu") == (torch.bfloat16 if fast else torch.float32)
+@pytest.mark.parametrize(
+    ("claimed", "wide", "pairs", "expected"),
+    [
+        pytest.param(False, False, False, torch.float32, id="AVX2"),
+        pytest.param(True, True, False, torch.float32, id="AVX-512, where oneDNN widens"),
+        pytest.param(True, True, True, torch.bfloat16, id="AVX512-BF16"),
+        pytest.param(True, False, False, torch.bfloat16, id="another architecture that has it"),
+    ],
+)
+def test_auto_is_bfloat16_where_the_processor_has_it(
+    monkeypatch: pytest.MonkeyPatch, expected: torch.dtype, *, claimed: bool, wide: bool, pairs: bool
+) -> None:
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: claimed)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_supported", lambda: wide)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: pairs)
+
+    assert stored_as("auto", "cpu") == expected
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen3"])  # untied and tied

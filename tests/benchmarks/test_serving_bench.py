@@ -81,7 +81,8 @@ def test_the_document_says_what_was_measured_how_and_where(tmp_path: Path) -> No
     file = report.write(tmp_path / "results", report.document(result, Scale().settings(PEFT), machine()))
     assert file.name == "B.json"
     read = json.loads(file.read_text())
-    assert read.pop("machine").keys() == {"cpu", "cores", "usable_cores", "memory_bytes", "system", "python"}
+    facts = {"cpu", "vectors", "cores", "usable_cores", "memory_bytes", "system", "python"}
+    assert read.pop("machine").keys() == facts
     assert read.pop("settings") == {
         "requests": 32,
         "new_tokens": 64,

@@ -1,8 +1,7 @@
 // Runs a list of operations, one after the other, in one parallel region: threads are woken once a step.
-#include <omp.h>
-
-#include "panels.h"
 #include "step.h"
+
+#include <omp.h>
 
 // Query tokens whose attention is one unit: enough that to turn a block of keys once for all of them is little.
 static constexpr long CHUNK = 32;
@@ -26,15 +25,11 @@ static void perform(const Operation &operation, const Step &step, const Team &te
     }
 }
 
-// As few as may be drafts are answered one by one, as each would be without the others: all that a step computes of a token
-// is then the same to the last bit, in chunks of a prompt alone it may not be.
 static std::vector<Chunk> chunks_of(const Step &step) {
     std::vector<Chunk> chunks;
-    for (long i = 0; i < step.row_count; i++) {
-        long begin = step.rows[i].begin, last = step.rows[i].end, size = last - begin <= TOKENS ? 1 : CHUNK;
-        for (; begin < last; begin += size)
-            chunks.push_back({step.rows[i], begin, begin + size < last ? begin + size : last});
-    }
+    for (long i = 0; i < step.row_count; i++)
+        for (long begin = step.rows[i].begin, last = step.rows[i].end; begin < last; begin += CHUNK)
+            chunks.push_back({step.rows[i], begin, begin + CHUNK < last ? begin + CHUNK : last});
     return chunks;
 }
 

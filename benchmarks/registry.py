@@ -16,7 +16,7 @@ from benchmarks import report
 from benchmarks.measuring import Result, machine
 from benchmarks.registry_bytes import Download, Memory, Read, Upload
 from benchmarks.registry_rows import Deletion, Resolve, lists
-from benchmarks.registry_world import PLACES, QUICK, Scale, World, world
+from benchmarks.registry_world import CACHED, PLACES, QUICK, Scale, World, world
 from benchmarks.running import Measurable, run
 from lorry.rpc.malloc import keep_memory
 
@@ -27,8 +27,10 @@ def cases() -> dict[str, Measurable[World]]:
     """All cases by name."""
     found: list[Measurable[World]] = []
     for place in PLACES:
-        found += [Upload(place), Read(place), Download(place), Memory(place)]
-        found += [Resolve(place, slowest=False), Resolve(place, slowest=True), *lists(place), Deletion(place)]
+        found += [Read(place), Download(place)]
+        if place != CACHED:
+            found += [Upload(place), Memory(place), Resolve(place, slowest=False), Resolve(place, slowest=True)]
+            found += [*lists(place), Deletion(place)]
     return {case.claim.name: case for case in found}
 
 

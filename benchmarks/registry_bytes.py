@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ _MB = 1e6
 # A look every so often; the uploads take seconds.
 _LOOK_SECONDS = 0.01
 _BUCKET = "benchmark-boto3"
-PEERS = {"files": "TCP", "s3": "boto3"}
+PEERS = {"files": "TCP", "s3": "boto3", "cached": "boto3"}
 
 
 class Upload:
@@ -53,7 +54,7 @@ class Upload:
         """See Measurable."""
         path = _blob(world, f"upload-{turn}")
         if self._place == "files":
-            return _rate(world, await asyncio.to_thread(over_tcp, path))
+            return _rate(world, await asyncio.to_thread(_copied, path))
         return _rate(world, await asyncio.to_thread(_put, world, path))
 
 
@@ -72,7 +73,7 @@ class Read:
         path = _blob(world, "read")
         self._digest = digest_of_file(path)
         await (await world.house(self._place)).client.upload(path, self._digest)
-        if self._place == "s3":
+        if self._place != "files":
             _put(world, path)
         await self.ours(world, -1)
         await self.peer(world, -1)
@@ -108,6 +109,11 @@ class Download(Read):
         size = into.stat().st_size
         into.unlink()
         return size
+
+    async def peer(self, world: World, turn: int) -> float:  # noqa: ARG002 - likewise
+        """See Measurable."""
+        fetch = _copied if self._place == "files" else partial(_fetch, world)
+        return _rate(world, await asyncio.to_thread(fetch, _blob(world, "read")))
 
 
 class Memory:
@@ -180,6 +186,24 @@ def _get(world: World, path: Path) -> float:
         left -= len(data)
     _complete(left)
     return time.perf_counter() - began
+
+
+def _fetch(world: World, path: Path) -> float:
+    client, into = _s3(world), path.with_suffix(".copy")
+    began = time.perf_counter()
+    client.download_file(_BUCKET, path.name, str(into))
+    with into.open("rb+") as file:
+        os.fsync(file.fileno())
+    seconds = time.perf_counter() - began
+    into.unlink()
+    return seconds
+
+
+def _copied(path: Path) -> float:
+    into = path.with_suffix(".copy")
+    seconds = over_tcp(path, into)
+    into.unlink()
+    return seconds
 
 
 def _blob(world: World, name: str) -> Path:

@@ -5,6 +5,7 @@ Owns both ends. Needs the standard library alone, so that the other process is t
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
@@ -14,8 +15,8 @@ from pathlib import Path
 _CHUNK = 1 << 20
 
 
-def over_tcp(path: Path) -> float:
-    """Seconds until all bytes have come, from the moment when the sender holds them in memory."""
+def over_tcp(path: Path, into: Path | None = None) -> float:
+    """Seconds from the moment when the sender holds all bytes until they have come, or are durable in a file."""
     left = path.stat().st_size
     with socket.create_server(("127.0.0.1", 0)) as server:
         command = [sys.executable, __file__, str(server.getsockname()[1]), str(path)]
@@ -25,14 +26,23 @@ def over_tcp(path: Path) -> float:
                 connection.recv(1)
                 began = time.perf_counter()
                 connection.sendall(b"g")
-                buffer = bytearray(_CHUNK)
-                while left and (received := connection.recv_into(buffer)):
-                    left -= received
+                left -= _received(connection, left, into or Path(os.devnull))
                 seconds = time.perf_counter() - began
             sender.wait()
     if left:
         raise RuntimeError(f"expected all bytes, {left} of them never came")
     return seconds
+
+
+def _received(connection: socket.socket, size: int, into: Path) -> int:
+    buffer, left = memoryview(bytearray(_CHUNK)), size
+    with into.open("wb", buffering=0) as file:
+        while left and (received := connection.recv_into(buffer)):
+            left -= received
+            file.write(buffer[:received])
+        if into.is_file():
+            os.fsync(file.fileno())
+    return size - left
 
 
 def send(port: int, path: Path) -> None:

@@ -19,7 +19,9 @@ from tests.support.postgres import PostgresServer, shared_server
 from tests.support.registry import registry_process
 from tests.support.s3 import S3Server
 
-PLACES = {"files": "SQLite and files", "s3": "PostgreSQL and S3"}
+# What is kept in front of S3 serves bytes alone: the other cases would not tell it apart.
+CACHED = "cached"
+PLACES = {"files": "SQLite and files", "s3": "PostgreSQL and S3", CACHED: "PostgreSQL, and S3 behind a cache of files"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,8 @@ class World:
         say(f"  starting a registry on {PLACES[place]} with {versions:,} versions ...")
         folder = self.state / f"{place}-{uuid.uuid4().hex}"
         places = self._on_files(folder) if place == "files" else self._on_servers()
+        if place == CACHED:
+            places["CACHE_DIR"] = str(folder.absolute() / "cache")
         environment = {f"LORRY_REGISTRY_{name}": value for name, value in places.items()}
         running = self._stack.enter_context(registry_process(folder, **environment))
         client = await self._stack.enter_async_context(RegistryClient(running.target))

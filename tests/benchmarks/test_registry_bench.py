@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 import pytest
@@ -55,5 +56,7 @@ def test_every_case_is_filed_under_its_own_name_and_chosen_by_it() -> None:
 
 def test_all_bytes_come_over_the_connection_from_the_other_process(tmp_path: Path) -> None:
     path = tmp_path / "blob"
-    path.write_bytes(bytes(3_000_000))
+    path.write_bytes(os.urandom(3_000_000))
     assert over_tcp(path) > 0
+    assert over_tcp(path, tmp_path / "copy") > 0
+    assert (tmp_path / "copy").read_bytes() == path.read_bytes()

@@ -53,9 +53,9 @@ template <class W> struct Memory {
 static inline float largest_of(const float *scores, long length, float most) {
     Vec best = all(most);
     long i = 0;
-    for (; i + LANES <= length; i += LANES) best = load(scores + i) > best ? load(scores + i) : best;
+    for (; i + LANES <= length; i += LANES) best = larger(load(scores + i), best);
+    most = largest(best);
     for (; i < length; i++) most = scores[i] > most ? scores[i] : most;
-    for (int lane = 0; lane < LANES; lane++) most = best[lane] > most ? best[lane] : most;
     return most;
 }
 

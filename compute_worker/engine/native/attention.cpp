@@ -89,7 +89,7 @@ template <class W> static void attend(const Attend &op, const Step &step, const 
     long parts = (long)chunks.size() < CHUNKS * team.threads ? op.kv_heads : 1, each = op.kv_heads / parts;
     std::vector<float> room;
     for (long i = team.take(); i < (long)chunks.size() * parts; i = team.take()) {
-        const Chunk &chunk = chunks[i / parts];
+        const Chunk &chunk = chunks[chunks.size() - 1 - i / parts];  // a prompt's last ones take longest
         Memory<Number<W>> memory{op, step.tables + chunk.row.first_block};
         KeyHeads heads{i % parts * each, (i % parts + 1) * each};
         if (chunk.end - chunk.begin == 1)

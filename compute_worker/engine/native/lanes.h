@@ -122,22 +122,45 @@ static inline Four four(const float *p) {
 static inline Four four(const bfloat16 *p) { return Four{scalar(p[0]), scalar(p[1]), scalar(p[2]), scalar(p[3])}; }
 static inline void put(float *p, Four x) { memcpy(p, &x, sizeof x); }
 
-// The sums of a vector's fourths: of what lies at i, i + 4, i + 8 ...
-static inline Four fold(Vec x) {
+// A vector's fourths joined: what lies at i, i + 4, i + 8 ...
+template <class F> static inline Four fold(Vec x, F join) {
 #if LANES == 16
-    typedef float Eight __attribute__((vector_size(32)));
-    Eight e = __builtin_shufflevector(x, x, 0, 1, 2, 3, 4, 5, 6, 7) +
-              __builtin_shufflevector(x, x, 8, 9, 10, 11, 12, 13, 14, 15);
+    auto e = join(__builtin_shufflevector(x, x, 0, 1, 2, 3, 4, 5, 6, 7),
+                  __builtin_shufflevector(x, x, 8, 9, 10, 11, 12, 13, 14, 15));
 #else
     Vec e = x;
 #endif
-    return __builtin_shufflevector(e, e, 0, 1, 2, 3) + __builtin_shufflevector(e, e, 4, 5, 6, 7);
+    return join(__builtin_shufflevector(e, e, 0, 1, 2, 3), __builtin_shufflevector(e, e, 4, 5, 6, 7));
+}
+static inline Four fold(Vec x) {
+    return fold(x, [](auto a, auto b) { return a + b; });
 }
 
 static inline float sum(Vec x) {
     Four f = fold(x);
     f += __builtin_shufflevector(f, f, 2, 3, 0, 1);
     return f[0] + f[1];
+}
+
+// The larger and the smaller ones; b where either is NaN. Masked by nothing: GCC 12 warns of its own _mm512_max_ps.
+static inline Vec larger(Vec a, Vec b) {
+#if LANES == 16 && defined(__AVX512F__)
+    return (Vec)_mm512_maskz_max_ps(0xffff, (__m512)a, (__m512)b);
+#else
+    return a > b ? a : b;
+#endif
+}
+static inline Vec smaller(Vec a, Vec b) {
+#if LANES == 16 && defined(__AVX512F__)
+    return (Vec)_mm512_maskz_min_ps(0xffff, (__m512)a, (__m512)b);
+#else
+    return a < b ? a : b;
+#endif
+}
+static inline float largest(Vec x) {
+    Four f = fold(x, [](auto a, auto b) { return a > b ? a : b; });
+    float low = f[0] > f[1] ? f[0] : f[1], high = f[2] > f[3] ? f[2] : f[3];
+    return low > high ? low : high;
 }
 
 // Four sums at once take hardly longer than one.
@@ -149,23 +172,18 @@ static inline void sums(Vec a, Vec b, Vec c, Vec d, float *out) {
     memcpy(out, &each, sizeof each);
 }
 
-// e^x to 2 ulp: 2^n * p(f) with x = (n + f) ln 2, |f| <= 1/2, p the Taylor polynomial of 2^f to degree 7.
-// Below -87 it is 0 but for rounding, above 88 it is as for 88; NaN stays NaN.
+// e^x to 2 ulp: 2^n * p(f) with x = (n + f) ln 2, |f| <= 1/2, p the polynomial of degree 5 that is nearest to 2^f (9e-8,
+// by Remez' exchange) among those that are 1 at 0. Below -87 it is 0 but for rounding, above 88 it is as for 88; NaN stays NaN.
 static inline Vec exponential(Vec x) {
-    x = x < -87.0f ? all(-87.0f) : x;
-    x = x > 88.0f ? all(88.0f) : x;
+    x = smaller(all(88.0f), larger(all(-87.0f), x));
     Vec magic = all(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer, kept in the low bits
     Vec shifted = x * 1.44269504f + magic;
-    Vec n = shifted - magic;
-    Vec f = x - n * 0.693359375f;  // ln 2 in two parts, so that the difference is exact
-    f = f + n * 2.12194440e-4f;
-    Vec p = all(1.9841270e-4f);
-    p = p * f + 1.3888889e-3f;
-    p = p * f + 8.3333333e-3f;
-    p = p * f + 4.1666667e-2f;
-    p = p * f + 1.6666667e-1f;
-    p = p * f + 0.5f;
-    p = p * f + 1.0f;
+    Vec f = x * 1.44269504f - (shifted - magic) + x * 1.92596299e-8f;  // log2 e in two parts, each product in one rounding
+    Vec p = all(1.32647261e-3f);
+    p = p * f + 9.67151299e-3f;
+    p = p * f + 5.55073359e-2f;
+    p = p * f + 2.40222424e-1f;
+    p = p * f + 6.93147004e-1f;
     p = p * f + 1.0f;
     return (Vec)((Bits)p + ((Bits)shifted << 23));
 }

@@ -9,6 +9,8 @@
 // Keys that a chunk looks at together: 128 of them for 96 queries of 64 numbers fill a third of a cache of 512 KB.
 static constexpr long KEYS = 128;
 static_assert(KEYS % PANEL == 0);
+// How much larger than the score that weights refer to another may be: e^4 times some thousands is far from too large a sum.
+static constexpr float FAR = 4;
 
 // 1 or 4 keys [size] side by side into a panel: number j of each, or pair j as it is, goes to at[j * PANEL].
 template <class W> static void transpose(Rows<W> k, long count, float *at, long size) {
@@ -28,7 +30,7 @@ template <class W> static void transpose(Rows<W> k, long count, float *at, long 
 }
 
 // The softmax of many queries while their keys pass by (Milakov and Gimelshein, arXiv 1805.02867): of each query
-// the largest score so far, the sum of e^(score - largest), and the values so weighted.
+// (nearly) the largest score so far, the sum of e^(score - largest), and the values so weighted.
 //
 // Keys and values, queries and weights are float32, or pairs of bfloat16: all that is summed up is float32.
 template <class W> struct Passing {
@@ -124,19 +126,27 @@ template <class W> struct Passing {
         }
         for (long i = j; i < op.size; i++) at[j * KEYS + i - j] = scalar(v[i]);
     }
-    // Scores of keys [begin, begin + count) become weights; what was summed up before is scaled to the new largest.
+    // What a query does not see of keys [begin, begin + count).
+    void hide(long query, long begin, long count) {
+        float *mine = scores + query * KEYS;
+        long first = first_seen(op, position(query)) - begin, last = position(query) + 1 - begin;
+        first = first < 0 ? 0 : first < count ? first : count;
+        last = last < first ? first : last < count ? last : count;
+        if (first > 0) std::fill(mine, mine + first, -INFINITY);
+        if (last < count) std::fill(mine + last, mine + count, -INFINITY);
+    }
+    // Scores of keys [begin, begin + count) become weights; what was summed up before is scaled to the new largest,
+    // where that is too large by far to do without.
     void weigh(long begin, long count) {
         for (long i = 0; i < queries; i++) {
             float *mine = scores + i * KEYS;
-            long first = first_seen(op, position(i)) - begin, last = position(i) + 1 - begin;
-            first = first < 0 ? 0 : first < count ? first : count;
-            last = last < first ? first : last < count ? last : count;
-            std::fill(mine, mine + first, -INFINITY);
-            std::fill(mine + last, mine + count, -INFINITY);
+            hide(i, begin, count);
             float most = largest_of(mine, count, largest[i]);
-            if (most != largest[i]) rescale(i, std::exp(largest[i] - most));
-            largest[i] = most;
-            if (most == -INFINITY) most = 0;  // nothing seen yet
+            if (most > largest[i] + FAR) {
+                rescale(i, std::exp(largest[i] - most));
+                largest[i] = most;
+            }
+            most = largest[i] == -INFINITY ? 0 : largest[i];  // nothing seen yet
             Vec total{};
             for (long j = 0; j < count; j += LANES) {
                 Vec e = exponential(load(mine + j) - most);

@@ -157,7 +157,10 @@ class Step:
 
 
 class Program(Protocol):
-    """Operations in their order, ready to run again and again."""
+    """Operations in their order, ready to run again and again.
+
+    What an operation makes for the next one alone may be left nowhere else.
+    """
 
     def run(self, step: Step) -> None:
         """Run them all over the first `step.tokens` rows of their tensors."""

@@ -24,7 +24,7 @@ from compute_worker.runtime.job import Admitted, Event, Job
 from compute_worker.runtime.line import Line
 from compute_worker.runtime.lookup import PromptLookup
 from compute_worker.runtime.loop import EngineLoop
-from compute_worker.runtime.mailbox import Mailbox, submitted
+from compute_worker.runtime.mailbox import Mailbox, no_room, submitted
 from compute_worker.runtime.pool import Lease
 from compute_worker.runtime.rights import rights
 from compute_worker.runtime.sessions import Served
@@ -35,7 +35,7 @@ from compute_worker.runtime.validation import check_call, check_ids, fit
 from compute_worker.runtime.version import Choice
 from compute_worker.runtime.waiting import until
 from compute_worker.wording import Guide, Tokenizer
-from lorry.errors import CacheBusy, DeadlineExceeded, LorryError
+from lorry.errors import DeadlineExceeded, LorryError
 
 # A seed is a uint64 on the wire; drawn ones stay below 2^63, so that languages without unsigned
 # integers can send them back.
@@ -125,8 +125,7 @@ class Generations:
         self, call: GenerateCall, mailbox: Mailbox, answer: Answer, started: Started, begin_by: float | None
     ) -> AsyncGenerator[Started | Delta | Finished, None]:
         patience = time.monotonic() + self._patience
-        busy = CacheBusy("no room in the batch or in the KV cache became free in time")
-        mailbox.limit(patience if begin_by is None else begin_by, busy)
+        mailbox.limit(patience if begin_by is None else begin_by, no_room())
         waiting = True
         while True:
             events = await mailbox.events()

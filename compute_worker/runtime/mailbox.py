@@ -14,7 +14,12 @@ from contextlib import contextmanager
 from compute_worker.contract import Drawn
 from compute_worker.runtime.job import Admitted, Event, Job, Left
 from compute_worker.runtime.loop import EngineLoop
-from lorry.errors import LorryError
+from lorry.errors import CacheBusy, LorryError
+
+
+def no_room() -> CacheBusy:
+    """What ends a request that did not begin in time."""
+    return CacheBusy("no room in the batch or in the KV cache became free in time")
 
 
 class Mailbox:

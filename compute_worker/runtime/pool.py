@@ -60,10 +60,10 @@ class Lease:
 
 @dataclass(eq=False, frozen=True, slots=True)
 class _Ticket:
-    """Somebody who waits for rows. patient: behind all who are not."""
+    """Somebody who waits for rows. yields_until: behind all who yield no more (time.monotonic()'s clock)."""
 
     tenant: str
-    patient: bool
+    yields_until: float
 
 
 class Pool:
@@ -114,13 +114,16 @@ class Pool:
 
         All of them get rows at once or none does, so that two who hold a part each cannot wait for
         each other. The tenant that was served least comes first, of its calls the earliest; but nobody who
-        needs no new rows waits, and a patient call waits until no other does.
+        needs no new rows waits, and a patient call waits until no other does, for half of its patience.
         Raises CacheBusy where no rows become free until the deadline.
         """
-        ticket = _Ticket(tenant, patient)
+        now = time.monotonic()
+        limit = now + self._patience if deadline is None else deadline
+        # Where somebody always waits, who yields for good would never have its turn.
+        ticket = _Ticket(tenant, (now + limit) / 2 if patient else now)
         self._waiting.append(ticket)
         try:
-            async with until(time.monotonic() + self._patience if deadline is None else deadline, _busy):
+            async with until(limit, _busy):
                 while not self._grant(entries, first=min(self._waiting, key=self._turn) is ticket):
                     await self.room.wait()
                 self._note_use(entries)
@@ -130,7 +133,7 @@ class Pool:
             self.room.notify()
 
     def _turn(self, ticket: _Ticket) -> tuple[bool, int]:
-        return ticket.patient, self._served(ticket.tenant)
+        return time.monotonic() < ticket.yields_until, self._served(ticket.tenant)
 
     def keep(self, versions: Sequence[Version]) -> None:
         """Keep what is in the pool from eviction, on behalf of a route."""

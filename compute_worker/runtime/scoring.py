@@ -22,7 +22,7 @@ from compute_worker.runtime.cache import AdapterCache
 from compute_worker.runtime.job import Admitted, Event, Job, Left
 from compute_worker.runtime.line import Line
 from compute_worker.runtime.loop import EngineLoop
-from compute_worker.runtime.mailbox import Mailbox, submitted
+from compute_worker.runtime.mailbox import Mailbox, no_room, submitted
 from compute_worker.runtime.pool import Lease
 from compute_worker.runtime.rights import rights
 from compute_worker.runtime.scorecheck import check_scoring, fit_item, of_item
@@ -32,7 +32,7 @@ from compute_worker.runtime.tokenizers import Tokenizers, Wording
 from compute_worker.runtime.validation import check_ids
 from compute_worker.runtime.waiting import until
 from compute_worker.wording import Tokenizer
-from lorry.errors import CacheBusy, Cancelled, DeadlineExceeded, LorryError
+from lorry.errors import Cancelled, DeadlineExceeded, LorryError
 
 # Items of a call on their way at once: half of the default batch, so that answers find places beside them.
 _WINDOW = 32
@@ -157,8 +157,7 @@ class Scorings:
     async def _collected(self, deadline: float | None, mailbox: Mailbox) -> list[tuple[float, bool]]:
         """Log-probability and greedy or not of each token, once all have come."""
         patience = time.monotonic() + self._patience
-        busy = CacheBusy("no room in the batch or in the KV cache became free in time")
-        mailbox.limit(patience if deadline is None else deadline, busy)
+        mailbox.limit(patience if deadline is None else deadline, no_room())
         scored: list[tuple[float, bool]] = []
         while True:
             for event in await mailbox.events():

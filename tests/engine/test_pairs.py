@@ -8,8 +8,22 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
-from compute_worker.engine.kernels import Attend, Heads, Kernels, Places
+from compute_worker.engine.additions import Added, Additions, GroupedCell
+from compute_worker.engine.kernels import (
+    NOWHERE,
+    Adapt,
+    AddNorm,
+    Attend,
+    Heads,
+    Kernels,
+    Linear,
+    Places,
+    Segments,
+    SiluMul,
+    Step,
+)
 from compute_worker.engine.native import NativeKernels, library
 from tests.support.kernels import TWIN, best, near, noise, product, run
 
@@ -77,6 +91,40 @@ def test_what_is_no_number_stays_none(pairs: Kernels) -> None:
     x = torch.full((2, 33), float("nan"))
 
     assert bool(product(pairs, x, noise(5, 33, dtype=torch.bfloat16), None).isnan().all())
+
+
+@pytest.mark.parametrize("size", [33, 64])
+@pytest.mark.parametrize("adapted", [(), (0,), (1,), (0, 1)])
+def test_what_is_made_for_the_next_product_is_what_each_operation_makes_alone(
+    pairs: Kernels, size: int, adapted: tuple[int, ...]
+) -> None:
+    tokens, half = 21, 20
+    shapes = (2 * half, size), (9, half)
+    cell = Added((GroupedCell(0, 3, 17, 1, 4, 0.5),))
+    additions = [cell if number in adapted else Added() for number in range(2)]
+    first, last = (
+        pairs.pack(noise(n, k, dtype=torch.bfloat16), torch.bfloat16) for n, k in ((2 * half, size), (9, half))
+    )
+    pool = [
+        Segments((noise(6, k, dtype=torch.bfloat16),), (noise(6, n, dtype=torch.bfloat16),), (0,)) for n, k in shapes
+    ]
+
+    def made(*, together: bool) -> Tensor:
+        stream, normed, both = noise(tokens, size), torch.empty(tokens, size), torch.empty(tokens, 2 * half)
+        gated, out = torch.empty(tokens, half), torch.empty(tokens, 9)
+        operations = [
+            AddNorm(stream, noise(tokens, size, seed=1), noise(size), 1e-5, normed),
+            Linear(normed, first, None, both),
+            Adapt(normed, both, pool[0], 0),
+            SiluMul(both, gated),
+            Linear(gated, last, None, out),
+            Adapt(gated, out, pool[1], 1),
+        ]
+        for program in [operations] if together else [[operation] for operation in operations]:
+            pairs.program(program).run(Step(tokens, NOWHERE, Additions(additions)))
+        return out
+
+    assert torch.equal(made(together=True), made(together=False))
 
 
 # A number that is rounded is off by 2^-9 at most: a query, a key that lies at a tie, a weight.

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from compute_worker.contract import EngineLimits
 from compute_worker.runtime.api import Tier, Weighted
 from lorry.errors import VersionNotFound, VersionYanked
 from lorry.format.digest import digest_of
@@ -156,3 +157,25 @@ async def test_a_route_that_could_not_follow_for_want_of_rows_does_so_later(tmp_
         world.engine.running.set()
         await holding
         await eventually(lambda: served(world) == [new.digest])
+
+
+async def test_a_route_follows_also_where_somebody_always_waits_for_rows(tmp_path: Path) -> None:
+    limits = EngineLimits(pool_rows=8, row_bytes=1, kv_blocks=64, block_tokens=4, max_context=64)
+    async with running(tmp_path, limits=limits, default_wait=1.0) as world:
+        await world.listening()
+        world.registry.add("one", rank=2)
+        for name in "abc":  # one of them at a time, beside what the route holds
+            world.registry.add(name, rank=6)
+        await world.switch("default", (Weighted("one"),), None)
+        ended = asyncio.Event()
+
+        async def ask_again_and_again(name: str) -> None:
+            while not ended.is_set():
+                await world.ask(call("hello", name))
+
+        asking = [asyncio.create_task(ask_again_and_again(name)) for name in "abc"]
+        await eventually(lambda: len(world.runtime._held.pool._waiting) == 2)
+        new = world.registry.add("one", rank=1)
+        await eventually(lambda: served(world) == [new.digest])
+        ended.set()
+        await asyncio.gather(*asking)

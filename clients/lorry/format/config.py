@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 
 from lorry.errors import InvalidAdapter
 from lorry.format.extras import Extras, parse_extras
-from lorry.format.fields import check_fields
+from lorry.format.fields import check_fields, shown
 from lorry.format.manifest import canonical_json
 from lorry.format.names import ends
 from lorry.format.strict_json import Limits, parse_object
@@ -32,8 +32,6 @@ _MAX_ALPHA = 1e9
 _PATTERN_KEY = re.compile(r"\^?[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*")
 # What PEFT writes itself where it turns targets of experts, which were modules once, into one of their stacked weights.
 _FUSED = {r".*\.gate_up_proj": "gate_up_proj"}
-# How much of a regular expression or a list is shown in a message.
-_SHOWN = 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,14 +129,14 @@ def _check_parameters(fields: Mapping[str, object], extras: Extras) -> None:
 
 def _rank(key: str, value: object) -> int:
     if type(value) is not int or not 1 <= value <= MAX_RANK:
-        raise InvalidAdapter(f"adapter_config.json: {key}: expected a rank of 1 to {MAX_RANK}, got {_show(value)}")
+        raise InvalidAdapter(f"adapter_config.json: {key}: expected a rank of 1 to {MAX_RANK}, got {shown(value)}")
     return value
 
 
 def _alpha(key: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _MAX_ALPHA:
         raise InvalidAdapter(
-            f"adapter_config.json: {key}: expected a number of at most {_MAX_ALPHA:g}, got {_show(value)}"
+            f"adapter_config.json: {key}: expected a number of at most {_MAX_ALPHA:g}, got {shown(value)}"
         )
     return float(value)
 
@@ -146,13 +144,13 @@ def _alpha(key: str, value: object) -> float:
 def _pattern(fields: Mapping[str, object], name: str, read: Callable[[str, object], _T]) -> PathPattern[_T]:
     value = fields.get(name) or {}
     if not isinstance(value, dict):
-        raise InvalidAdapter(f"adapter_config.json: {name}: expected an object, got {_show(value)}")
+        raise InvalidAdapter(f"adapter_config.json: {name}: expected an object, got {shown(value)}")
     entries: dict[str, tuple[int, _T]] = {}
     for place, (written, entry) in enumerate(value.items()):
         key: str = _FUSED.get(written) or written
         if len(key) > _MAX_NAME or not _PATTERN_KEY.fullmatch(key):
             raise InvalidAdapter(
-                f"adapter_config.json: {name}: expected literal module paths as keys, got {_show(key)}; "
+                f"adapter_config.json: {name}: expected literal module paths as keys, got {shown(key)}; "
                 "write out a regular expression as one key for each module"
             )
         entries.setdefault(key, (place, read(key, entry)))
@@ -164,7 +162,7 @@ def _targets(value: object) -> frozenset[str] | None:
         return None
     if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
         raise InvalidAdapter(
-            f"adapter_config.json: target_modules: expected a list of names or a string, got {_show(value)}"
+            f"adapter_config.json: target_modules: expected a list of names or a string, got {shown(value)}"
         )
     return frozenset(value)
 
@@ -175,10 +173,6 @@ def _base_name(value: object) -> str | None:
     if not isinstance(value, str) or len(value) > _MAX_NAME:
         raise InvalidAdapter(
             "adapter_config.json: base_model_name_or_path: expected a string of at most "
-            f"{_MAX_NAME} characters, got {_show(value)}"
+            f"{_MAX_NAME} characters, got {shown(value)}"
         )
     return value
-
-
-def _show(value: object) -> str:
-    return repr(value)[:_SHOWN]

@@ -71,6 +71,7 @@ _REFUSED: Mapping[str, str] = {
 }
 # PEFT writes these two where no task type was given, Unsloth the third. Lorry imports nothing by them.
 _AUTO_MAPPING = frozenset({"base_model_class", "parent_library", "unsloth_fixed"})
+# How much of a value is shown in a message.
 _SHOWN = 80
 
 
@@ -89,7 +90,7 @@ def check_fields(fields: Mapping[str, object]) -> dict[str, object]:
             _refuse(name, value)
     for name in _FLAGS:
         if not isinstance(fields.get(name), bool | None):
-            raise InvalidAdapter(f"adapter_config.json: {name}: expected true or false, got {_show(fields[name])}")
+            raise InvalidAdapter(f"adapter_config.json: {name}: expected true or false, got {shown(fields[name])}")
     said = {name: value for name, value in fields.items() if name in MEANT and not _says_nothing(value)}
     if said.get("bias") == "none":
         del said["bias"]
@@ -103,9 +104,9 @@ def _says_nothing(value: object) -> bool:
 
 def _check_type(value: object) -> None:
     if not isinstance(value, str):
-        raise InvalidAdapter(f"adapter_config.json: peft_type: expected 'LORA', got {_show(value)}")
+        raise InvalidAdapter(f"adapter_config.json: peft_type: expected 'LORA', got {shown(value)}")
     if value != "LORA":
-        raise UnsupportedAdapter(f"adapter_config.json: peft_type: only 'LORA' is served, got {_show(value)}")
+        raise UnsupportedAdapter(f"adapter_config.json: peft_type: only 'LORA' is served, got {shown(value)}")
 
 
 def _check_init(value: object) -> None:
@@ -123,7 +124,7 @@ def _check_init(value: object) -> None:
             "writes an equal adapter for the unchanged base"
         )
     raise UnsupportedAdapter(
-        f"adapter_config.json: init_lora_weights: unknown initialisation {_show(value)}; it may change the base weights"
+        f"adapter_config.json: init_lora_weights: unknown initialisation {shown(value)}; it may change the base weights"
     )
 
 
@@ -131,14 +132,15 @@ def _check_auto_mapping(value: object) -> None:
     if value is not None and not (isinstance(value, dict) and value.keys() <= _AUTO_MAPPING):
         raise UnsupportedAdapter(
             f"adapter_config.json: auto_mapping: only the names of the base's class and library are known, "
-            f"got {_show(value)}"
+            f"got {shown(value)}"
         )
 
 
 def _refuse(name: str, value: object) -> None:
     remedy = _REFUSED.get(name, "nobody knows this field here, and it may change the maths")
-    raise UnsupportedAdapter(f"adapter_config.json: {_show(name)}: {remedy}; got {_show(value)}")
+    raise UnsupportedAdapter(f"adapter_config.json: {shown(name)}: {remedy}; got {shown(value)}")
 
 
-def _show(value: object) -> str:
+def shown(value: object) -> str:
+    """A value of a configuration, as messages have it: its beginning."""
     return repr(value)[:_SHOWN]

@@ -20,7 +20,7 @@ from compute_worker.engine.kernels import Argmax, Linear, Operation, Step
 from compute_worker.engine.memory import Arena
 from compute_worker.engine.native import panels
 from compute_worker.engine.native.panels import Panels, panels_of
-from compute_worker.engine.native.structs import COperation, CStep, structure
+from compute_worker.engine.native.structs import COperation, CStep, structures
 
 BUILT = Path(__file__).parent / "built"
 # torch's words for what the CPU can do, and the library built for it.
@@ -83,7 +83,8 @@ class NativeProgram:
         self._run = library.lorry_run
         self._operations = operations
         self._matrix_units = matrix_units
-        made = [structure(operation, pairs=pairs) for operation in operations]
+        # Units for products of matrices read floats.
+        made = structures(operations, pairs=pairs, handed=not matrix_units)
         self._kept = [kept for _, kept in made]
         self._list = (COperation * len(made))(*(each for each, _ in made))
         self._threads = torch.get_num_threads()

@@ -105,8 +105,9 @@ template <class W> static void argmax(const Argmax &op, const Given<Times<W>> &i
 }
 
 // The step's x in pairs, once each thread has rounded its share.
-static Given<Pair> rounded(const float *x, long k, const Step &step, const Team &team) {
+static Given<Pair> rounded(const float *x, long k, const Step &step, const Team &team, bool ready = false) {
     Given<Pair> in{(const Pair *)step.rounded, (k + 1) / 2};
+    if (ready) return in;
     Share mine(step.tokens, team);
     for (long t = mine.begin; t < mine.end; t++) pair(x + t * k, k, (Pair *)step.rounded + t * in.k);
 #pragma omp barrier
@@ -117,7 +118,7 @@ void work(const Linear &op, const Step &step, const Team &team) {
     switch (op.stored) {
         case WIDE: return linear<float>(op, {op.x, op.k}, step.tokens, team);
         case NARROW: return linear<bfloat16>(op, {op.x, op.k}, step.tokens, team);
-        case PAIRS: return linear<Pair>(op, rounded(op.x, op.k, step, team), step.tokens, team);
+        case PAIRS: return linear<Pair>(op, rounded(op.x, op.k, step, team, op.ready), step.tokens, team);
     }
 }
 

@@ -49,12 +49,13 @@ struct Step {
     void *rounded;
 };
 
+// ready: of a product in pairs, whether what made x left it in pairs.
 struct Linear {
     const float *x;
     const void *panels;
     const float *bias;
     float *y;
-    int64_t n, k, stored;
+    int64_t n, k, stored, ready;
 };
 
 // values: [tokens], of the best.
@@ -67,18 +68,23 @@ struct Argmax {
     int64_t n, k, stored;
 };
 
+// An activation [tokens, size]. paired: whether the product behind it reads pairs; then, adapters of product number
+// `product` alone read its floats, or nobody where that is negative, and where nobody does there are none.
+struct Activation {
+    float *at;
+    int64_t size, paired, product;
+};
+
 struct AddNorm {
     float *x;
     const float *y, *weight;
-    float *out;
-    int64_t size;
+    Activation out;
     double eps;
 };
 
 struct SiluMul {
     const float *both;
-    float *out;
-    int64_t size;
+    Activation out;
 };
 
 // A layer's rows of the pool and its columns of y.

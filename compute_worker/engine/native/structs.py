@@ -6,6 +6,7 @@ Owns their fields and order. What an operation holds must outlive the structure 
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from ctypes import Structure, c_double, c_int64, c_void_p
 
 import numpy as np
@@ -40,7 +41,7 @@ class _Linear(Structure):
 
     _fields_ = (
         *((name, c_void_p) for name in ("x", "panels", "bias", "y")),
-        *((name, c_int64) for name in ("n", "k", "stored")),
+        *((name, c_int64) for name in ("n", "k", "stored", "ready")),
     )
 
 
@@ -53,20 +54,22 @@ class _Argmax(Structure):
     )
 
 
+class _Activation(Structure):
+    """`Activation`."""
+
+    _fields_ = (("at", c_void_p), *((name, c_int64) for name in ("size", "paired", "product")))
+
+
 class _AddNorm(Structure):
     """`AddNorm`."""
 
-    _fields_ = (
-        *((name, c_void_p) for name in ("x", "y", "weight", "out")),
-        ("size", c_int64),
-        ("eps", c_double),
-    )
+    _fields_ = (*((name, c_void_p) for name in ("x", "y", "weight")), ("out", _Activation), ("eps", c_double))
 
 
 class _SiluMul(Structure):
     """`SiluMul`."""
 
-    _fields_ = (("both", c_void_p), ("out", c_void_p), ("size", c_int64))
+    _fields_ = (("both", c_void_p), ("out", _Activation))
 
 
 class _Adapt(Structure):
@@ -89,25 +92,47 @@ class _Attend(Structure):
     )
 
 
-def structure(operation: Operation, *, pairs: bool) -> tuple[COperation, object]:
-    """An operation as step.cpp reads it, and what must live as long. pairs: of NativeKernels."""
-    what, kept = _made(operation, pairs=pairs)
-    return COperation(_KINDS[type(operation)], ctypes.addressof(what)), (operation, what, kept)
+def structures(operations: Sequence[Operation], *, pairs: bool, handed: bool) -> list[tuple[COperation, object]]:
+    """Operations as step.cpp reads them, each with what must live as long.
+
+    pairs: of NativeKernels. handed: whether an activation is left in pairs for the product behind it that reads these.
+    """
+    paired = [handed and _is_paired(operations, index) for index in range(len(operations))]
+    made: list[tuple[COperation, object]] = []
+    for index, operation in enumerate(operations):
+        out = paired[index], _product_at(operations[index + 2 : index + 3])
+        what, kept = _made(operation, pairs=pairs, out=out, ready=index > 0 and paired[index - 1])
+        made.append((COperation(_KINDS[type(operation)], ctypes.addressof(what)), (operation, what, kept)))
+    return made
 
 
-def _made(operation: Operation, *, pairs: bool) -> tuple[Structure, object]:
+def _is_paired(operations: Sequence[Operation], index: int) -> bool:
+    """Whether the next operation reads in pairs what this one makes."""
+    match operations[index : index + 2]:
+        case [AddNorm() | SiluMul() as maker, Linear() as reader]:
+            return reader.x is maker.out and panels_of(reader.weight).stored is Stored.PAIRS
+        case _:
+            return False
+
+
+def _product_at(operations: Sequence[Operation]) -> int:
+    """The number of the product to which an operation adds, -1 where it is none that does."""
+    return next((operation.product for operation in operations if isinstance(operation, Adapt)), -1)
+
+
+def _made(operation: Operation, *, pairs: bool, out: tuple[bool, int], ready: bool) -> tuple[Structure, object]:
     match operation:
-        case Linear(x, weight, bias, out):
+        case Linear(x, weight, bias, y):
             panels = panels_of(weight)
-            return _Linear(_at(x), _at(panels.memory), _at(bias), _at(out), *weight.shape, panels.stored), None
+            return _Linear(_at(x), _at(panels.memory), _at(bias), _at(y), *weight.shape, panels.stored, ready), None
         case Argmax(x, weight, bias, best):
             panels, values = panels_of(weight), torch.empty(len(best))
             sizes = (*weight.shape, panels.stored)
             return _Argmax(_at(x), _at(panels.memory), _at(bias), _at(best), _at(values), *sizes), values
-        case AddNorm(x, y, weight, eps, out):
-            return _AddNorm(_at(x), _at(y), _at(weight), _at(out), out.shape[1], eps), None
-        case SiluMul(both, out):
-            return _SiluMul(_at(both), _at(out), out.shape[1]), None
+        case AddNorm(x, y, weight, eps, made):
+            return _AddNorm(_at(x), _at(y), _at(weight), _Activation(_at(made), made.shape[1], *out), eps), None
+        case SiluMul(both, made):
+            return _SiluMul(_at(both), _Activation(_at(made), made.shape[1], *out)), None
         case Adapt(x, y, segments, product):
             table = _segments(segments)
             narrow = is_narrow(segments.a[0])

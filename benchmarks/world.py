@@ -35,7 +35,7 @@ THREADS = 2
 POOL_ADAPTERS = 32
 _BYTES = {"float32": 4, "bfloat16": 2}
 # 8 requests of 1,032 tokens take 760 MB in float32; what is not used costs nothing.
-_KV_BYTES = 1 << 30
+KV_BYTES = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +194,7 @@ def _worker_settings(model: str, registry: str, sides: Sides, modules: Iterable[
         "LORRY_WORKER_DTYPE": sides.dtype,
         "LORRY_WORKER_THREADS": str(sides.threads),
         "LORRY_WORKER_POOL_BYTES": str(of_row * RANK * POOL_ADAPTERS),
-        "LORRY_WORKER_KV_BYTES": str(_KV_BYTES),
+        "LORRY_WORKER_KV_BYTES": str(KV_BYTES),
     }
 
 

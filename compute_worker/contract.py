@@ -200,6 +200,11 @@ class Engine(Protocol):
     def tidy(self) -> None:
         """Give the system back what loads were through with. Any thread, while nobody waits for a load."""
 
+    def extend(self, blocks: int) -> bool:
+        """Have a piece more of the memory of the first `blocks` KV blocks, which else the step that is the first to
+        write there waits for. Short; whether some is still missing. Engine thread only, while it has nothing to run.
+        """
+
     def step(self, rows: Sequence[StepRow]) -> list[Computed]:
         """Run one batch; one entry a row, None where nothing was to be drawn or scored. Engine thread only."""
 

@@ -179,6 +179,10 @@ class TransformersEngine:
         """See Engine."""
         give_back()
 
+    def extend(self, blocks: int) -> bool:
+        """See Engine."""
+        return self._kv.extend(blocks)
+
     def step(self, rows: Sequence[StepRow]) -> list[Computed]:
         """See Engine."""
         layout = lay_out(rows, self._kv.block_tokens)

@@ -12,11 +12,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from compute_worker.engine.memory import reserve
+from compute_worker.engine.memory import populate, reserve
 
 # Tokens of a block. Small, since a request wastes half a block on average; large enough that a block of one head
 # of 64 in bfloat16 (2 KB) is copied at full memory speed.
 BLOCK_TOKENS = 16
+# Blocks whose memory is had at once, in one tensor: 400 KB with 3 heads of 64 in bfloat16, 8 MB with 32 of 128, which
+# the system clears in 2 ms or less.
+_PIECE_BLOCKS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,8 @@ class KvCache:
         self._values = {
             layer: reserve((slots, shape.heads, shape.value_size), dtype, device) for layer, shape in shapes.items()
         }
+        self._extended = 0
+        self._pieces: list[Tensor] = []
 
     def memory(self, layer: int) -> tuple[Tensor, Tensor]:
         """Keys and values of a layer where they lie: [slots, heads, size] of each."""
@@ -79,6 +84,19 @@ class KvCache:
     def spare(self) -> int:
         """The last block: where a batch that is filled up writes what nobody reads."""
         return self._blocks - 1
+
+    def extend(self, blocks: int) -> bool:
+        """Have a piece more of the memory of the first `blocks` blocks; whether some is still missing."""
+        if self.device.type != "cpu":  # is there from the start
+            return False
+        blocks = min(blocks, self._blocks)
+        if not self._pieces and self._extended < blocks:
+            begin, self._extended = self._extended, min(blocks, self._extended + _PIECE_BLOCKS)
+            slots = slice(begin * self.block_tokens, self._extended * self.block_tokens)
+            self._pieces = [tensor[slots] for tensor in (*self._keys.values(), *self._values.values())]
+        if self._pieces:
+            populate(self._pieces.pop())
+        return bool(self._pieces) or self._extended < blocks
 
     def scrub(self, slots: Tensor) -> None:
         """Zero slots in every layer: their last owner may have left infinities behind."""

@@ -19,6 +19,7 @@ class Blocks:
         self.count = count
         self.block_tokens = block_tokens
         self._free = list(range(count - 1, -1, -1))
+        self._reached = 0  # so many, from the first on, were ever taken
         self._users = [0] * count
         self._keys: dict[int, bytes] = {}
         self._found: dict[bytes, int] = {}
@@ -39,6 +40,14 @@ class Blocks:
         """Blocks that `take` could give."""
         return len(self._free) + len(self._idle)
 
+    @property
+    def expected(self) -> int:
+        """So many, from the first on, were taken or may be soon: as many again, but no more than a quarter of all.
+
+        A burst as large as all before it finds its memory ready, and who uses little has little.
+        """
+        return min(self.count, self._reached + min(self._reached, self.count // 4))
+
     def needed(self, tokens: int) -> int:
         """Blocks that hold `tokens` tokens."""
         return -(-tokens // self.block_tokens)
@@ -52,6 +61,7 @@ class Blocks:
         taken = [self._free.pop() for _ in range(count)]
         for block in taken:
             self._users[block] = 1
+        self._reached = max(self._reached, *(block + 1 for block in taken), 0)
         return taken
 
     def share(self, key: bytes) -> int | None:

@@ -76,6 +76,8 @@ class EngineLoop:
         """What came in, at least one order where there is nothing else to do."""
         outcomes: list[Outcome] = []
         if not self._scheduler.busy:
+            while self._inbox.empty() and self._engine.extend(self._scheduler.blocks.expected):
+                pass  # memory of the next requests' KV, a piece at a time
             outcomes += self._inbox.get()() or ()
         while not self._inbox.empty():
             outcomes += self._inbox.get()() or ()

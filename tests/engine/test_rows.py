@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import mmap
+import re
+import resource
 import sys
 from pathlib import Path
 
@@ -10,7 +13,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from compute_worker.engine.memory import passing, populate, reserve
+from compute_worker.engine.kv import KvCache, LayerShape
+from compute_worker.engine.memory import Arena, passing, populate, reserve
 from compute_worker.engine.native import library
 from compute_worker.engine.native.casting import NativeCast
 from compute_worker.engine.rows import HostRows, Spare, room_for, torch_cast
@@ -121,3 +125,38 @@ def test_memory_of_an_adapter_that_went_is_the_systems_again_once_nothing_of_it_
 
 def test_a_small_adapter_has_no_mapping_of_its_own() -> None:
     assert [len(passing(size)) for size in (0, 1, 1000, (1 << 20) + 5)] == [0, 1, 1000, (1 << 20) + 5]
+
+
+def faults() -> int:
+    """Pages that this thread met for the first time."""
+    return resource.getrusage(resource.RUSAGE_THREAD).ru_minflt
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no MADV_POPULATE_WRITE")
+def test_kv_memory_that_was_had_ahead_is_there_and_no_more_of_it() -> None:
+    kv = KvCache({n: LayerShape(4, 64, 64) for n in range(2)}, 512, torch.float32, torch.device("cpu"))
+    pieces = 1
+    while kv.extend(256):
+        pieces += 1
+    assert pieces == 4 * 256 // 64  # short ones: other work comes between
+    assert not kv.extend(256)
+    met = [faults()]
+    for half in range(2):
+        for memory in (each for layer in range(2) for each in kv.memory(layer)):
+            ctypes.memset(memory.data_ptr() + half * memory.nbytes // 2, 0, memory.nbytes // 2)
+        met.append(faults())
+    assert met[1] - met[0] < 8 <= met[2] - met[1]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no /proc")
+def test_weights_lie_where_the_system_has_large_pages() -> None:
+    taken = Arena().take(4 << 20).fill_(1)
+    inside = False
+    for line in Path("/proc/self/smaps").read_text(encoding="ascii").splitlines():
+        if match := re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line):
+            inside = int(match[1], 16) <= taken.data_ptr() < int(match[2], 16)
+        elif inside and line.startswith("VmFlags:"):
+            assert "hg" in line.split()  # advised
+            assert "sh" not in line.split()  # and not a file's, which has small ones
+            return
+    pytest.fail("the arena is not mapped")

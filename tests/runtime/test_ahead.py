@@ -1,15 +1,17 @@
-"""Adapters that are brought nearer before a request needs them."""
+"""Adapters that are brought nearer before a request needs them, and memory that is had before."""
 
+import asyncio
+import time
 from pathlib import Path
 
 import pytest
 
-from compute_worker.runtime.api import Tier
+from compute_worker.runtime.api import Stop, Tier
 from lorry.errors import IncompatibleAdapter, InvalidAdapter
 from lorry.format.digest import digest_of
 from tests.support.adapters import adapter_bytes
 from tests.support.toy_engine import MODULE, WIDTH
-from tests.support.toy_world import World, call, running
+from tests.support.toy_world import World, call, eventually, running
 
 
 async def test_onto_the_disk_takes_no_memory_and_no_rows(world: World) -> None:
@@ -69,3 +71,29 @@ async def test_the_guard_stands_before_every_tier(world: World, tier: Tier) -> N
     with pytest.raises(InvalidAdapter, match="finite"):
         await world.runtime.load("nan", tier)
     assert world.runtime.residents() == []
+
+
+async def test_memory_for_kv_is_had_ahead_once_nothing_runs(world: World) -> None:
+    blocks = world.runtime._scheduler.blocks
+    world.engine.step_seconds = 0.01
+    long = call("hello", stop=Stop(max_new_tokens=30, ignore_eos=True))
+    asked = asyncio.create_task(world.ask(long))
+    await eventually(lambda: len(world.engine.steps) > 20)
+    assert world.engine.extended == 0
+    await asked
+    await eventually(lambda: world.engine.extended == blocks.expected)
+    assert blocks.expected > blocks.needed(30)
+
+
+async def test_a_request_does_not_wait_for_memory_that_is_had_ahead(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def endless(blocks: int) -> bool:
+        world.engine.extended = blocks
+        time.sleep(0.001)
+        return True
+
+    monkeypatch.setattr(world.engine, "extend", endless)
+    assert (await world.ask(call("hello"))).tokens
+    assert (await world.ask(call("hello again"))).tokens
+    assert world.engine.extended > 0

@@ -80,3 +80,18 @@ def test_giving_back_more_than_was_taken_is_a_defect() -> None:
     blocks.give_back(blocks.take(1) or [])
     with pytest.raises(Internal, match="block 0"):
         blocks.give_back([0])
+
+
+def test_as_many_again_as_were_ever_used_are_expected_up_to_a_quarter_of_all() -> None:
+    blocks = Blocks(16, 4)
+    assert blocks.expected == 0
+    taken = blocks.take(3) or []
+    assert blocks.expected == 6
+    blocks.give_back(taken)
+    assert blocks.expected == 6
+    assert blocks.take(3) is not None  # the same ones
+    assert blocks.expected == 6
+    assert blocks.take(5) is not None
+    assert blocks.expected == 12
+    assert blocks.take(6) is not None
+    assert blocks.expected == 16

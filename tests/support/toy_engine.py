@@ -141,7 +141,7 @@ class ToyEngine:
         self.steps: list[list[int]] = []  # number of tokens of each row of each step
         self.installs: list[str] = []
         self.reads = 0
-        self.prepared = self.tidied = 0
+        self.prepared = self.tidied = self.extended = 0
         self.vocabularies: dict[str, int | None] = {}  # own ones, by content
         self.running = threading.Event()  # cleared: steps wait before they begin
         self.running.set()
@@ -179,6 +179,10 @@ class ToyEngine:
 
     def tidy(self) -> None:
         self.tidied += 1
+
+    def extend(self, blocks: int) -> bool:
+        self.extended = min(blocks, self.extended + 1)
+        return self.extended < blocks
 
     def step(self, rows: Sequence[StepRow]) -> list[Computed]:
         self.running.wait()

@@ -135,7 +135,7 @@ class Combining:
         return version if complete else None
 
     async def _compute(self, digest: str, recipe: Recipe, method: CombineMethod, choices: Sequence[Choice]) -> Version:
-        async with self._turn, self._disk.scratch() as folder:
+        async with self._turn, self._disk.temporary.folder() as folder:
             await self._with(choices, lambda sources: self._combiner.combine(method, sources, folder))
             await self._add_wording(choices, folder)
             bundle = await self._thread(self._check, folder)
@@ -146,7 +146,7 @@ class Combining:
             return self._made.add(digest, manifest, _homes(choices))
 
     async def _try(self, method: CombineMethod, choices: Sequence[Choice]) -> Dry:
-        async with self._turn, self._disk.scratch() as folder:
+        async with self._turn, self._disk.temporary.folder() as folder:
 
             def measured(sources: Sequence[CombineSource]) -> Deviation:
                 self._combiner.combine(method, sources, folder)
@@ -191,7 +191,7 @@ class Combining:
 
     async def _publish(self, version: Version, recipe: Recipe, target: PublishAs) -> PublishedAdapter:
         publication = Publication(target.adapter, target.alias, target.description, recipe, self._base.base_id)
-        async with self._disk.scratch() as folder:
+        async with self._disk.temporary.folder() as folder:
             await self._copy(version, version.manifest.files, folder)
             return await self._source.publish(folder, publication)
 

@@ -1,6 +1,6 @@
 """The worker's disk cache: files by digest, within a budget of bytes, hashed before each use.
 
-Owns `blobs/` and `tmp/` under its folder. A file that was truncated or overwritten, by whomever and
+Owns `blobs/` under its folder. A file that was truncated or overwritten, by whomever and
 whenever, is dropped and fetched again. Does not know adapters or which file belongs to which.
 """
 
@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import time
-import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Container, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Container, Coroutine, Iterable, Sequence
 from concurrent.futures import Executor
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,8 +22,9 @@ from compute_worker.runtime.api import Tier
 from compute_worker.runtime.eviction import Eviction
 from compute_worker.runtime.incoming import Expected, Incoming, Look, Nobody, Stamp, copy, stamp_of, verify
 from compute_worker.runtime.tally import Tally
+from compute_worker.runtime.temporary import Temporary, typed
 from compute_worker.runtime.waiting import Signal, SingleFlight, until
-from lorry.errors import CacheBusy, DigestMismatch, RequestTooLarge, StorageUnavailable
+from lorry.errors import CacheBusy, DigestMismatch, RequestTooLarge
 from lorry.format.digest import is_digest
 from lorry.format.manifest import ManifestFile
 from lorry.partfile import Sink
@@ -52,7 +51,7 @@ class DiskCache:
     """Files by digest. Belongs to the event loop; reads and hashes in the executor's threads.
 
     budget: bytes of all files together. eviction: told of each use. patience: seconds that a use waits for
-    room. `dropped` is called with the digest of each file that is gone.
+    room. `dropped` is called with the digest of each file that is gone. temporary: on the same file system.
     """
 
     def __init__(
@@ -62,7 +61,7 @@ class DiskCache:
         self.dropped: Callable[[str], None] = lambda _: None
         self.tally = Tally()
         self._blobs = directory / "blobs"
-        self._tmp = directory / "tmp"
+        self.temporary = Temporary(directory, executor)
         self._executor = executor
         self._eviction = eviction
         self._patience = patience
@@ -85,7 +84,7 @@ class DiskCache:
 
         Raises StorageUnavailable.
         """
-        with _typed():
+        with typed():
             for digest, size in await self._thread(self._take_stock):
                 self._slots[digest] = _Slot(size, present=True)
                 self._note_use(digest)
@@ -94,6 +93,7 @@ class DiskCache:
     async def close(self) -> None:
         """Stop fetching."""
         await self._flight.close()
+        self.temporary.close()
 
     @asynccontextmanager
     async def hold(
@@ -112,10 +112,10 @@ class DiskCache:
         than the budget); CacheBusy (no room for as long as was waited); StorageUnavailable.
         """
         unique = {file.digest: file for file in files}
-        with _typed():
+        with typed():
             await self._grant(list(unique.values()))
         try:
-            with _typed():
+            with typed():
                 paths = [self._path(file.digest) for file in files]
                 if look:
                     await self._show(unique.values(), fetch, partial(look, paths))
@@ -145,20 +145,6 @@ class DiskCache:
         if not slot.holds:
             self._drop(digest)
             self._room.notify()
-
-    @asynccontextmanager
-    async def scratch(self) -> AsyncIterator[Path]:
-        """An empty folder on the same file system, gone with all it holds when the block ends.
-
-        What fails in it as a file does, for want of room or rights, comes out as StorageUnavailable.
-        """
-        path = self._tmp / uuid.uuid4().hex
-        with _typed():
-            path.mkdir()
-            try:
-                yield path
-            finally:
-                shutil.rmtree(path, ignore_errors=True)
 
     async def _grant(self, files: Sequence[ManifestFile]) -> None:
         size = sum(file.size for file in files)
@@ -258,7 +244,7 @@ class DiskCache:
             self._let_go(file.digest)
 
     async def _fetch(self, file: ManifestFile, path: Path, fetch: Fetch, look: Look) -> Stamp:
-        temp, since = self._tmp / uuid.uuid4().hex, time.monotonic()
+        temp, since = self.temporary.file(file.size), time.monotonic()
         incoming = Incoming(temp, file, look)
         try:
             await fetch(file, incoming)
@@ -285,16 +271,7 @@ class DiskCache:
     def _take_stock(self) -> list[tuple[str, int]]:
         """(Digest, size) of the files from an earlier life, least recently written first."""
         self._blobs.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(self._tmp, ignore_errors=True)
-        self._tmp.mkdir()
+        self.temporary.start()
         found = [(f"sha256:{entry.name}", entry.stat()) for entry in os.scandir(self._blobs) if entry.is_file()]
         found.sort(key=lambda item: item[1].st_mtime_ns)
         return [(digest, stat.st_size) for digest, stat in found if is_digest(digest)]
-
-
-@contextmanager
-def _typed() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise StorageUnavailable(f"the worker's cache folder failed: {error.strerror or error}") from error

@@ -92,7 +92,10 @@ class Expected:
 
 
 class Incoming:
-    """A sink for the bytes of `file`, which it writes to `path`. stamp: of the file once it was committed."""
+    """A sink for the bytes of `file`, which it writes to `path`, over a file of the same size if one is there.
+
+    stamp: of the file once it was committed.
+    """
 
     def __init__(self, path: Path, file: ManifestFile, look: Look) -> None:
         self.size = file.size
@@ -103,7 +106,7 @@ class Incoming:
         self._digest = file.digest
         self._look = look
         self._hasher = Hasher()
-        self._out = path.open("xb", buffering=0)
+        self._out = path.open("r+b" if path.exists() else "xb", buffering=0)
 
     def append(self, offset: int, data: bytes | memoryview) -> None:
         """Take the bytes at the present position. Raises DigestMismatch where they cannot belong there, OSError."""

@@ -210,7 +210,7 @@ async def test_a_folder_that_fails_is_told_by_its_reason(
 
 async def test_a_file_made_here_is_adopted_and_a_scratch_folder_goes(disk: DiskCache, origin: Origin) -> None:
     file = origin.file("made")
-    async with disk.scratch() as folder:
+    async with disk.temporary.folder() as folder:
         (folder / "made").write_bytes(origin.data[file.digest])
         await disk.adopt(file, folder / "made")
     assert not folder.exists()
@@ -220,5 +220,5 @@ async def test_a_file_made_here_is_adopted_and_a_scratch_folder_goes(disk: DiskC
 
 async def test_a_full_disk_while_something_is_made_is_typed(disk: DiskCache) -> None:
     with pytest.raises(StorageUnavailable, match="cache folder failed: No space left on device"):
-        async with disk.scratch():
+        async with disk.temporary.folder():
             await asyncio.to_thread(Path("/dev/full").write_bytes, b"does not fit")

@@ -12,7 +12,7 @@ import shutil
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import Executor
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
 from lorry.errors import StorageUnavailable
@@ -55,8 +55,9 @@ class Temporary:
         if size >= _LARGE:
             ready, self._ready = self._ready, None
             if ready is not None:
-                os.truncate(ready, size)
-                ready.replace(path)
+                with suppress(FileNotFoundError):  # whoever sweeps temporary files took it
+                    os.truncate(ready, size)
+                    ready.replace(path)
             self._prepare_soon(size)
         return path
 

@@ -88,3 +88,10 @@ async def test_where_there_is_no_room_for_it_files_come_as_before(place: Tempora
     await asyncio.sleep(0.05)
     (tmp_path / "tmp").mkdir()
     assert not place.file(SIZE).exists()
+
+
+async def test_what_somebody_swept_away_is_not_missed(place: Temporary, tmp_path: Path) -> None:
+    await ready(place)
+    for path in (tmp_path / "tmp").iterdir():
+        path.unlink()
+    assert not place.file(SIZE).exists()

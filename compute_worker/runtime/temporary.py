@@ -1,7 +1,7 @@
 """The disk cache's folder for what is not finished: files that come, folders that something is made in.
 
-Owns `tmp/`, which is emptied at start, and one file whose memory the system has before its bytes come. Belongs to the
-event loop. Does not know what becomes of the files.
+Owns `tmp/`, where nothing is while nothing comes, and in `spare/` a file whose memory the system has before its bytes come.
+Both are emptied at start. Belongs to the event loop. Does not know what becomes of the files.
 """
 
 from __future__ import annotations
@@ -28,18 +28,20 @@ _CALM_SECONDS = 0.25
 
 
 class Temporary:
-    """`tmp/` in a folder. The executor's threads do what takes long."""
+    """`tmp/` and `spare/` in a folder. The executor's threads do what takes long."""
 
     def __init__(self, directory: Path, executor: Executor) -> None:
         self._folder = directory / "tmp"
+        self._spare = directory / "spare"
         self._executor = executor
         self._ready: Path | None = None
         self._calm: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
-        """Make the folder; what a killed process left in it is gone. Blocking. Raises OSError."""
-        shutil.rmtree(self._folder, ignore_errors=True)
-        self._folder.mkdir(parents=True)
+        """Make the folders; what a killed process left in them is gone. Blocking. Raises OSError."""
+        for folder in (self._folder, self._spare):
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
 
     def close(self) -> None:
         """Begin nothing more."""
@@ -86,7 +88,7 @@ class Temporary:
         What the system never had in use, or has given back to a host that it is a guest of, takes a microsecond a KB to
         write to for the first time: a third of the time in which an adapter of 10 MB came.
         """
-        path = self._folder / uuid.uuid4().hex
+        path = self._spare / uuid.uuid4().hex
         try:
             with path.open("xb+", buffering=0) as file:
                 file.truncate(min(size, _READY_BYTES))

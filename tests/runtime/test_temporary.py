@@ -79,19 +79,21 @@ async def test_a_small_file_leaves_it_for_a_large_one(place: Temporary) -> None:
 async def test_nothing_is_prepared_twice_or_left_behind(place: Temporary, tmp_path: Path) -> None:
     await ready(place)
     place._prepare(SIZE)
-    assert [path.stat().st_size for path in (tmp_path / "tmp").iterdir()] == [SIZE]
+    assert [path.stat().st_size for path in (tmp_path / "spare").iterdir()] == [SIZE]
+    assert not list((tmp_path / "tmp").iterdir())
+    place.start()
+    assert not list((tmp_path / "spare").iterdir())
 
 
 async def test_where_there_is_no_room_for_it_files_come_as_before(place: Temporary, tmp_path: Path) -> None:
-    (tmp_path / "tmp").rmdir()
+    (tmp_path / "spare").rmdir()
     place.file(SIZE)
     await asyncio.sleep(0.05)
-    (tmp_path / "tmp").mkdir()
     assert not place.file(SIZE).exists()
 
 
 async def test_what_somebody_swept_away_is_not_missed(place: Temporary, tmp_path: Path) -> None:
     await ready(place)
-    for path in (tmp_path / "tmp").iterdir():
+    for path in (tmp_path / "spare").iterdir():
         path.unlink()
     assert not place.file(SIZE).exists()

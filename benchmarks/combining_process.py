@@ -13,6 +13,11 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 WEIGHTS = (1.0, 0.5, -0.25, 0.75)
 
@@ -39,7 +44,7 @@ def _ours(_: str, method: str, parameters: dict[str, float], into: Path, folders
         for folder, weight in zip(folders, WEIGHTS, strict=False)
     ]
 
-    def no_base(module: str) -> None:
+    def no_base(module: str) -> NDArray[np.float32]:
         raise RuntimeError(f"expected no DoRA among the sources, got one in {module}")
 
     how = CombineMethod(method, tuple(parameters.items()))

@@ -82,9 +82,13 @@ class Peer:
         return answer_of
 
     def _start(self) -> None:
-        command = [self._built / "bin" / "python", "-m", "benchmarks.llama_server", self._base, self._threads]
+        python = str(self._built / "bin" / "python")
+        command = [python, "-m", "benchmarks.llama_server", str(self._base), str(self._threads)]
         self._server = subprocess.Popen(
-            [*command, str(_SLOTS), *self._adapters.values()], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [*command, str(_SLOTS), *map(str, self._adapters.values())],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         if self._server.stdout is None or not (address := self._server.stdout.readline().strip()):
             raise RuntimeError("expected the server's address, it ended")
@@ -101,8 +105,8 @@ class Peer:
         if not made.exists():
             made.parent.mkdir(exist_ok=True)
             half = made.with_suffix(".half")
-            command = [sys.executable, self._built / "source" / script, folder, *options]
-            subprocess.run([*command, "--outtype", self._kind, "--outfile", half], check=True)
+            command = [sys.executable, str(self._built / "source" / script), str(folder), *options]
+            subprocess.run([*command, "--outtype", self._kind, "--outfile", str(half)], check=True)
             half.rename(made)
         return made
 

@@ -136,8 +136,10 @@ class Peer:
         if self._process is None:
             self._process = await self._started()
             await self._answer(self._process)
-        self._process.stdin.write(json.dumps(command).encode() + b"\n")
-        await self._process.stdin.drain()
+        writer = self._process.stdin
+        assert writer is not None  # noqa: S101 - a pipe, see `_started`
+        writer.write(json.dumps(command).encode() + b"\n")
+        await writer.drain()
         return await self._answer(self._process)
 
     async def _started(self) -> Process:
@@ -155,7 +157,7 @@ class Peer:
             )
 
     async def _answer(self, process: Process) -> float:
-        line = await process.stdout.readline()
+        line = await process.stdout.readline() if process.stdout is not None else b""
         if not line:
             raise PeerFailedError(f"the peer ended:\n{self._log.read_text()[-2000:]}")
         return float(json.loads(line)["seconds"])

@@ -23,7 +23,7 @@ INTO = ROOT / "docs" / "plots"
 _RATES = ("A", "B", "C", "D", "E", "F")
 _COLOURS = ("#2b6cb0", "#dd8452", "#55a868", "#937860", "#8172b3")
 # Equal results give equal files: no date, no random names, text as text.
-_STABLE = {"svg.hashsalt": "lorry", "svg.fonttype": "none", "font.size": 9}
+_STABLE: dict[Any, Any] = {"svg.hashsalt": "lorry", "svg.fonttype": "none", "font.size": 9}
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ import random
 import time
 from collections.abc import Callable
 from statistics import median
+from typing import Any, TypeAlias
 
 from benchmarks.measuring import Claim
 from benchmarks.registry_stock import LONG, NAMESPACE, short, shorts
@@ -23,6 +24,9 @@ _MS = 1e3
 _LISTS = 15
 _WRITES = 20
 _DEADLINE = 60.0
+
+_Request: TypeAlias = ListVersionsRequest | ListAdaptersRequest
+_Ask: TypeAlias = Callable[..., Any]  # a call of the stub
 
 
 class Resolve:
@@ -70,9 +74,9 @@ async def _resolve(house: House, names: list[str], seconds: list[float]) -> None
 
 
 class Lists:
-    """Milliseconds of one page of 100; `page` asks for it, given the stub, the size of the catalogue and a token."""
+    """Milliseconds of one page of 100, which `request` asks for."""
 
-    def __init__(self, name: str, title: str, place: str, request: Callable[[int], object]) -> None:
+    def __init__(self, name: str, title: str, place: str, request: _Request) -> None:
         self.claim = Claim(f"{name}-{place}", f"{title}, {place}", "ms", "few versions", higher=False)
         self._place = place
         self._request = request
@@ -95,11 +99,11 @@ class Lists:
     async def _measured(self, world: World, versions: int) -> float:
         house = await world.house(self._place, versions)
         stub = CatalogServiceStub(house.client._channel)  # noqa: SLF001 - the SDK's pages have no size of their own
-        request = self._request(versions)
-        ask = stub.ListVersions if isinstance(request, ListVersionsRequest) else stub.ListAdapters
+        request = self._request
+        ask: _Ask = stub.ListVersions if isinstance(request, ListVersionsRequest) else stub.ListAdapters
         if self._deep and versions not in self._tokens:
             self._tokens[versions] = await _walk(ask, request)
-        request.page_token = self._tokens.get(versions, "")  # type: ignore[attr-defined]
+        request.page_token = self._tokens.get(versions, "")
         seconds = []
         for _ in range(_LISTS):
             began = time.perf_counter()
@@ -108,13 +112,13 @@ class Lists:
         return median(seconds) * _MS
 
 
-async def _walk(ask: Callable[..., object], request: object) -> str:
+async def _walk(ask: _Ask, request: _Request) -> str:
     """Token of the last full page."""
-    walking = type(request).FromString(request.SerializeToString())  # type: ignore[attr-defined]
+    walking = type(request).FromString(request.SerializeToString())
     walking.page_size = 1_000
     token = ""
     while True:
-        page = await ask(walking, timeout=_DEADLINE)  # type: ignore[misc]
+        page = await ask(walking, timeout=_DEADLINE)
         if not page.next_page_token:
             return token
         token = walking.page_token = page.next_page_token
@@ -142,7 +146,7 @@ class Deletion:
     async def _measured(self, house: House) -> float:
         deleting = asyncio.create_task(house.client.within(_DEADLINE * 10).delete_adapter(LONG, force=True))
         await asyncio.sleep(0)
-        waits = []
+        waits: list[float] = []
         while not deleting.done() or len(waits) < _WRITES:
             began = time.perf_counter()
             try:
@@ -159,28 +163,23 @@ class Deletion:
 
 def lists(place: str) -> list[Lists]:
     """The pages that are measured."""
-
-    def versions(**fields: str) -> Callable[[int], ListVersionsRequest]:
-        return lambda _count: ListVersionsRequest(adapter=LONG, **fields)
-
-    def adapters(**fields: str) -> Callable[[int], ListAdaptersRequest]:
-        return lambda _count: ListAdaptersRequest(namespace=NAMESPACE, **fields)
-
+    filtered = "rank>=2 AND module=q_proj"
+    versions, adapters = ListVersionsRequest(adapter=LONG), ListAdaptersRequest(namespace=NAMESPACE)
     return [
-        Lists("versions", "first page of ListVersions", place, versions()),
-        Lists("versions-deep", "last page of ListVersions", place, versions()),
+        Lists("versions", "first page of ListVersions", place, versions),
+        Lists("versions-deep", "last page of ListVersions", place, versions),
         Lists(
             "versions-filtered",
             "first page of ListVersions, rank and module",
             place,
-            versions(filter="rank>=2 AND module=q_proj"),
+            ListVersionsRequest(adapter=LONG, filter=filtered),
         ),
-        Lists("adapters", "first page of ListAdapters", place, adapters()),
-        Lists("adapters-deep", "last page of ListAdapters", place, adapters()),
+        Lists("adapters", "first page of ListAdapters", place, adapters),
+        Lists("adapters-deep", "last page of ListAdapters", place, adapters),
         Lists(
             "adapters-filtered",
             "first page of ListAdapters, rank and module",
             place,
-            adapters(filter="rank>=2 AND module=q_proj"),
+            ListAdaptersRequest(namespace=NAMESPACE, filter=filtered),
         ),
     ]

@@ -124,7 +124,7 @@ def _adapters(session: Session, versions: int) -> Iterator[tuple[int, int]]:
         for index, (name, count) in enumerate(sizes)
     ]
     session.execute(insert(AdapterRow), rows)
-    yield from ((row["id"], row["version_count"]) for row in rows)
+    yield from zip((int(str(row["id"])) for row in rows), (count for _, count in sizes), strict=True)
 
 
 def _copies(template: _Template, adapters: list[tuple[int, int]]) -> Iterator[_Copy]:

@@ -120,7 +120,8 @@ async def sweep(around: World, name: str, repeats: int) -> dict[str, object]:
     for known in {adapter for point in points for adapter in point.resident} | _drawn(name):
         await around.publish(known.seed, known.rank, dora=known.dora)
     await rate(around, points[0])
-    quiet, values = Quiet(), [[] for _ in points]
+    quiet = Quiet()
+    values: list[list[float]] = [[] for _ in points]
     for _ in range(repeats):
         for point, of_point in zip(points, values, strict=True):
             with quiet.watched():

@@ -10,7 +10,7 @@ import asyncio
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -126,7 +126,7 @@ class World:
                 await self.worker.unload(resident.names[0])
         await self.peer.fresh()
 
-    async def answer(self, prompt: Sequence[int], adapters: str | dict[str, float] | None, new_tokens: int) -> float:
+    async def answer(self, prompt: Sequence[int], adapters: str | Mapping[str, float] | None, new_tokens: int) -> float:
         """One request; seconds to its answer, which comes in one piece. Raises RuntimeError where tokens miss."""
         began, made = time.perf_counter(), 0
         generation = self.worker.generate(

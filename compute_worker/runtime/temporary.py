@@ -1,7 +1,7 @@
 """The disk cache's folder for what is not finished: files that come, folders that something is made in.
 
-Owns `tmp/`, where nothing is while nothing comes, and in `spare/` a file whose memory the system has before its bytes come.
-Both are emptied at start. Belongs to the event loop. Does not know what becomes of the files.
+Owns `tmp/`, where nothing is while nothing comes, and in `spare/` a file whose memory the system has before its bytes
+come. Both are emptied at start. Belongs to the event loop. Does not know what becomes of the files.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from compute_worker.contract import ActiveAdapter, Engine, HostAdapter
 from compute_worker.runtime import costs
 from compute_worker.runtime.api import Tier
+from compute_worker.runtime.calm import Calm
 from compute_worker.runtime.eviction import Eviction, Worth
 from compute_worker.runtime.host import HostTier
 from compute_worker.runtime.residency import Entry, Ledger
@@ -26,9 +27,6 @@ from compute_worker.runtime.waiting import Signal, until
 from lorry.errors import CacheBusy, DeviceUnavailable, LorryError
 
 _log = logging.getLogger(__name__)
-
-# From an install to what is prepared for the next: requests that waited for the one come first.
-_CALM_SECONDS = 0.25
 
 
 class Lease:
@@ -94,7 +92,7 @@ class Pool:
         self._served = served
         self._patience = patience
         self._waiting: list[_Ticket] = []  # for rows, in order of arrival
-        self._calm: asyncio.TimerHandle | None = None
+        self._calm = Calm(executor)
 
     @property
     def used(self) -> int:
@@ -156,8 +154,7 @@ class Pool:
         """Wait for what is being installed."""
         installing = [entry.installing for entry in self._ledger.entries.values() if entry.installing]
         await asyncio.gather(*installing, return_exceptions=True)
-        if self._calm is not None:
-            self._calm.cancel()
+        self._calm.close()
 
     def _note_use(self, entries: Sequence[Entry]) -> None:
         for entry in entries:
@@ -221,19 +218,13 @@ class Pool:
                 await asyncio.get_running_loop().run_in_executor(self._executor, self._write, host, start)
                 entry.loads += 1
                 self._ledger.tally.loads[Tier.POOL].add(time.monotonic() - since)
-                self._prepare_soon()
+                self._calm.then(self._rest)
             except BaseException:
                 self.drop(entry)
                 raise
             finally:
                 entry.installing = None
                 self.room.notify()
-
-    def _prepare_soon(self) -> None:
-        if self._calm is not None:
-            self._calm.cancel()
-        loop = asyncio.get_running_loop()
-        self._calm = loop.call_later(_CALM_SECONDS, self._executor.submit, self._rest)
 
     def _rest(self) -> None:
         self._engine.tidy()

@@ -6,15 +6,16 @@ come. Both are emptied at start. Belongs to the event loop. Does not know what b
 
 from __future__ import annotations
 
-import asyncio
 import os
 import shutil
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
+from compute_worker.runtime.calm import Calm
 from lorry.errors import StorageUnavailable
 
 # Smaller ones are written in less time than it takes to think of them.
@@ -23,8 +24,6 @@ _LARGE = 1 << 20
 _READY_BYTES = 64 << 20
 # One read; stays in a core's cache.
 _CHUNK = 1 << 18
-# From a file to what is done for the next: requests that waited for the one come first.
-_CALM_SECONDS = 0.25
 
 
 class Temporary:
@@ -33,9 +32,8 @@ class Temporary:
     def __init__(self, directory: Path, executor: Executor) -> None:
         self._folder = directory / "tmp"
         self._spare = directory / "spare"
-        self._executor = executor
         self._ready: Path | None = None
-        self._calm: asyncio.TimerHandle | None = None
+        self._calm = Calm(executor)
 
     def start(self) -> None:
         """Make the folders; what a killed process left in them is gone. Blocking. Raises OSError."""
@@ -45,8 +43,7 @@ class Temporary:
 
     def close(self) -> None:
         """Begin nothing more."""
-        if self._calm is not None:
-            self._calm.cancel()
+        self._calm.close()
 
     def file(self, size: int) -> Path:
         """Where a file of `size` bytes may be written. There may be one already, of this size, all zero.
@@ -60,7 +57,7 @@ class Temporary:
                 with suppress(FileNotFoundError):  # whoever sweeps temporary files took it
                     os.truncate(ready, size)
                     ready.replace(path)
-            self._prepare_soon(size)
+            self._calm.then(partial(self._prepare, size))
         return path
 
     @asynccontextmanager
@@ -76,11 +73,6 @@ class Temporary:
                 yield path
             finally:
                 shutil.rmtree(path, ignore_errors=True)
-
-    def _prepare_soon(self, size: int) -> None:
-        self.close()
-        loop = asyncio.get_running_loop()
-        self._calm = loop.call_later(_CALM_SECONDS, self._executor.submit, self._prepare, size)
 
     def _prepare(self, size: int) -> None:
         """The next file, as large as the last: a hole, which takes no disk, and was read, so that it has its memory.

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from compute_worker.runtime import temporary
+from compute_worker.runtime import calm
 from compute_worker.runtime.incoming import Incoming, Nobody
 from compute_worker.runtime.temporary import Temporary
 from lorry.format.digest import digest_of
@@ -22,7 +22,7 @@ SIZE = 3 << 20
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Temporary]:
-    monkeypatch.setattr(temporary, "_CALM_SECONDS", 0.0)
+    monkeypatch.setattr(calm, "CALM_SECONDS", 0.0)
     with ThreadPoolExecutor(1) as executor:
         place = Temporary(tmp_path, executor)
         place.start()

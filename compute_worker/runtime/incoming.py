@@ -104,7 +104,7 @@ class Incoming:
         self._path = path
         self._name = file.name
         self._digest = file.digest
-        self._look = look
+        self._look: Look = look
         self._hasher = Hasher()
         self._out = path.open("r+b" if path.exists() else "xb", buffering=0)
 
@@ -136,8 +136,13 @@ class Incoming:
         self.stamp = stamp_of(self._path)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Let go of the file, and of who looks.
+
+        Whoever brought the bytes may remember this sink until Python looks for cycles (tenacity's loop is one),
+        and a looker holds all tensors of an adapter.
+        """
         self._out.close()
+        self._look = Nobody()
 
     def _write(self, view: memoryview) -> None:
         while len(view):

@@ -1,12 +1,18 @@
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from compute_worker import source
 from compute_worker.contract import Publication
+from compute_worker.runtime.disk import DiskCache
+from compute_worker.runtime.eviction import LeastRecentlyUsed
+from compute_worker.runtime.incoming import Nobody
 from compute_worker.source import RegistrySource
 from lorry import RegistryClient, retry
 from lorry.errors import (
@@ -23,6 +29,7 @@ from lorry.format.compatibility import CarryOver
 from lorry.format.digest import digest_of
 from lorry.format.manifest import ManifestFile, Recipe, RecipeSource
 from lorry.partfile import PartFile
+from lorry.rpc.convert import manifest_from_pb
 from tests.support.adapters import BASE_NAME, adapter_bytes, base_for, write_adapter
 from tests.support.evil_registry import EvilRegistry, evil_registry
 from tests.support.registry import running_registry
@@ -46,6 +53,32 @@ async def test_a_version_comes_with_its_number(evil: tuple[EvilRegistry, Registr
     published = await source.resolve("plain")
     assert (published.digest, published.reference) == (version.digest, "default/plain@1")
     assert published.manifest.digest == version.digest
+
+
+async def test_who_looked_at_a_file_is_gone_without_a_search_for_cycles(
+    evil: tuple[EvilRegistry, RegistrySource], tmp_path: Path
+) -> None:
+    registry, source = evil
+    version = registry.add("plain", *adapter_bytes(), BASE.base_id)
+    files = manifest_from_pb(version.manifest).files
+    looks: list[weakref.ref[Nobody]] = []
+
+    def look(_: object) -> Nobody:
+        looker = Nobody()  # in life it has the tensors of an adapter, and there is one of it for each that comes
+        looks.append(weakref.ref(looker))
+        return looker
+
+    with ThreadPoolExecutor(2) as executor:
+        disk = DiskCache(tmp_path, 1 << 20, executor, LeastRecentlyUsed(), patience=1.0)
+        await disk.start()
+        gc.disable()
+        try:
+            async with disk.hold(files, source.fetch, look):
+                pass
+            assert [looker() for looker in looks] == [None]
+        finally:
+            gc.enable()
+            await disk.close()
 
 
 @pytest.mark.parametrize("error", [StorageUnavailable, Draining, AdapterNotFound, VersionYanked])

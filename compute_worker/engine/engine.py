@@ -36,6 +36,7 @@ from compute_worker.engine.reach import reach_of
 from compute_worker.engine.reading import Reading, read_file
 from compute_worker.engine.replaced import unreachable
 from compute_worker.engine.rows import Spare
+from compute_worker.engine.table import lay_tables
 from lorry.checkpoint import parts
 from lorry.errors import Internal, InvalidInput, UnsupportedModel
 from lorry.fingerprint import base_facts
@@ -76,6 +77,7 @@ class TransformersEngine:
         measured = selfcheck.measure(model)
         head = model.get_output_embeddings()
         self._layers = wrap(model, measured.targets)
+        lay_tables(model, measured.plain)
         self._reach = reach_of(model, measured, self._layers, self._stored)
         self._rows = _pool_rows(budgets, self._reach.row_bytes)
         of_head = next((layer for layer in self._layers.values() if layer.base is head), None)
@@ -157,7 +159,7 @@ class TransformersEngine:
     def weight(self, module: str) -> NDArray[np.float32]:
         """See Engine."""
         if module in self._reach.embeddings:
-            turned: NDArray[np.float32] = self._reach.embeddings[module].weight.T.float().cpu().numpy()
+            turned: NDArray[np.float32] = self._reach.embeddings[module].rows().T.float().cpu().numpy()
             return turned
         if module not in self._layers:
             raise unreachable(module)

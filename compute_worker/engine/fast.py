@@ -13,7 +13,6 @@ from itertools import chain
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from compute_worker.engine.additions import Additions
 from compute_worker.engine.changes import Change, Use, changed
@@ -103,8 +102,8 @@ class FastExecutor:
         room, parts = self._room, self._parts
         ids, stream = torch.tensor(layout.ids), room.stream[:tokens]
         # Ids of a vocabulary of an adapter's own may not be the base's: they are looked up again.
-        known = ids.clamp(max=len(parts.embedding) - 1) if at_entry else ids
-        stream[:] = functional.embedding(known, parts.embedding)
+        known = ids.clamp(max=parts.table.shape[0] - 1) if at_entry else ids
+        stream[:] = parts.table.lookup(known)
         if at_entry:
             changed(ids, stream, at_entry)
         self._programs.body.run(Step(tokens, self._places(layout, room.stream), additions))

@@ -30,6 +30,9 @@ class Packed(Protocol):
     def rows(self) -> Tensor:
         """The matrix itself, [n, k], in float32."""
 
+    def lookup(self, ids: Tensor) -> Tensor:
+        """Some of its rows, [ids, k], in float32. ids: [ids], int64. Raises IndexError where there is no such row."""
+
 
 @dataclass(frozen=True, eq=False)
 class Segments:

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from compute_worker.engine.experts import is_known
 from compute_worker.engine.linear import AdaptedLinear
 from compute_worker.engine.selfcheck import TOLERANCE, Measured
+from compute_worker.engine.table import Table
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,7 @@ class Reach:
     """
 
     linears: Mapping[str, AdaptedLinear]
-    embeddings: Mapping[str, nn.Embedding]
+    embeddings: Mapping[str, Table]
     others: Mapping[str, nn.Module]
     shapes: Mapping[str, tuple[int, ...]]
     experts: Mapping[str, nn.Module]
@@ -42,9 +43,9 @@ class Reach:
 def reach_of(
     model: PreTrainedModel, measured: Measured, linears: Mapping[str, AdaptedLinear], stored: torch.dtype
 ) -> Reach:
-    """What of the model, whose linears were wrapped after it was measured, adapters can reach."""
+    """What of the model, whose linears and embeddings were wrapped after it was measured, adapters can reach."""
     others = {name: model.get_submodule(name) for name in measured.plain}
-    embeddings = {name: module for name, module in others.items() if isinstance(module, nn.Embedding)}
+    embeddings = {name: module for name, module in others.items() if isinstance(module, Table)}
     experts = {name: model.get_submodule(name) for name in measured.experts}
     head = model.get_output_embeddings()
     # Without a head a model may not know its input embedding either.

@@ -229,7 +229,7 @@ def _vocabulary(facts: AdapterFacts, reach: Reach) -> int | None:
     if reach.head is None or reach.entry is None:
         return None
     base = {
-        reach.entry: reach.embeddings[reach.entry].num_embeddings,
+        reach.entry: reach.embeddings[reach.entry].shape[0],
         reach.head: reach.linears[reach.head].out_features,
     }
     own = {

@@ -21,6 +21,7 @@ from compute_worker.engine.attention import Rule
 from compute_worker.engine.kernels import Heads, Kernels, Packed, Segments
 from compute_worker.engine.kv import KvCache
 from compute_worker.engine.linear import AdaptedLinear
+from compute_worker.engine.table import Table
 from lorry.checkpoint import packed
 from lorry.errors import UnsupportedModel
 
@@ -78,13 +79,14 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """A whole model. embedding: [vocabulary, size], the model's own, which goes on being used there.
+    """A whole model. table: the model's own. entry: its name. shared: whether the head holds the same numbers.
 
-    entry: its name. rotary: (x of the type that is wanted, positions [1, T]) -> cos and sin, [1, T, size] each.
+    rotary: (x of the type that is wanted, positions [1, T]) -> cos and sin, [1, T, size] each.
     """
 
     entry: str
-    embedding: Tensor
+    table: Table
+    shared: bool
     rotary: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
     layers: tuple[Layer, ...]
     norm: Norm
@@ -101,9 +103,11 @@ class Parts:
         return sum(product.weight.nbytes for product in (*self.products(), self.head))
 
     def take_over(self) -> None:
-        """Let the model's linears free their weights: this is where they are kept."""
+        """Let the model's linears, and a table like the head, free their weights: this is where they are kept."""
         for product in (*self.products(), self.head):
             product.take_over()
+        if self.shared:
+            self.table.give_up(self.head.weight)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,14 +130,16 @@ def recognise(model: PreTrainedModel, around: Surroundings, kernels: Kernels) ->
     backbone = model.base_model
     _expect(model, {model.base_model_prefix, "lm_head"})
     _expect(backbone, _BACKBONE)
-    if type(backbone.embed_tokens) is not nn.Embedding:
-        raise _unknown(backbone.embed_tokens)
+    table = backbone.embed_tokens
+    if not isinstance(table, Table) or type(table.base) is not nn.Embedding:
+        raise _unknown(table)
     layers = [taken.layer(layer) for layer in backbone.layers]
     taken.check_rotary(backbone.rotary_emb)
     # Only now, when all of them are known.
     return Parts(
         f"{model.base_model_prefix}.embed_tokens",
-        backbone.embed_tokens.weight.detach(),
+        table,
+        table.weight is model.lm_head.weight and table.dtype == around.dtype,
         backbone.rotary_emb,
         tuple(make() for make in layers),
         _norm(backbone.norm),

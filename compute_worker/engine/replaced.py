@@ -25,6 +25,7 @@ from compute_worker.engine.changes import (
 )
 from compute_worker.engine.linear import AdaptedLinear
 from compute_worker.engine.reach import Reach
+from compute_worker.engine.table import Table
 from compute_worker.engine.tensors import cast, taken
 from lorry.errors import IncompatibleAdapter, UnsupportedAdapter
 from lorry.format.facts import AdaptedModule, TrainedTokens
@@ -67,7 +68,7 @@ def tokens(facts: TrainedTokens, tensors: Tensors, reach: Reach) -> OtherRows | 
     module = reach.embeddings[facts.name]
     index, order = _ascending(facts.indices)
     rows = taken(tensors, name, shape).float()[order] * scale_of(facts.name, module)
-    return OtherRows(index, cast(rows, module.weight.dtype, name))
+    return OtherRows(index, cast(rows, module.dtype, name))
 
 
 def token_columns(facts: TrainedTokens, rows: Tensor, head: AdaptedLinear, name: str) -> OtherColumns:
@@ -92,15 +93,15 @@ def embedding_lora(facts: AdaptedModule, reach: Reach, tensors: Tensors) -> Embe
     a = taken(tensors, names[0], (facts.rank, facts.in_features))
     b = taken(tensors, names[1], (facts.out_features, facts.rank))
     factor = facts.scaling * scale_of(facts.name, module)
-    dtype = module.weight.dtype
-    return EmbeddingLora(cast(a.T, dtype, names[0]), cast(b.T.float() * factor, dtype, names[1]))
+    a, b = cast(a.T, module.dtype, names[0]), cast(b.T.float() * factor, module.dtype, names[1])
+    return EmbeddingLora(a, b)
 
 
 def check_copy(name: str, tensors: Tensors, reach: Reach) -> None:
     """Raise IncompatibleAdapter where the file's copy of a base weight is another, but for rounding to its type."""
     tensor = tensor_name(name, Part.BASE_WEIGHT)
-    own = reach.embeddings[name].weight if name in reach.embeddings else reach.linears[name].rows()
-    own, copied = own.detach().cpu(), tensors[tensor]
+    own = (reach.embeddings[name] if name in reach.embeddings else reach.linears[name]).rows()
+    own, copied = own.cpu(), tensors[tensor]
     if own.shape != copied.shape or not (
         torch.equal(own.to(copied.dtype), copied) or torch.equal(copied.to(own.dtype), own)
     ):
@@ -114,12 +115,12 @@ def unreachable(name: str) -> UnsupportedAdapter:
     return UnsupportedAdapter(f"expected modules that see every token (no experts, no routers), got {name}")
 
 
-def scale_of(name: str, module: nn.Embedding) -> float:
+def scale_of(name: str, module: Table) -> float:
     """What the embedding multiplies its rows with. Raises UnsupportedAdapter where it does more than that."""
     scale = float(getattr(module, "embed_scale", 1.0))
-    ids = torch.arange(min(_TRIED, module.num_embeddings), device=module.weight.device)
-    if not torch.allclose(module.forward(ids).float(), module.weight[ids].float() * scale, rtol=_SAME):
-        raise UnsupportedAdapter(f"{name}: expected an embedding that looks up rows, got {type(module).__name__}")
+    ids = torch.arange(min(_TRIED, module.shape[0]), device=module.weight.device)
+    if not torch.allclose(module.forward(ids).float(), module.lookup(ids).float() * scale, rtol=_SAME):
+        raise UnsupportedAdapter(f"{name}: expected an embedding that looks up rows, got {type(module.base).__name__}")
     return scale
 
 
@@ -150,12 +151,12 @@ def _linear(name: str, given: Mapping[str, Given], reach: Reach) -> Callable[[Te
 
 def _table(name: str, given: Mapping[str, Given], reach: Reach) -> Callable[[Tensors], OtherTable]:
     module = reach.embeddings[name]
-    of_weight = _weight(name, given, tuple(module.weight.shape), any_rows=name == reach.entry)
+    of_weight = _weight(name, given, module.shape, any_rows=name == reach.entry)
     scale = scale_of(name, module)
 
     def read(tensors: Tensors) -> OtherTable:
         table = taken(tensors, of_weight.tensor, of_weight.shape)
-        return OtherTable(cast(table if scale == 1 else table.float() * scale, module.weight.dtype, of_weight.tensor))
+        return OtherTable(cast(table if scale == 1 else table.float() * scale, module.dtype, of_weight.tensor))
 
     return read
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from compute_worker.engine.changes import Change, Use, changed
 from compute_worker.engine.changing import NOTHING, Changes
 from compute_worker.engine.experts import ExpertUse, routed
+from compute_worker.engine.table import Table
 
 
 class Sites:
@@ -42,7 +43,7 @@ class Sites:
 
     def _hook(self, name: str, uses: Sequence[Use[Change]]) -> Iterator[Callable[[], object]]:
         module = self._model.get_submodule(name)
-        if isinstance(module, nn.Embedding):
+        if isinstance(module, Table):
             yield from _hook_embedding(module, uses)
             return
 
@@ -55,13 +56,13 @@ class Sites:
         yield module.register_forward_hook(change).remove
 
 
-def _hook_embedding(module: nn.Embedding, uses: Sequence[Use[Change]]) -> Iterator[Callable[[], object]]:
+def _hook_embedding(module: Table, uses: Sequence[Use[Change]]) -> Iterator[Callable[[], object]]:
     """Ids of a vocabulary of an adapter's own may not be the base's: the base looks up another for those."""
     given: list[Tensor] = []
 
     def keep(_module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor]:
         given[:] = inputs
-        return (inputs[0].clamp(max=module.num_embeddings - 1),)
+        return (inputs[0].clamp(max=module.shape[0] - 1),)
 
     def change(_module: nn.Module, _inputs: tuple[Tensor, ...], y: Tensor) -> Tensor:
         return _changed(given.pop(), y, uses)

@@ -48,6 +48,10 @@ class TorchPacked:
         """See Packed."""
         return self.weight.float()
 
+    def lookup(self, ids: Tensor) -> Tensor:
+        """See Packed."""
+        return functional.embedding(ids, self.weight).float()
+
 
 class TorchKernels:
     """Kernels over torch."""

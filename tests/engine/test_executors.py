@@ -113,6 +113,31 @@ def test_the_weights_are_kept_once_and_can_be_read_on() -> None:
     assert not any(model.get_submodule(name).weight.numel() for name in expected)
 
 
+def test_a_table_that_the_head_shares_is_kept_once_and_can_be_read_on() -> None:
+    model = tiny_model("qwen3")
+    expected = model.get_input_embeddings().weight.clone()
+    whole = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
+
+    engine = engine_of(model)
+
+    assert model.get_input_embeddings().weight.numel() == 0
+    assert torch.equal(torch.from_numpy(engine.weight("model.embed_tokens")), expected.T)
+    assert torch.equal(model.get_input_embeddings()(torch.tensor([[3, 1]])), expected[[3, 1]][None])
+    assert engine.limits.base_bytes <= whole
+
+
+def test_a_table_that_is_no_copy_of_the_head_is_kept() -> None:
+    """The head's numbers are rounded to what is stored, what is looked up is not."""
+    untied, rounded = tiny_model("llama"), tiny_model("qwen3")
+    expected = rounded.get_input_embeddings().weight.clone()
+
+    engine_of(untied)
+    TransformersEngine(rounded, Budgets(1 << 20, 1 << 20), stored=torch.bfloat16)
+
+    assert untied.get_input_embeddings().weight.numel() == expected.numel()
+    assert torch.equal(rounded.get_input_embeddings().weight, expected)
+
+
 def test_rounding_what_is_stored_stays_nearer_to_float32_than_computing_in_bfloat16(tmp_path: Path) -> None:
     folder = save_adapter(tiny_model("llama"), tmp_path, r=4, target_modules="all-linear")
     logits = []

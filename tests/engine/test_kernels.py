@@ -78,6 +78,23 @@ def test_a_packed_matrix_can_be_had_back(native: Kernels, n: int, k: int, dtype:
     assert torch.equal(native.pack(weight, torch.bfloat16).rows(), weight.bfloat16().float())
 
 
+@QUICK
+@given(n=SHAPES, k=st.integers(1, 60), dtype=DTYPES, data=st.data())
+def test_some_rows_of_a_packed_matrix(native: Kernels, n: int, k: int, dtype: torch.dtype, data: st.DataObject) -> None:
+    ids = torch.tensor(data.draw(st.lists(st.integers(0, n - 1), max_size=20)), dtype=torch.int64)
+    weight = noise(n, k, dtype=dtype)
+
+    for kernels in (native, TWIN):
+        assert torch.equal(kernels.pack(weight, dtype).lookup(ids), weight.float()[ids])
+
+
+@pytest.mark.parametrize("wrong", [[40], [0, 41, 1], [-1]])
+def test_a_row_that_is_not_there_is_not_read(native: Kernels, wrong: list[int]) -> None:
+    for kernels in (native, TWIN):
+        with pytest.raises(IndexError):
+            kernels.pack(noise(40, 8), torch.float32).lookup(torch.tensor(wrong))
+
+
 def test_float32_numbers_that_bfloat16_holds_take_half_the_memory() -> None:
     path = library()
     if path is None:

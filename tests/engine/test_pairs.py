@@ -76,6 +76,7 @@ def test_a_matrix_in_pairs_can_be_had_back(pairs: Kernels, n: int, k: int) -> No
     packed = pairs.pack(weight, torch.bfloat16)
 
     assert torch.equal(packed.rows(), weight.float())
+    assert torch.equal(packed.lookup(torch.tensor([n - 1, 0])), weight.float()[[n - 1, 0]])
     assert packed.nbytes == 2 * n * (k + k % 2)
 
 

@@ -135,7 +135,7 @@ void work(const Argmax &op, const Step &step, const Team &team) {
     }
 }
 
-// Where number j of output i lies in a panel.
+// Where number j of output i lies in a panel: that of output i and that of number j, added up.
 template <class W> static long seat(long i, long j) {
     if (std::is_same_v<W, Pair>) return (j / 2 * PANEL + i) * 2 + j % 2;
     if (std::is_same_v<W, bfloat16>) return j * PANEL + (i < LANES ? 2 * i : 2 * (i - LANES) + 1);
@@ -155,11 +155,16 @@ template <class W> static void pack(const float *w, void *panels, long n, long k
     }
 }
 
-template <class W> static void unpack(const void *panels, float *w, long n, long k, int threads) {
-#pragma omp parallel for num_threads(threads)
-    for (long row = 0; row < n; row++) {
-        const Number<W> *panel = (const Number<W> *)panels + row / PANEL * PANEL * depth<W>(k);
-        for (long j = 0; j < k; j++) w[row * k + j] = scalar(panel[seat<W>(row % PANEL, j)]);
+// Rows that it takes longer to wake a thread for than to read.
+constexpr long FEW_ROWS = 8;
+
+template <class W>
+static void unpack(const void *panels, const int64_t *ids, float *w, long count, long k, int threads) {
+#pragma omp parallel for num_threads(threads) if (count > FEW_ROWS)
+    for (long at = 0; at < count; at++) {
+        const Number<W> *panel = (const Number<W> *)panels + ids[at] / PANEL * PANEL * depth<W>(k);
+        const Number<W> *first = panel + seat<W>(ids[at] % PANEL, 0);
+        for (long j = 0; j < k; j++) w[at * k + j] = scalar(first[seat<W>(0, j)]);
     }
 }
 
@@ -176,11 +181,12 @@ void lorry_pack(const float *w, void *panels, int stored, int64_t n, int64_t k, 
     }
 }
 
-void lorry_unpack(const void *panels, float *w, int stored, int64_t n, int64_t k, int threads) {
+// w: [count, k], float32, of the rows `ids` in panels of k columns.
+void lorry_unpack(const void *panels, const int64_t *ids, float *w, int stored, int64_t count, int64_t k, int threads) {
     switch (stored) {
-        case WIDE: return unpack<float>(panels, w, n, k, threads);
-        case NARROW: return unpack<bfloat16>(panels, w, n, k, threads);
-        case PAIRS: return unpack<Pair>(panels, w, n, k, threads);
+        case WIDE: return unpack<float>(panels, ids, w, count, k, threads);
+        case NARROW: return unpack<bfloat16>(panels, ids, w, count, k, threads);
+        case PAIRS: return unpack<Pair>(panels, ids, w, count, k, threads);
     }
 }
 }

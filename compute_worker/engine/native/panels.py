@@ -21,7 +21,7 @@ from lorry.errors import Internal
 
 SIGNATURES = {
     "lorry_pack": (c_void_p, c_void_p, c_int, c_int64, c_int64, c_int),
-    "lorry_unpack": (c_void_p, c_void_p, c_int, c_int64, c_int64, c_int),
+    "lorry_unpack": (c_void_p, c_void_p, c_void_p, c_int, c_int64, c_int64, c_int),
 }
 
 
@@ -51,10 +51,20 @@ class Panels:
 
     def rows(self) -> Tensor:
         """See Packed."""
-        weight = torch.empty(self.shape)
         # One thread: loaders ask, and OpenMP keeps a team for every thread that ever computed with more.
-        self.library.lorry_unpack(self.memory.data_ptr(), weight.data_ptr(), self.stored, *self.shape, 1)
-        return weight
+        return self._unpacked(torch.arange(self.shape[0]), 1)
+
+    def lookup(self, ids: Tensor) -> Tensor:
+        """See Packed."""
+        if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < self.shape[0]:
+            raise IndexError(f"expected rows below {self.shape[0]}, got {int(ids.min())} to {int(ids.max())}")
+        return self._unpacked(ids.contiguous(), torch.get_num_threads())
+
+    def _unpacked(self, ids: Tensor, threads: int) -> Tensor:
+        rows = torch.empty(len(ids), self.shape[1])
+        places = self.memory.data_ptr(), ids.data_ptr(), rows.data_ptr()
+        self.library.lorry_unpack(*places, self.stored, *rows.shape, threads)
+        return rows
 
 
 def pack(library: ctypes.CDLL, arena: Arena, weight: Tensor, dtype: torch.dtype, *, pairs: bool) -> Panels:

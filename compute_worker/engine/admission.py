@@ -82,7 +82,9 @@ def _native(served: Served, general: Executor) -> Executor:
     model = served.model
     try:
         kernels = _kernels(served)
-        parts = recognise(model, Surroundings(served.layers, served.kv, served.rules, served.dtype), kernels)
+        context = served.limits.max_context
+        around = Surroundings(served.layers, served.kv, served.rules, served.dtype, context)
+        parts = recognise(model, around, kernels)
         fast = FastExecutor(parts, kernels, served.pool, general)
         # Decode rows alone are nothing of their own to these kernels, and each step takes a tenth of a second.
         _rehearse(served, fast, general, islice(_steps(served), 2))

@@ -62,7 +62,7 @@ def attending(step: Attending) -> Iterator[None]:
         _CURRENT.reset(token)
 
 
-def _attention(  # noqa: PLR0913 - transformers' signature
+def attention(  # noqa: PLR0913 - transformers' signature
     module: nn.Module,
     query: Tensor,
     key: Tensor,
@@ -77,6 +77,7 @@ def _attention(  # noqa: PLR0913 - transformers' signature
     is_causal: bool | None = None,
     **others: object,
 ) -> tuple[Tensor, None]:
+    """What a layer's attention calls: the step in progress answers. Raises UnsupportedModel for what is not served."""
     unknown = [
         name for name, value in others.items() if name not in _NEUTRAL and value is not None and value is not False
     ]
@@ -86,11 +87,12 @@ def _attention(  # noqa: PLR0913 - transformers' signature
             f"{', '.join(unknown) or 'another'}"
         )
     rule = Rule(query.shape[-1] ** -0.5 if scaling is None else scaling, sliding_window, softcap, s_aux)
-    return _CURRENT.get().attend(int(module.layer_idx), query, key, value, rule), None  # type: ignore[arg-type] # an int
+    output = _CURRENT.get().attend(int(module.layer_idx), query, key, value, rule)  # type: ignore[arg-type] # an int
+    return output.contiguous(), None  # as models expect that make a view of it
 
 
 # Registered without a mask function: transformers then builds no masks and looks for no packed sequences.
-AttentionInterface.register(NAME, _attention)
+AttentionInterface.register(NAME, attention)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,13 +9,14 @@ files come from.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import tokenizers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from lorry.errors import InvalidAdapter, UnsupportedAdapter
+from lorry.errors import InvalidAdapter, LorryError, UnsupportedAdapter
 from lorry.format.strict_json import Limits, parse_object
 
 # As large as the runtime fetches it; gemma-3 lists 6,400 added tokens of 6 fields each.
@@ -30,6 +31,8 @@ _PARTS = ("normalizer", "pre_tokenizer", "decoder")
 _MAX_TOKEN = 1024
 # What a text gets at both ends, as JSON; the longest that was seen, several special tokens, has 1 KB.
 _MAX_ENDS = 4096
+# Whatever it is cut into, what goes to its ends is looked up.
+_SAMPLE = "a"
 
 
 def brought_tokenizer(
@@ -44,10 +47,14 @@ def brought_tokenizer(
     fields = _fields(files[_NAME])
     _check_ways(fields, base, original)
     inner = _made(fields | {"truncation": None, "padding": None})
+    with panics(InvalidAdapter, _NAME):
+        inner.encode(_SAMPLE)
     longest = max(map(len, inner.get_vocab()), default=0)
     if longest > _MAX_TOKEN:
         raise UnsupportedAdapter(f"{_NAME}: expected tokens of at most {_MAX_TOKEN} characters, got one of {longest}")
-    return PreTrainedTokenizerFast(tokenizer_object=inner, **_special(files, inner, base))
+    special = _special(files, inner, base)
+    with panics(InvalidAdapter, _NAME):
+        return PreTrainedTokenizerFast(tokenizer_object=inner, **special)
 
 
 def _check_ways(fields: Mapping[str, object], base: PreTrainedTokenizerBase, original: Path | None) -> None:
@@ -58,8 +65,26 @@ def _check_ways(fields: Mapping[str, object], base: PreTrainedTokenizerBase, ori
             f"{_NAME}: expected {', '.join(_PARTS)} and kind of model of the base's own tokenizer, got others: what an "
             "adapter brings may have other tokens, and no other way to cut and rewrite texts"
         )
+    model = fields.get("model")
+    if isinstance(model, dict) and model.get("dropout"):
+        raise UnsupportedAdapter(f"{_NAME}: expected no dropout, which cuts a text another way each time")
     if len(json.dumps(fields.get("post_processor"))) > _MAX_ENDS:
         raise UnsupportedAdapter(f"{_NAME}: expected a post_processor of at most {_MAX_ENDS} bytes")
+    for template in _templates(fields.get("post_processor")):
+        texts = [piece for piece in template if isinstance(piece, dict) and "Sequence" in piece]
+        if len(texts) != 1:
+            raise UnsupportedAdapter(
+                f"{_NAME}: expected a post_processor with the text once, got it {len(texts)} times"
+            )
+
+
+def _templates(processor: object) -> Iterator[list[object]]:
+    """What a text is put into by a post-processor, and by those within it."""
+    fields = processor if isinstance(processor, dict) else {}
+    if isinstance(fields.get("single"), list):
+        yield fields["single"]
+    for inner in fields.get("processors") or ():
+        yield from _templates(inner)
 
 
 def _ways(fields: Mapping[str, object]) -> dict[str, object]:
@@ -85,10 +110,19 @@ def _ways_of(base: PreTrainedTokenizerBase) -> dict[str, object]:
 
 
 def _made(fields: Mapping[str, object]) -> tokenizers.Tokenizer:
-    try:
+    with panics(InvalidAdapter, _NAME):
         return tokenizers.Tokenizer.from_str(json.dumps(fields))
-    except Exception as error:  # the library raises nothing narrower
-        raise InvalidAdapter(f"{_NAME}: {str(error)[:200]}") from error
+
+
+@contextmanager
+def panics(kind: type[LorryError], what: str) -> Iterator[None]:
+    """Raise `kind` where the library raises, or panics, which to Python is no Exception at all."""
+    try:
+        yield
+    except BaseException as error:  # the library raises nothing narrower
+        if isinstance(error, Exception) or type(error).__name__ == "PanicException":
+            raise kind(f"{what}: {str(error)[:200]}") from error
+        raise
 
 
 def brought_template(files: Mapping[str, Path]) -> str | None:

@@ -29,9 +29,11 @@ from compute_worker.engine.hooked import HookedExecutor, wrap
 from compute_worker.engine.host import LoadedAdapter
 from compute_worker.engine.kv import KvCache, block_bytes
 from compute_worker.engine.layout import lay_out
+from compute_worker.engine.masks import check_masks
 from compute_worker.engine.memory import give_back
 from compute_worker.engine.outcome import needs_logits, outcome
 from compute_worker.engine.pool import RankPool
+from compute_worker.engine.positions import check_positions
 from compute_worker.engine.reach import reach_of
 from compute_worker.engine.reading import Reading, read_file
 from compute_worker.engine.replaced import unreachable
@@ -117,6 +119,8 @@ class TransformersEngine:
         attention.check(measured.shapes, measured.rules)
         of_block = block_bytes(measured.shapes, self._stored, tokens)
         kv_blocks, context = _kv_limits(model, budgets, of_block, attention)
+        check_masks(model.config.model_type, measured.masks, measured.rules, context)
+        check_positions(model, context)
         kv = KvCache(measured.shapes, kv_blocks + attention.spare, self._stored, model.device, block_tokens=tokens)
         executor = HookedExecutor(model, kv, self._pool, attention)
         selfcheck.compare(model, partial(_logits, executor, tokens), expected, self._stored, tokens)

@@ -61,7 +61,9 @@ def survivors(scores: Tensor, samplings: Sequence[Sampling]) -> Iterator[Survivo
 def _tempered(scores: Tensor, samplings: Sequence[Sampling]) -> Tensor:
     """Scores divided by the temperatures, the largest shifted to 0 before, so that no temperature overflows."""
     shifted = scores - scores.amax(-1, keepdim=True)
-    return shifted.div_(_column(scores, [sampling.temperature for sampling in samplings]))
+    # What float32 rounds to 0 leaves the likeliest alone, as every temperature near it does.
+    least = torch.finfo(scores.dtype).tiny
+    return shifted.div_(_column(scores, [max(sampling.temperature, least) for sampling in samplings]))
 
 
 def _few(scores: Tensor, samplings: Sequence[Sampling], lines: list[int], shares: Tensor | None) -> Iterator[Survivors]:

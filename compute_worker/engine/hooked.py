@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from compute_worker.engine.attention import GATHERED, NAME, Attention, attending
+from compute_worker.engine.attention import GATHERED, Attention, attending
 from compute_worker.engine.changing import Changing
 from compute_worker.engine.executor import Scores, chosen
 from compute_worker.engine.kv import KvCache
@@ -46,11 +46,6 @@ class HookedExecutor:
         with attending(self._attention.begin(self._kv, layout)):
             logits = forward(self._model, layout.ids, layout.positions, layout.kept)
         return chosen(logits, layout, needed, changes.widths)
-
-
-def hook_attention(model: PreTrainedModel) -> None:
-    """From now on every layer attends through the step in progress."""
-    model.set_attn_implementation(NAME)
 
 
 def wrap(model: PreTrainedModel, names: Iterable[str]) -> dict[str, AdaptedLinear]:

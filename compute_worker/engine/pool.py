@@ -199,7 +199,9 @@ class RankPool:
         kept = tuple(run for run in layout.kept_runs if run.adapters)
         if self._planned[0] == (runs, kept) and (not runs or self._planned[1] is residents):
             return
-        for layer, terms in zip(self._layers, self._terms(runs, kept, residents), strict=True):
+        # All or nothing: a plan that fails half-way leaves the one before it in every layer.
+        planned = list(self._terms(runs, kept, residents))
+        for layer, terms in zip(self._layers, planned, strict=True):
             layer.tell(terms)
         self._planned = ((runs, kept), residents)
 

@@ -21,6 +21,7 @@ from compute_worker.engine.attention import Rule
 from compute_worker.engine.kernels import Heads, Kernels, Packed, Segments
 from compute_worker.engine.kv import KvCache
 from compute_worker.engine.linear import AdaptedLinear
+from compute_worker.engine.proof import prove
 from compute_worker.engine.table import Table
 from lorry.checkpoint import packed
 from lorry.errors import UnsupportedModel
@@ -115,13 +116,14 @@ class Surroundings:
     """What a model's linears and attention work with.
 
     adapted: the linears that were wrapped, in the pool's order. rules: how each layer weighs its keys.
-    dtype: that weights are stored in.
+    dtype: that weights are stored in. context: tokens that a request may have.
     """
 
     adapted: Mapping[str, AdaptedLinear]
     kv: KvCache
     rules: Mapping[int, Rule]
     dtype: torch.dtype
+    context: int
 
 
 def recognise(model: PreTrainedModel, around: Surroundings, kernels: Kernels) -> Parts:
@@ -135,6 +137,7 @@ def recognise(model: PreTrainedModel, around: Surroundings, kernels: Kernels) ->
         raise _unknown(table)
     layers = [taken.layer(layer) for layer in backbone.layers]
     taken.check_rotary(backbone.rotary_emb)
+    prove(model, taken.heads, around.context)
     # Only now, when all of them are known.
     return Parts(
         f"{model.base_model_prefix}.embed_tokens",
@@ -156,6 +159,7 @@ class _Taking:
         self._around = around
         self._kernels = kernels
         self._sizes: set[int] = set()
+        self.heads: list[Heads] = []
 
     def layer(self, layer: Any) -> Callable[[], Layer]:
         _expect(layer, _LAYER)
@@ -164,6 +168,7 @@ class _Taking:
         _expect(mlp, _MLP)
         _check_silu(mlp.act_fn)
         heads = self._heads(attention)
+        self.heads.append(heads)
         qkv = self.product([attention.q_proj, attention.k_proj, attention.v_proj])
         out, down = self.product([attention.o_proj]), self.product([mlp.down_proj])
         gate_up = self.product([mlp.gate_proj, mlp.up_proj])

@@ -30,6 +30,8 @@ _CPU_SECONDS = 2
 _MEMORY = 512 << 20
 # A context of a million tokens has some 4 million characters.
 _MAX_CHARACTERS = 8 << 20
+# What a template says of itself goes into a caller's message.
+_MAX_ERROR = 200
 
 
 class Renderer:
@@ -54,7 +56,7 @@ class Renderer:
                 f"the adapter's chat template was ended: it may take {self._seconds} seconds and {_MEMORY >> 20} MB"
             )
         if "error" in answer:
-            raise InvalidInput(f"the adapter's chat template refuses the conversation: {answer['error'][:200]}")
+            raise InvalidInput(f"the adapter's chat template refuses the conversation: {answer['error']}")
         text: str = answer["text"]
         return text
 
@@ -173,7 +175,7 @@ def rendered(order: Mapping[str, Any]) -> dict[str, str]:
         given = {"messages": order["messages"], "tools": None, "documents": None, "add_generation_prompt": True}
         text = template.render(given | order["special"])
     except Exception as error:  # noqa: BLE001 - a template fails as any program does; what it says is the answer
-        return {"error": f"{type(error).__name__}: {error}"}
+        return {"error": f"{type(error).__name__}: {error}"[:_MAX_ERROR]}
     return {"text": text} if len(text) <= _MAX_CHARACTERS else {"error": f"a text of {len(text)} characters"}
 
 

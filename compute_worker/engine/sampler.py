@@ -113,11 +113,15 @@ def penalised(logits: Tensor, rows: Sequence[StepRow]) -> Tensor:
         return logits
     lengths = torch.tensor([len(rows[index].context) for index in changed])
     lines = torch.tensor(changed).repeat_interleave(lengths).to(logits.device)
-    factors = torch.tensor([penalties[index] for index in changed]).repeat_interleave(lengths).to(logits.device)
+    numbers = torch.finfo(logits.dtype)
+    # What float32 rounds to 0 is its least number, and what that makes of a score its largest.
+    factors = torch.tensor([max(penalties[index], numbers.tiny) for index in changed])
+    factors = factors.repeat_interleave(lengths).to(logits.device)
     seen = torch.cat([torch.tensor(rows[index].context, dtype=torch.long) for index in changed]).to(logits.device)
     scores = logits[lines, seen]
+    scores = torch.where(scores < 0, scores * factors, (scores / factors).clamp_(max=numbers.max))
     # A token that is there twice gets the same number twice.
-    return logits.index_put((lines, seen), torch.where(scores < 0, scores * factors, scores / factors))
+    return logits.index_put((lines, seen), scores)
 
 
 def uniform(seed: int, index: int) -> float:

@@ -7,7 +7,8 @@ in a way that nobody thought of is found here, by its logits.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -18,10 +19,11 @@ from transformers import PreTrainedModel
 from compute_worker.contract import Sampling, StepRow
 from compute_worker.engine.attention import Rule, attending
 from compute_worker.engine.experts import is_experts
-from compute_worker.engine.hooked import forward, hook_attention
+from compute_worker.engine.hooked import forward
 from compute_worker.engine.kv import BLOCK_TOKENS, LayerShape
 from compute_worker.engine.linear import features, is_target
-from lorry.errors import UnsupportedModel
+from compute_worker.engine.masks import Mask, masked
+from lorry.errors import LorryError, UnsupportedModel
 
 # Largest error, relative to the norm of the logits. float32 sums in another order: below 1e-6 over 26 families.
 # bfloat16 keeps 8 bits: 1e-2 to 3e-2, 5e-2 where experts are routed; wrong attention is off by more than 5e-1.
@@ -44,6 +46,7 @@ class Measured:
     saw every token (the output head: every kept one); adapters can be added to these alone. plain: by name, the
     other modules with parameters that were given one tensor with every token, and what of it is one token's. experts:
     names of the modules of stacked experts that were given every token, and which experts it goes to at what share.
+    masks: of each layer, its model's own; None where it cannot be asked.
     """
 
     shapes: dict[int, LayerShape] = field(default_factory=dict)
@@ -51,6 +54,7 @@ class Measured:
     targets: list[str] = field(default_factory=list)
     plain: dict[str, tuple[int, ...]] = field(default_factory=dict)
     experts: list[str] = field(default_factory=list)
+    masks: Mapping[int, Mask | None] = field(default_factory=dict)
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, rule: Rule) -> Tensor:
         """See Attending; remembers the shapes. The output is good for its shape alone."""
@@ -73,7 +77,8 @@ def alone(model: PreTrainedModel, block_tokens: int) -> list[Tensor]:
     prompts = _prompts(model, block_tokens)
     longest = max(map(len, prompts))
     filled = torch.tensor([prompt + prompt[:1] * (longest - len(prompt)) for prompt in prompts], device=model.device)
-    logits = model(input_ids=filled, use_cache=False).logits
+    with _running(model):
+        logits = model(input_ids=filled, use_cache=False).logits
     return [line[: len(prompt)] for line, prompt in zip(logits, prompts, strict=True)]
 
 
@@ -97,9 +102,8 @@ def measure(model: PreTrainedModel) -> Measured:
         for name, module in model.named_modules()
         if is_experts(module)
     ]
-    hook_attention(model)
     try:
-        with attending(measured):
+        with masked(model) as measured.masks, attending(measured), _running(model):
             forward(model, tokens, range(len(tokens)), [len(tokens) - 1])
     finally:
         for hook in hooks:
@@ -109,6 +113,19 @@ def measure(model: PreTrainedModel) -> Measured:
         kind = model.config.model_type
         raise UnsupportedModel(f"{kind}: expected {layers} layers to attend, got {len(measured.shapes)}")
     return measured
+
+
+@contextmanager
+def _running(model: PreTrainedModel) -> Iterator[None]:
+    """Raise UnsupportedModel where the model's own code fails, in whatever way."""
+    try:
+        yield
+    except LorryError:
+        raise
+    except Exception as error:
+        raise UnsupportedModel(
+            f"{model.config.model_type}: its forward fails with {type(error).__name__}: {error}"
+        ) from error
 
 
 def _remember(measured: Measured, name: str, tokens: int) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:

@@ -15,7 +15,7 @@ import jinja2
 from transformers import AutoTokenizer, GenerationConfig, PretrainedConfig, PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
-from compute_worker.engine.brought import brought_template, brought_tokenizer
+from compute_worker.engine.brought import brought_template, brought_tokenizer, panics
 from compute_worker.engine.grammar import Forms
 from compute_worker.engine.rendering import Renderer
 from compute_worker.wording import Constraint, Guide
@@ -84,11 +84,15 @@ class HfTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of a raw text, the tokenizer's own special tokens added."""
-        return list(self._tokenizer(text)["input_ids"])
+        return self._cut(text, ends=True)
 
     def encode_more(self, text: str) -> list[int]:
         """Ids of a text that goes on after others: no special tokens are added."""
-        return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+        return self._cut(text, ends=False)
+
+    def _cut(self, text: str, *, ends: bool) -> list[int]:
+        with panics(InvalidInput, "the tokenizer fails over this text"):
+            return list(self._tokenizer(text, add_special_tokens=ends)["input_ids"])
 
     def encode_pair(self, prompt: str, continuation: str) -> tuple[list[int], list[int]]:
         """Ids of both as lm-evaluation-harness cuts them; see Tokenizer. Raises InvalidInput."""

@@ -6,7 +6,6 @@ new. Does not know how a version is found, how long a session lives, or who may 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 
 from compute_worker.runtime.api import GenerateCall
@@ -15,10 +14,10 @@ from compute_worker.runtime.names import Withdrawn
 from compute_worker.runtime.rights import Homes, rights
 from compute_worker.runtime.route import DEFAULT, Route, selection_digest
 from compute_worker.runtime.routes import Routes
-from compute_worker.runtime.selection import Resolver
+from compute_worker.runtime.selection import Resolver, check_weight
 from compute_worker.runtime.sessions import Served, Sessions, Wanted
 from compute_worker.runtime.version import Choice
-from lorry.errors import InvalidSelection, RouteNotFound
+from lorry.errors import RouteNotFound
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,10 +123,9 @@ class Aims:
 
 
 def scaled(choices: tuple[Choice, ...], scale: float) -> tuple[Choice, ...]:
-    """The choices with their weights times a factor. Raises InvalidSelection where one is beyond what floats reach."""
+    """The choices with their weights times a factor. Raises InvalidSelection where one is beyond what is served."""
     for choice in choices:
-        if not math.isfinite(choice.weight * scale):
-            raise InvalidSelection(f"{choice.adapter}: expected a finite weight, got {choice.weight} times {scale}")
+        check_weight(f"{choice.adapter} times {scale}", choice.weight * scale)
     return choices if scale == 1 else tuple(replace(choice, weight=choice.weight * scale) for choice in choices)
 
 

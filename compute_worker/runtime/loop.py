@@ -86,17 +86,35 @@ class EngineLoop:
     def _step(self, planned: Sequence[Planned]) -> Sequence[Outcome]:
         since = time.monotonic()
         try:
-            drawn = self._engine.step([row for _, row in planned])
-            outcomes = self._scheduler.apply(planned, drawn)
-        except Exception:  # noqa: BLE001 - becomes the typed failure of this step's requests; the thread serves the others
+            computed = self._engine.step([row for _, row in planned])
+        except Exception:  # noqa: BLE001 - becomes the typed failure of whoever it is that the engine fails for
             _log.exception("a step of %d rows failed", len(planned))
             self._scheduler.steps.failed += 1
-            return self._scheduler.fail(planned, Internal("the engine failed in a step"))
+            return self._apart(planned)
+        try:
+            outcomes = self._scheduler.apply(planned, computed)
+        except Exception:  # noqa: BLE001 - likewise; who was told of a token must not be told of it again
+            _log.exception("what a step of %d rows computed was not understood", len(planned))
+            self._scheduler.steps.failed += 1
+            return self._fail(planned)
         seconds = time.monotonic() - since
         self._scheduler.pace.took(planned, seconds)
         self._scheduler.steps.seconds.add(seconds)
         self._scheduler.steps.rows.add(len(planned))
         return outcomes
+
+    def _apart(self, planned: Sequence[Planned]) -> Sequence[Outcome]:
+        """Each half of a step that failed, by itself: whatever is wrong with one request, the others go on.
+
+        A step may be done again: its keys and values come to lie where they lay, and a draw depends on its row alone.
+        """
+        if len(planned) == 1:
+            return self._fail(planned)
+        half = len(planned) // 2
+        return [*self._step(planned[:half]), *self._step(planned[half:])]
+
+    def _fail(self, planned: Sequence[Planned]) -> Sequence[Outcome]:
+        return self._scheduler.fail(planned, Internal("the engine failed in a step"))
 
 
 def _hand_over(events: asyncio.AbstractEventLoop, outcomes: Sequence[Outcome]) -> None:

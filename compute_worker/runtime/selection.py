@@ -8,7 +8,6 @@ memory while that is kept right, else from the registry. Does not know tiers.
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Callable, Sequence
 
 from compute_worker.contract import AdapterSource
@@ -23,6 +22,8 @@ from lorry.format.reference import Reference, parse_reference
 # Each adapter of a selection is a pull, a lease and an entry in every row of a step; nobody was seen
 # to sum more than a handful.
 MAX_ADAPTERS = 16
+# The largest finite number of float16, the narrowest type that a step computes in.
+MAX_WEIGHT = 65504.0
 
 
 class Resolver:
@@ -98,12 +99,19 @@ class Resolver:
 
 
 def check_selection(selection: Sequence[Weighted]) -> None:
-    """Raise InvalidSelection for too many adapters, or a weight that is not finite."""
+    """Raise InvalidSelection for too many adapters, or a weight that is beyond MAX_WEIGHT."""
     if len(selection) > MAX_ADAPTERS:
         raise InvalidSelection(f"expected at most {MAX_ADAPTERS} adapters, got {len(selection)}")
     for item in selection:
-        if not math.isfinite(item.weight):
-            raise InvalidSelection(f"{item.adapter}: expected a finite weight, got {item.weight}")
+        check_weight(item.adapter, item.weight)
+
+
+def check_weight(adapter: str, weight: float) -> None:
+    """Raise InvalidSelection for one that is not finite or beyond MAX_WEIGHT."""
+    if not abs(weight) <= MAX_WEIGHT:  # NaN is not
+        raise InvalidSelection(
+            f"{adapter}: expected a finite weight, from {-MAX_WEIGHT:.0f} to {MAX_WEIGHT:.0f}, got {weight}"
+        )
 
 
 def distinct(choices: Sequence[Choice]) -> tuple[Choice, ...]:

@@ -169,6 +169,15 @@ def _long_template(fields: dict[str, Any]) -> None:
     fields["chat_template"] = "a" * (1 << 18)
 
 
+def _token_of_nowhere(fields: dict[str, Any]) -> None:
+    pieces = [{"SpecialToken": {"id": "[X]", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
+    fields["post_processor"] = {"type": "TemplateProcessing", "single": pieces, "pair": [], "special_tokens": {}}
+
+
+def _long_prefix(fields: dict[str, Any]) -> None:
+    fields["model"] |= {"continuing_subword_prefix": "z" * 100, "merges": ["a b"]}
+
+
 @pytest.mark.parametrize(
     ("name", "change", "error", "says"),
     [
@@ -177,6 +186,9 @@ def _long_template(fields: dict[str, Any]) -> None:
         ("tokenizer_config.json", _number, InvalidAdapter, "bos_token: expected a token"),
         ("tokenizer.json", lambda fields: fields["model"].pop("vocab"), InvalidAdapter, "tokenizer.json: "),
         ("tokenizer.json", lambda fields: fields.update(decoder={"type": "No"}), InvalidAdapter, "tokenizer.json: "),
+        # Over these the library panics.
+        ("tokenizer.json", _token_of_nowhere, InvalidAdapter, "no entry found for key"),
+        ("tokenizer.json", _long_prefix, InvalidAdapter, "tokenizer.json: "),
     ],
 )
 def test_files_that_make_no_tokenizer_are_refused(
@@ -231,6 +243,17 @@ def _repeats(fields: dict[str, Any]) -> None:
     fields["post_processor"] = {"type": "TemplateProcessing", "single": pieces, "pair": pieces, "special_tokens": {}}
 
 
+def _twice(fields: dict[str, Any]) -> None:
+    """Short enough, and 2^6 times the text."""
+    piece = {"Sequence": {"id": "A", "type_id": 0}}
+    template = {"type": "TemplateProcessing", "single": [piece, piece], "pair": [], "special_tokens": {}}
+    fields["post_processor"] = {"type": "Sequence", "processors": [template] * 6}
+
+
+def _drops(fields: dict[str, Any]) -> None:
+    fields["model"]["dropout"] = 0.5
+
+
 def _long_token(fields: dict[str, Any]) -> None:
     fields["model"]["vocab"]["a" * 2000] = 1000
 
@@ -247,6 +270,8 @@ def _another_model(fields: dict[str, Any]) -> None:
         (_doubles, "no other way to cut"),
         (_another_model, "no other way to cut"),
         (_repeats, "a post_processor of at most 4096 bytes"),
+        (_twice, "with the text once, got 2 times"),
+        (_drops, "expected no dropout"),
         (_long_token, "got one of 2000"),
     ],
 )

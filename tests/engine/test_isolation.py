@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from compute_worker.contract import ActiveAdapter
+from compute_worker.engine.admission import GENERAL
 from compute_worker.engine.engine import TransformersEngine
 from tests.support.models import tiny_model
 from tests.support.peft_adapters import QUIET, save_adapter, weights_of
@@ -108,3 +109,16 @@ def test_kv_that_one_executor_begins_can_be_read_by_the_other(
     (got, _) = run(engine, [request.row(5, 9), other.row(0, 9)])
 
     torch.testing.assert_close(got, alone(None, TOKENS), **CLOSE)
+
+
+def test_a_step_that_cannot_be_planned_leaves_nothing_of_itself(soft: Path) -> None:
+    engine = engine_of(tiny_model("llama"), executor=GENERAL)
+    good = install(engine, soft, 4)
+    request = Request(TOKENS, 0, (good,))
+    expected = run_all(engine, [request])[0]
+    too_large = Request(TOKENS, 1, (ActiveAdapter(4, 4, 1e39),))  # of float32, in which weights are laid out
+
+    with pytest.raises(RuntimeError, match="overflow"):
+        run(engine, [too_large.row(0, 3), request.row(0, 9)])
+
+    assert torch.equal(run_all(engine, [request])[0], expected)

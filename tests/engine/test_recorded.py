@@ -20,7 +20,7 @@ from compute_worker.engine.attention import GATHERED
 from compute_worker.engine.cuda.decode import BATCHES, RecordedExecutor
 from compute_worker.engine.cuda.mixing import mix_of
 from compute_worker.engine.cuda.recording import Recorder, Work
-from compute_worker.engine.engine import TransformersEngine
+from compute_worker.engine.engine import Budgets, TransformersEngine
 from compute_worker.engine.layout import Run
 from compute_worker.engine.pool import Resident
 from lorry.errors import Internal
@@ -191,6 +191,17 @@ def forgetful(work: Work) -> Work:
     return lambda: None
 
 
+def recorded_by(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Engines are built as on a CUDA device from now on. Gives the tokens of a block."""
+    attention = paged()
+    monkeypatch.setattr(engine_module, "attentions", lambda *_: (attention, GATHERED))
+    monkeypatch.setattr(engine_module, "admitted", admission.recorded)
+    monkeypatch.setattr(admission, "VARLEN", attention)
+    monkeypatch.setattr(admission, "Graphs", lambda _: recorder)
+    monkeypatch.setattr(admission, "RecordedExecutor", partial(RecordedExecutor, kernel=twin))
+    return attention.block_tokens
+
+
 @pytest.mark.parametrize(
     ("recorder", "expected", "said"),
     [
@@ -203,12 +214,7 @@ def forgetful(work: Work) -> Work:
 def test_recordings_serve_only_once_they_gave_the_steps_that_were_recorded(
     recorder: Recorder, expected: str, said: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    attention = paged()
-    monkeypatch.setattr(engine_module, "attentions", lambda *_: (attention, GATHERED))
-    monkeypatch.setattr(engine_module, "admitted", admission.recorded)
-    monkeypatch.setattr(admission, "VARLEN", attention)
-    monkeypatch.setattr(admission, "Graphs", lambda _: recorder)
-    monkeypatch.setattr(admission, "RecordedExecutor", partial(RecordedExecutor, kernel=twin))
+    recorded_by(recorder, monkeypatch)
 
     with caplog.at_level(logging.INFO):
         engine = engine_of(tiny_model("llama"), POOL_BYTES)
@@ -216,6 +222,14 @@ def test_recordings_serve_only_once_they_gave_the_steps_that_were_recorded(
     assert engine.executor == expected
     assert said in caplog.text
     assert run_all(engine, [Request(prompt(20), 0)])[0].isfinite().all()
+
+
+def test_a_context_within_one_block_is_recorded_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    block = recorded_by(Again(), monkeypatch)
+
+    for context in (block, block - 3):
+        budgets = Budgets(POOL_BYTES, 1 << 20, context)
+        assert TransformersEngine(tiny_model("llama"), budgets).executor == "transformers-paged-recorded"
 
 
 def test_steps_over_another_attention_are_not_recorded(

@@ -14,7 +14,7 @@ from transformers import MixtralConfig
 
 from compute_worker.contract import ActiveAdapter
 from compute_worker.engine.admission import EXECUTORS
-from compute_worker.engine.engine import TransformersEngine
+from compute_worker.engine.engine import Budgets, TransformersEngine
 from compute_worker.engine.native import library
 from lorry.errors import IncompatibleAdapter, InvalidAdapter, LorryError, UnsupportedAdapter
 from lorry.format.facts import AdapterFacts, SavedModule, TrainedBias
@@ -266,3 +266,19 @@ def test_weights_are_given_for_merges_embeddings_turned(engine: TransformersEngi
     assert torch.equal(torch.from_numpy(engine.weight("model.embed_tokens").copy()), table.T)
     with pytest.raises(UnsupportedAdapter, match="that see every token"):
         engine.weight("model.norm")
+
+
+@pytest.mark.parametrize("executor", EXECUTORS)
+def test_a_copy_of_a_head_that_was_published_in_float16_is_the_bases_however_it_is_kept(
+    tmp_path: Path, executor: str
+) -> None:
+    """Neither float32 nor float16 holds what bfloat16 makes of it."""
+    model = tiny_model("llama")
+    for parameter in model.parameters():
+        parameter.data = (parameter.data * 1.01).half().float()
+    folder = save_adapter(model, tmp_path, r=2, target_modules=["q_proj", "lm_head"], embeddings=True)
+    assert facts_of(folder).copies == ("lm_head",)
+
+    engine = TransformersEngine(model, Budgets(1 << 20, 1 << 20), executor, torch.bfloat16)
+
+    assert engine.read(weights_of(folder), facts_of(folder)).rank == 2

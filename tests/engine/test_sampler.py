@@ -155,11 +155,27 @@ def test_numbers_of_neighbouring_seeds_and_indices_are_unlike() -> None:
     assert abs(sum(numbers) / 900 - 0.5) < 0.05
 
 
-@pytest.mark.parametrize("temperature", [0.0, 1e-30])
+@pytest.mark.parametrize("temperature", [0.0, 1e-30, 1e-46, 5e-324])
 def test_no_temperature_and_hardly_any_are_greedy(temperature: float) -> None:
     logits = logits_of(300)
 
     assert one(logits, Sampling(temperature=temperature)).token == int(logits.argmax())
+
+
+@pytest.mark.parametrize("sampling", [Sampling(temperature=1e-46, top_p=0.9), Sampling(temperature=1e-300, top_k=3)])
+def test_filters_beside_hardly_any_temperature_are_greedy(sampling: Sampling) -> None:
+    logits = logits_of(300)
+
+    assert one(logits, sampling).token == int(logits.argmax())
+
+
+@pytest.mark.parametrize("penalty", [1e-30, 1e-40, 1e-300])
+def test_hardly_any_repetition_penalty_draws_what_was_there_and_no_nonsense(penalty: float) -> None:
+    logits = torch.tensor([1.0, 0.0, 5.0, 2.0])
+
+    for temperature in (0.0, 1.0):
+        sampling = Sampling(temperature=temperature, repetition_penalty=penalty)
+        assert one(logits, sampling, context=[0, 1]).token == 0
 
 
 def test_greedy_obeys_the_repetition_penalty() -> None:

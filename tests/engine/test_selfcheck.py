@@ -82,6 +82,14 @@ def test_attention_with_an_argument_that_nobody_knows_is_refused() -> None:
         engine_of(model)
 
 
+def test_a_model_whose_own_code_fails_is_refused_by_name() -> None:
+    model = tiny_model("llama")
+    model.model.layers[1].mlp.forward = lambda x: x.view(7)
+
+    with pytest.raises(UnsupportedModel, match="llama: its forward fails with RuntimeError: shape"):
+        engine_of(model)
+
+
 def test_routers_and_experts_are_no_targets() -> None:
     config = MixtralConfig(
         vocab_size=97,

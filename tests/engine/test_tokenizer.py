@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -70,3 +71,15 @@ def test_ids_are_below_the_rows_of_the_models_embedding(tmp_path: Path) -> None:
 def test_a_folder_without_a_tokenizer_is_a_typed_error(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="expected a tokenizer"):
         HfTokenizer.load(str(tmp_path), CONFIG)
+
+
+def test_a_tokenizer_that_panics_over_a_text_is_a_typed_error(tmp_path: Path) -> None:
+    """To Python a panic is no Exception: unseen, it would end whatever thread it is raised in."""
+    file = saved_tokenizer(tmp_path) / "tokenizer.json"
+    pieces = [{"SpecialToken": {"id": "[X]", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
+    template = {"type": "TemplateProcessing", "single": pieces, "pair": [], "special_tokens": {}}
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"post_processor": template}))
+    tokenizer = HfTokenizer.load(str(tmp_path), CONFIG)
+
+    with pytest.raises(InvalidInput, match="the tokenizer fails over this text: no entry found for key"):
+        tokenizer.encode("a")

@@ -2,12 +2,13 @@
 
 import asyncio
 import time
+from collections.abc import Sequence
 from contextlib import aclosing
 from pathlib import Path
 
 import pytest
 
-from compute_worker.contract import EngineLimits, Sampling
+from compute_worker.contract import Computed, EngineLimits, Sampling, StepRow
 from compute_worker.runtime.api import Delta, FinishReason, GenerateCall, Resolved, Started, Stop, Weighted
 from lorry.errors import (
     CacheBusy,
@@ -21,7 +22,7 @@ from lorry.errors import (
 )
 from tests.support.toy_engine import BASE, LIMITS, reference
 from tests.support.toy_wording import EOS, ToyTokenizer
-from tests.support.toy_world import World, call, eventually, prompt_without_eos, running
+from tests.support.toy_world import Reply, World, call, eventually, prompt_without_eos, running
 
 
 def prompt_with_eos(new: int) -> str:
@@ -138,6 +139,24 @@ async def test_a_step_that_fails_fails_its_requests_typed_and_the_loop_lives(
     assert "the device fell over" in caplog.text
     request = call()
     assert (await world.ask(request)).tokens == world.expected(request)
+
+
+async def test_a_step_that_fails_for_one_request_is_done_for_the_others(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step, bad = world.engine.step, call("the bad one")
+
+    def broken(rows: Sequence[StepRow]) -> list[Computed]:
+        if any(bytes(row.context[:11]) == b"the bad one" for row in rows):
+            raise RuntimeError("the device fell over")
+        return step(rows)
+
+    monkeypatch.setattr(world.engine, "step", broken)
+    others = [call(f"neighbour {number}") for number in range(4)]
+    replies = await asyncio.gather(*map(world.ask, [*others[:2], bad, *others[2:]]), return_exceptions=True)
+
+    assert isinstance(replies.pop(2), Internal)
+    assert [reply.tokens for reply in replies if isinstance(reply, Reply)] == [world.expected(one) for one in others]
 
 
 async def test_a_prompt_without_room_for_an_answer_is_refused(world: World) -> None:

@@ -48,11 +48,17 @@ async def test_a_digest_is_another_adapters_until_the_registry_says_so(world: Wo
         await world.runtime.load(f"two@{one.digest}")
 
 
-@pytest.mark.parametrize("weight", [float("nan"), float("inf")])
-async def test_a_weight_that_is_not_finite_is_refused(world: World, weight: float) -> None:
+@pytest.mark.parametrize("weight", [float("nan"), float("inf"), 65505.0, -1e39])
+async def test_a_weight_that_a_step_cannot_compute_with_is_refused(world: World, weight: float) -> None:
     world.registry.add("one")
-    with pytest.raises(InvalidSelection, match="expected a finite weight"):
+    with pytest.raises(InvalidSelection, match="expected a finite weight, from -65504 to 65504"):
         await world.ask(call("hello", Weighted("one", weight)))
+
+
+async def test_so_is_one_that_the_requests_scale_makes(world: World) -> None:
+    world.registry.add("one")
+    with pytest.raises(InvalidSelection, match="one times 1e\\+38: expected a finite weight"):
+        await world.ask(replace(call("hello", Weighted("one", 2.0)), scale=1e38))
 
 
 async def test_the_same_version_twice_is_refused_whatever_it_is_called(world: World) -> None:

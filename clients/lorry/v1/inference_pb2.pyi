@@ -338,7 +338,9 @@ class GenerateRequest(_message.Message):
     session's id, else the seed.
     """
     scale: _builtins.float
-    """Factor on the weights of all adapters, the route's too; may be negative. Unset means 1."""
+    """Factor on the weights of all adapters, the route's too; may be negative. Unset means 1. Errors: INVALID_SELECTION
+    where a weight times this is beyond -65504 to 65504.
+    """
     stream_interval: _builtins.int
     """Tokens that may wait for each other to be sent in one delta; the last of an answer do not. Whoever wants the
     whole answer and no stream asks for as many as it may have, and spares both sides a message a token.

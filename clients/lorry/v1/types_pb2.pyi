@@ -686,7 +686,7 @@ class WeightedAdapter(_message.Message):
     name means the newest version that is not yanked.
     """
     weight: _builtins.float
-    """Factor on the adapter's delta; may be negative or 0. Unset means 1."""
+    """Factor on the adapter's delta; may be negative or 0, from -65504 to 65504. Unset means 1. Errors: INVALID_SELECTION."""
     def __init__(
         self,
         *,

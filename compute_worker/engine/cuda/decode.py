@@ -61,9 +61,10 @@ class RecordedExecutor:
     ) -> None:
         self.name = f"{inner.name}-recorded"
         self._model, self._kv, self._pool, self._inner, self._kernel = model, kv, pool, inner, kernel
-        self._context = limits.max_context
+        # The rehearsal reaches into a second block, whatever requests may have.
+        self._context = max(limits.max_context, 2 * kv.block_tokens)
         self._rows = _rows(limits.pool_rows)
-        self._width = _BLOCKS + -(-limits.max_context // kv.block_tokens)
+        self._width = _BLOCKS + -(-self._context // kv.block_tokens)
         self._numbers = _Mirror(BATCHES[-1] * self._width, torch.int32, kv.device)
         self._used = _Mirror(self._rows[-1], torch.int64, kv.device)
         self._m = _Mirror(BATCHES[-1] * self._rows[-1], torch.float32, kv.device)

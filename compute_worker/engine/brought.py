@@ -73,9 +73,7 @@ def _check_ways(fields: Mapping[str, object], base: PreTrainedTokenizerBase, ori
     for template in _templates(fields.get("post_processor")):
         texts = [piece for piece in template if isinstance(piece, dict) and "Sequence" in piece]
         if len(texts) != 1:
-            raise UnsupportedAdapter(
-                f"{_NAME}: expected a post_processor with the text once, got it {len(texts)} times"
-            )
+            raise UnsupportedAdapter(f"{_NAME}: expected a post_processor with the text once, got {len(texts)} times")
 
 
 def _templates(processor: object) -> Iterator[list[object]]:

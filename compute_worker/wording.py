@@ -63,13 +63,17 @@ class Tokenizer(Protocol):
         """Ids that it gives to text are below this."""
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a raw text, the tokenizer's own special tokens added."""
+        """Ids of a raw text, the tokenizer's own special tokens added.
+
+        Raises PromptTooLong where it is sure to have more than any request may, without cutting all of it;
+        InvalidInput where the tokenizer fails over it.
+        """
 
     def encode_chat(self, messages: Sequence[tuple[str, str]]) -> list[int]:
-        """Ids of a conversation of (role, content), ready for the answer. Raises InvalidInput."""
+        """Ids of a conversation of (role, content), ready for the answer. Raises InvalidInput, and as `encode`."""
 
     def encode_more(self, text: str) -> list[int]:
-        """Ids of a text that goes on after others: no special tokens are added."""
+        """Ids of a text that goes on after others: no special tokens are added. Raises as `encode`."""
 
     def encode_pair(self, prompt: str, continuation: str) -> tuple[list[int], list[int]]:
         """Ids of both, tokenised as one text; the continuation has what is behind the prompt's own tokens.

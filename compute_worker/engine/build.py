@@ -46,5 +46,6 @@ def build_engine(settings: EngineSettings) -> tuple[Engine, Tokenizer]:
     budgets = Budgets(settings.pool_bytes, settings.kv_bytes, settings.max_context)
     stored = stored_as(settings.dtype, settings.device)
     engine = TransformersEngine(model, budgets, settings.executor, stored)
+    tokenizer.limit(engine.limits.max_context)
     give_back()
     return engine, tokenizer

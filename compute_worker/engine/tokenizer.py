@@ -20,10 +20,14 @@ from compute_worker.engine.grammar import Forms
 from compute_worker.engine.rendering import Renderer
 from compute_worker.wording import Constraint, Guide
 from lorry.checkpoint import located
-from lorry.errors import InvalidInput
+from lorry.errors import InvalidInput, PromptTooLong
 
 # Of one tokenizer: the model's, and those of adapters that resized it. Some 10 MB each, once a form was asked for.
 _VOCABULARIES = 4
+# Characters that are looked at first of a long text, for each token that it may have: a token of English has some 4.
+_FIRST_LOOK = 8
+# Tokens that what a cut leaves of the last one may be: the longest that were seen have some 500 characters.
+_AT_A_CUT = 512
 # Text of a conversation of (role, content), ready for the answer. Raises InvalidInput.
 Template: TypeAlias = Callable[[Sequence[tuple[str, str]]], str]
 
@@ -54,6 +58,7 @@ class HfTokenizer:
         self._forms = {} if forms is None else forms
         self._renderer = renderer or Renderer()
         self._original = original
+        self._most: int | None = None
 
     @classmethod
     def load(cls, path_or_id: str, config: PretrainedConfig) -> HfTokenizer:
@@ -66,6 +71,10 @@ class HfTokenizer:
         claims = (tokenizer.eos_token_id, config.eos_token_id, _generation_eos(place, naming))
         ends = frozenset(eos for claim in claims for eos in _ids(claim))
         return cls(tokenizer, ends, config.vocab_size, original=_original(place, naming))
+
+    def limit(self, tokens: int | None) -> None:
+        """How many a text may have from now on, None for any; one that has many more is not cut to its end."""
+        self._most = tokens
 
     @property
     def eos_ids(self) -> frozenset[int]:
@@ -83,14 +92,23 @@ class HfTokenizer:
         return max(self._tokenizer.get_vocab().values(), default=-1) + 1
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a raw text, the tokenizer's own special tokens added."""
+        """Ids of a raw text, the tokenizer's own special tokens added. Raises PromptTooLong, InvalidInput."""
         return self._cut(text, ends=True)
 
     def encode_more(self, text: str) -> list[int]:
-        """Ids of a text that goes on after others: no special tokens are added."""
+        """Ids of a text that goes on after others: no special tokens are added. Raises as `encode`."""
         return self._cut(text, ends=False)
 
     def _cut(self, text: str, *, ends: bool) -> list[int]:
+        """Ids of a text. Raises PromptTooLong where already a part of it has too many, InvalidInput."""
+        size = len(text) if self._most is None else _FIRST_LOOK * self._most
+        while size < len(text):
+            if self._most is not None and len(self._whole(text[:size], ends=False)) > self._most + _AT_A_CUT:
+                raise PromptTooLong(f"the context holds {self._most} tokens; the first {size} characters have more")
+            size *= 2
+        return self._whole(text, ends=ends)
+
+    def _whole(self, text: str, *, ends: bool) -> list[int]:
         with panics(InvalidInput, "the tokenizer fails over this text"):
             return list(self._tokenizer(text, add_special_tokens=ends)["input_ids"])
 
@@ -128,10 +146,13 @@ class HfTokenizer:
         return str(text)
 
     def beside(self, files: Mapping[str, Path]) -> HfTokenizer:
-        """What an adapter of this model brings along; see Tokenizer.
+        """What an adapter of this model brings along; see Tokenizer."""
+        own = self._beside(files)
+        own.limit(self._most)
+        return own
 
-        Where the model's ends of a text are spelled alike in a tokenizer of the adapter's own, they are ends there.
-        """
+    def _beside(self, files: Mapping[str, Path]) -> HfTokenizer:
+        """Where the model's ends of a text are spelled alike in an own tokenizer, they are ends there."""
         template = brought_template(files)
         if "tokenizer.json" not in files:
             return HfTokenizer(

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import count, groupby
-from operator import itemgetter
 from typing import TypeAlias
 
 from compute_worker.contract import Engine, Sampling, Scored
@@ -36,6 +34,8 @@ from lorry.errors import Cancelled, DeadlineExceeded, LorryError
 
 # Items of a call on their way at once: half of the default batch, so that answers find places beside them.
 _WINDOW = 32
+# Items that are tokenised in a row: some ten milliseconds of the thread that tokenises for everybody.
+_AT_ONCE = 16
 # Prompt and continuation.
 _Text: TypeAlias = tuple[list[int], list[int]]
 
@@ -185,17 +185,23 @@ class Scorings:
 
 
 async def _encoded(items: Sequence[ScoreItem], wordings: Sequence[Wording]) -> list[_Text]:
-    """(prompt, continuation) of each item: neighbours of one tokenizer together."""
+    """(prompt, continuation) of each item: neighbours of one tokenizer together, and never so many that others wait."""
     texts: list[_Text] = []
-    for wording, group in groupby(zip(wordings, items, strict=True), key=itemgetter(0)):
-        same = [item for _, item in group]
-        encode = partial(_encode, tokenizer=wording.tokenizer)
-        texts += await asyncio.get_running_loop().run_in_executor(wording.executor, _all, encode, same)
+    loop = asyncio.get_running_loop()
+    for wording, group in groupby(enumerate(items), key=lambda each: wordings[each[0]]):
+        same = list(group)
+        for begin in range(0, len(same), _AT_ONCE):
+            some = same[begin : begin + _AT_ONCE]
+            texts += await loop.run_in_executor(wording.executor, _all, some, wording.tokenizer)
     return texts
 
 
-def _all(encode: Callable[[ScoreItem], _Text], items: Sequence[ScoreItem]) -> list[_Text]:
-    return list(map(encode, items))
+def _all(items: Sequence[tuple[int, ScoreItem]], tokenizer: Tokenizer) -> list[_Text]:
+    texts = []
+    for index, item in items:
+        with of_item(index):
+            texts.append(_encode(item, tokenizer))
+    return texts
 
 
 def _encode(item: ScoreItem, tokenizer: Tokenizer) -> _Text:

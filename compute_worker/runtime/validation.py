@@ -88,7 +88,9 @@ def check_prompt(call: GenerateCall | ScoreItem, limits: EngineLimits) -> None:
         raise InvalidInput("a chat has at least one message, got none")
     if len(call.tokens or ()) > limits.max_context:
         raise PromptTooLong(f"the context holds {limits.max_context} tokens, got {len(call.tokens or ())}")
-    characters = len(call.text or "") + sum(len(content) for _, content in call.chat or ())
+    if len(call.chat or ()) > limits.max_context:  # each has a token at least
+        raise PromptTooLong(f"{len(call.chat or ())} messages cannot fit a context of {limits.max_context} tokens")
+    characters = len(call.text or "") + sum(len(role) + len(content) for role, content in call.chat or ())
     if characters > limits.max_context * MAX_CHARACTERS_PER_TOKEN:
         raise PromptTooLong(f"{characters} characters cannot fit a context of {limits.max_context} tokens")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from compute_worker.engine.tokenizer import HfTokenizer
-from lorry.errors import InvalidInput
+from lorry.errors import InvalidInput, PromptTooLong
 from tests.support.models import config_of
 from tests.support.tokenizers import saved_tokenizer
 
@@ -83,3 +83,23 @@ def test_a_tokenizer_that_panics_over_a_text_is_a_typed_error(tmp_path: Path) ->
 
     with pytest.raises(InvalidInput, match="the tokenizer fails over this text: no entry found for key"):
         tokenizer.encode("a")
+
+
+def test_a_text_that_has_too_many_tokens_is_not_cut_to_its_end(tmp_path: Path) -> None:
+    tokenizer = HfTokenizer.load(str(saved_tokenizer(tmp_path)), CONFIG)
+    text = "dog! " * 4000
+    tokenizer.limit(100)
+
+    for cut in (tokenizer.encode, tokenizer.encode_more, lambda text: tokenizer.encode_pair(text, "a")):
+        with pytest.raises(PromptTooLong, match="holds 100 tokens; the first 800 characters have more"):
+            cut(text)
+
+
+def test_a_long_text_of_few_tokens_is_what_it_is_without_a_limit(tmp_path: Path) -> None:
+    tokenizer = HfTokenizer.load(str(saved_tokenizer(tmp_path)), CONFIG)
+    text = "dog! " * 4000
+    expected = tokenizer.encode(text)
+    tokenizer.limit(len(expected) // 4)  # the whole has more, and is within what the first look reads
+
+    assert len(text) < 8 * (len(expected) // 4)
+    assert tokenizer.encode(text) == expected

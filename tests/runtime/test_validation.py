@@ -106,6 +106,10 @@ def test_a_text_that_cannot_fit_is_refused_before_it_is_tokenised() -> None:
         check(GenerateCall(text="a" * 10_000_000))
     with pytest.raises(PromptTooLong, match="10000000 characters"):
         check(GenerateCall(chat=(("user", "a" * 10_000_000),)))
+    with pytest.raises(PromptTooLong, match="10000001 characters"):
+        check(GenerateCall(chat=(("u" * 10_000_000, "a"),)))
+    with pytest.raises(PromptTooLong, match="1001 messages cannot fit a context of 1000 tokens"):
+        check(GenerateCall(chat=(("", ""),) * 1001))
     with pytest.raises(PromptTooLong, match="got 1001"):
         check(GenerateCall(tokens=(1,) * 1001))
 

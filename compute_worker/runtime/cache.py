@@ -217,7 +217,7 @@ class AdapterCache:
             entry.pin_timer = None
         entry.pinned = pinned
         self._ledger.settle(entry)
-        self._pool.room.notify()
+        self._pool.freed()
 
     def _check_together(self, choices: Sequence[Choice]) -> None:
         spokesman(choices)

@@ -146,7 +146,10 @@ class Following:
             case Change.ALIAS_MOVED:
                 self._move_followed(Reference(adapter, alias=event.alias))
             case Change.ALIAS_DELETED:
-                self._names.forget(Reference(adapter, alias=event.alias))
+                gone = Reference(adapter, alias=event.alias)
+                self._names.forget(gone)
+                if gone in self._moving:
+                    self._move(gone)
             case Change.YANKED:
                 self.withdraw(exact, event.reason)
             case Change.DELETED:
@@ -196,6 +199,8 @@ class Following:
             self._names.forget(reference)
             return not error.retryable
         await self._preload(reference, version)
+        if self._moving[reference]:  # again, while that was loaded
+            return True
         if Reference(reference.adapter, digest=version.digest) not in self._withdrawn:
             self._names.remember(reference, version, spell)
         return await self._routes.follow(reference, version)

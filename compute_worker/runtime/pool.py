@@ -12,7 +12,6 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
 
 from compute_worker.contract import ActiveAdapter, Engine, HostAdapter
 from compute_worker.runtime import costs
@@ -21,6 +20,7 @@ from compute_worker.runtime.calm import Calm
 from compute_worker.runtime.eviction import Eviction, Worth
 from compute_worker.runtime.host import HostTier
 from compute_worker.runtime.residency import Entry, Ledger
+from compute_worker.runtime.rowline import RowLine, Ticket
 from compute_worker.runtime.rows import Occupied, place_all
 from compute_worker.runtime.version import Version
 from compute_worker.runtime.waiting import Signal, until
@@ -56,14 +56,6 @@ class Lease:
             self._released = None
 
 
-@dataclass(eq=False, frozen=True, slots=True)
-class _Ticket:
-    """Somebody who waits for rows. yields_until: behind all who yield no more (time.monotonic()'s clock)."""
-
-    tenant: str
-    yields_until: float
-
-
 class Pool:
     """The rows. Belongs to the event loop; installs run in the executor's threads.
 
@@ -89,9 +81,8 @@ class Pool:
         self._host = host
         self._executor = executor
         self._eviction = eviction
-        self._served = served
+        self._line = RowLine(served)
         self._patience = patience
-        self._waiting: list[_Ticket] = []  # for rows, in order of arrival
         self._calm = Calm(executor)
 
     @property
@@ -112,26 +103,45 @@ class Pool:
 
         All of them get rows at once or none does, so that two who hold a part each cannot wait for
         each other. The tenant that was served least comes first, of its calls the earliest; but nobody who
-        needs no new rows waits, and a patient call waits until no other does, for half of its patience.
+        needs no new rows waits, nor for who could not be placed whatever requests ended. It comes first for as
+        long as patience lasts; a patient call waits until no other does, for half of its patience.
         Raises CacheBusy where no rows become free until the deadline.
         """
         now = time.monotonic()
         limit = now + self._patience if deadline is None else deadline
         # Where somebody always waits, who yields for good would never have its turn.
-        ticket = _Ticket(tenant, (now + limit) / 2 if patient else now)
-        self._waiting.append(ticket)
+        begins = (now + limit) / 2 if patient else now
+        ticket = Ticket(tenant, begins, begins + self._patience)
+        ended = asyncio.get_running_loop().call_later(ticket.ends - now, self.room.notify)
+        self._line.join(ticket)
         try:
             async with until(limit, _busy):
-                while not self._grant(entries, first=min(self._waiting, key=self._turn) is ticket):
+                while not self._grant(entries, first=self._line.is_first(ticket)):
+                    self._despair(ticket, entries)
                     await self.room.wait()
                 self._note_use(entries)
                 return Lease(entries, weights, self.room.notify)
         finally:
-            self._waiting.remove(ticket)
+            ended.cancel()
+            self._line.leave(ticket)
             self.room.notify()
 
-    def _turn(self, ticket: _Ticket) -> tuple[bool, int]:
-        return time.monotonic() < ticket.yields_until, self._served(ticket.tenant)
+    def _despair(self, ticket: Ticket, entries: Sequence[Entry]) -> None:
+        """Let others come first where what routes and pins hold leaves no place for these."""
+        if self._line.is_first(ticket) and not self._possible(entries):
+            ticket.hopeless = True
+            self.room.notify()
+
+    def _possible(self, entries: Sequence[Entry]) -> bool:
+        """Whether all of them would have rows if no request used any."""
+        kept = [
+            entry
+            for entry in self._ledger.entries.values()
+            if entry.start is not None and (entry.holds or entry.pinned) and entry not in entries
+        ]
+        movable = [entry for entry in kept if self._ledger.backed(entry)]
+        fixed = [Occupied(entry.start or 0, entry.rank) for entry in kept if entry not in movable]
+        return place_all([entry.rank for entry in (*entries, *movable)], self.rows, fixed) is not None
 
     def keep(self, versions: Sequence[Version]) -> None:
         """Keep what is in the pool from eviction, on behalf of a route."""
@@ -142,13 +152,18 @@ class Pool:
         """Undo one `keep` of the same versions."""
         for version in versions:
             self._ledger.entries[version.digest].holds -= 1
+        self.freed()
+
+    def freed(self) -> None:
+        """Somebody is held no longer, by a route or a pin."""
+        self._line.hope()
         self.room.notify()
 
     def drop(self, entry: Entry) -> None:
         """Let its rows go: nobody uses them."""
         entry.start = None
         self._eviction.gone(entry.version.digest, evicted=False)
-        self.room.notify()
+        self.freed()
 
     async def close(self) -> None:
         """Wait for what is being installed."""

@@ -48,6 +48,22 @@ async def test_what_a_name_means_next_is_loaded_before_it_is_answered(world: Wor
     assert len(world.engine.installs) == installs
 
 
+async def test_a_name_that_is_deleted_while_its_next_meaning_is_loaded_is_gone(world: World) -> None:
+    old = world.registry.add("one")
+    world.registry.point("one", "prod", old)
+    await world.ask(call("hello", "one:prod"))
+    new = world.registry.add("one", rank=4)
+    gate = world.registry.hold(new)
+    world.registry.point("one", "prod", new)
+    await eventually(lambda: world.registry.fetched[world.registry.weights(new).digest] > 0)
+    world.registry.unpoint("one", "prod")
+    gate.set()
+    await world.settled()
+
+    with pytest.raises(AliasNotFound):
+        await world.ask(call("hello", "one:prod"))
+
+
 async def test_what_cannot_be_loaded_is_answered_all_the_same_and_its_request_is_told_why(world: World) -> None:
     old = world.registry.add("one")
     await world.ask(call("hello", "one"))
@@ -224,9 +240,9 @@ async def test_a_request_takes_rows_before_a_name_that_moved(tmp_path: Path) -> 
         holding = asyncio.create_task(world.ask(call("hello", "one")))
         await eventually(lambda: world.budget("kv_tokens") > 0)
         new = world.registry.add("one", rank=10)
-        await eventually(lambda: len(world.runtime._held.pool._waiting) == 1)
+        await eventually(lambda: len(world.runtime._held.pool._line._waiting) == 1)
         request = asyncio.create_task(world.ask(call("hello", "other")))
-        await eventually(lambda: len(world.runtime._held.pool._waiting) == 2)
+        await eventually(lambda: len(world.runtime._held.pool._line._waiting) == 2)
         world.engine.running.set()
         await asyncio.gather(holding, request)
         await world.settled()

@@ -174,7 +174,7 @@ async def test_a_route_follows_also_where_somebody_always_waits_for_rows(tmp_pat
                 await world.ask(call("hello", name))
 
         asking = [asyncio.create_task(ask_again_and_again(name)) for name in "abc"]
-        await eventually(lambda: len(world.runtime._held.pool._waiting) == 2)
+        await eventually(lambda: len(world.runtime._held.pool._line._waiting) == 2)
         new = world.registry.add("one", rank=1)
         await eventually(lambda: served(world) == [new.digest])
         ended.set()

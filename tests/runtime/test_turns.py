@@ -64,9 +64,9 @@ async def test_pool_rows_go_to_the_tenant_that_was_served_least(tmp_path: Path) 
         asked = [asyncio.create_task(ask("a", "busy"))]
         await eventually(lambda: world.budget("kv_tokens") > 0)
         asked += [asyncio.create_task(ask(name, "busy")) for name in "bcd"]
-        await eventually(lambda: len(world.runtime._held.pool._waiting) == 3)
+        await eventually(lambda: len(world.runtime._held.pool._line._waiting) == 3)
         asked.append(asyncio.create_task(ask("e", "new")))
-        await eventually(lambda: len(world.runtime._held.pool._waiting) == 4)
+        await eventually(lambda: len(world.runtime._held.pool._line._waiting) == 4)
         world.engine.running.set()
         await asyncio.gather(*asked)
     assert order[:2] == ["a", "e"]

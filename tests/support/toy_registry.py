@@ -96,6 +96,12 @@ class ToyRegistry(ToyEvents):
         self._aliases[adapter, alias] = published.digest
         self.tell("ALIAS_MOVED", adapter, published.digest, alias=alias)
 
+    def unpoint(self, name: str, alias: str) -> None:
+        """Delete an alias."""
+        adapter = parse_adapter_name(name)
+        del self._aliases[adapter, alias]
+        self.tell("ALIAS_DELETED", adapter, alias=alias)
+
     def yank(self, name: str, published: PublishedAdapter, reason: str) -> None:
         adapter = parse_adapter_name(name)
         self._versions[adapter] = [

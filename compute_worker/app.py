@@ -30,7 +30,7 @@ from compute_worker.runtime.signatures import read_policy
 from compute_worker.settings import Settings
 from compute_worker.source import RegistrySource
 from compute_worker.wording import Tokenizer
-from lorry.errors import InvalidInput
+from lorry.errors import Internal, InvalidInput
 from lorry.registry import RegistryClient
 from lorry.rpc.interceptor import CallWatcher
 from lorry.rpc.logs import AccessLog
@@ -104,6 +104,7 @@ async def worker(settings: Settings, engine: Engine, tokenizer: Tokenizer) -> As
             await _rehearse(runtime)
             async with (
                 exposing(settings.metrics_listen, [calls, OnLoop(lambda: worker_metrics(runtime.figures()))]),
+                _whole(runtime),
                 _drained(runtime, draining, settings.grace_seconds),
                 serving(
                     settings.listen,
@@ -124,6 +125,27 @@ async def _rehearse(runtime: Runtime) -> None:
     async with aclosing(runtime.generate(_FIRST)) as events:
         async for _ in events:
             pass
+
+
+@asynccontextmanager
+async def _whole(runtime: Runtime) -> AsyncIterator[None]:
+    """Ends the block with Internal where the engine's thread ends by itself: who watches the process starts another."""
+    body = asyncio.current_task()
+
+    async def watch() -> None:
+        await runtime.broken.wait()
+        if body is not None:
+            body.cancel()
+
+    task = asyncio.create_task(watch())
+    try:
+        yield
+    except asyncio.CancelledError:
+        if not runtime.broken.is_set():
+            raise
+        raise Internal("the engine's thread has ended") from None
+    finally:
+        task.cancel()
 
 
 @asynccontextmanager
@@ -165,7 +187,7 @@ async def _built(settings: EngineSettings) -> tuple[Engine, Tokenizer]:
 async def serve(settings: Settings, ready: Callable[[str], None]) -> None:
     """Load the base, serve until SIGTERM or SIGINT, drain. `ready` gets the bound address.
 
-    Raises UnsupportedModel, CannotListen.
+    Raises UnsupportedModel, CannotListen, Internal.
     """
     engine, tokenizer = await _built(engine_settings(settings))
     _log.info("base %s is loaded: %s, executor %s", settings.base_name, engine.base.base_id, engine.executor)

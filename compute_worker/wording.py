@@ -85,6 +85,9 @@ class Tokenizer(Protocol):
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids, special tokens left out; incomplete characters come out as U+FFFD."""
 
+    def ready_guide(self, constraint: Constraint, vocab_size: int | None = None) -> Guide | None:
+        """As `guide`, where the form was compiled before; None where it was not. Any thread; waits for nobody."""
+
     def guide(self, constraint: Constraint, vocab_size: int | None = None) -> Guide:
         """A guide for one answer, from its first token on. vocab_size: bits of its masks, None: the model's.
 

@@ -7,6 +7,7 @@ about, nor what of a stranger's files is believed.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TypeAlias
@@ -18,6 +19,7 @@ from transformers.utils import cached_file
 from compute_worker.engine.brought import brought_template, brought_tokenizer, panics
 from compute_worker.engine.grammar import Forms
 from compute_worker.engine.rendering import Renderer
+from compute_worker.engine.trial import Trials
 from compute_worker.wording import Constraint, Guide
 from lorry.checkpoint import located
 from lorry.errors import InvalidInput, PromptTooLong
@@ -30,6 +32,14 @@ _FIRST_LOOK = 8
 _AT_A_CUT = 512
 # Text of a conversation of (role, content), ready for the answer. Raises InvalidInput.
 Template: TypeAlias = Callable[[Sequence[tuple[str, str]]], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Strangers:
+    """Processes for what strangers wrote, shared by all tokenizers of a model."""
+
+    renderer: Renderer = field(default_factory=Renderer)
+    trials: Trials = field(default_factory=Trials)
 
 
 class HfTokenizer:
@@ -48,7 +58,7 @@ class HfTokenizer:
         *,
         template: Template | None = None,
         forms: dict[int, Forms] | None = None,
-        renderer: Renderer | None = None,
+        strangers: Strangers | None = None,
         original: Path | None = None,
     ) -> None:
         self._tokenizer = tokenizer
@@ -56,7 +66,7 @@ class HfTokenizer:
         self._vocab_size = vocab_size
         self._template = template or self._trusted
         self._forms = {} if forms is None else forms
-        self._renderer = renderer or Renderer()
+        self._strangers = strangers or Strangers()
         self._original = original
         self._most: int | None = None
 
@@ -161,35 +171,40 @@ class HfTokenizer:
                 self._vocab_size,
                 template=self._template if template is None else self._strange(template, self._tokenizer),
                 forms=self._forms,
-                renderer=self._renderer,
+                strangers=self._strangers,
             )
         own = brought_tokenizer(files, self._tokenizer, self._original)
         spelled = {eos: self._tokenizer.convert_ids_to_tokens(eos) for eos in self._eos_ids}
         ends = {eos for eos, token in spelled.items() if token and own.backend_tokenizer.id_to_token(eos) == token}
         ends.update(_ids(own.eos_token_id))
         strange = _absent if template is None else self._strange(template, own)
-        return HfTokenizer(own, frozenset(ends), self._vocab_size, template=strange, renderer=self._renderer)
+        return HfTokenizer(own, frozenset(ends), self._vocab_size, template=strange, strangers=self._strangers)
 
     def _strange(self, template: str, tokenizer: PreTrainedTokenizerBase) -> Template:
         special = {name: str(token) for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str)}
-        return lambda messages: self._renderer.render(template, _fields(messages), special)
+        return lambda messages: self._strangers.renderer.render(template, _fields(messages), special)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids, special tokens left out; incomplete characters come out as U+FFFD."""
         text: str = self._tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return text
 
+    def ready_guide(self, constraint: Constraint, vocab_size: int | None = None) -> Guide | None:
+        """A guide for one answer, where that takes no time; see Tokenizer. Raises InvalidGrammar."""
+        return self.forms(vocab_size).ready(constraint)
+
     def guide(self, constraint: Constraint, vocab_size: int | None = None) -> Guide:
         """A guide for one answer; see Tokenizer. Raises InvalidGrammar, UnsupportedModel."""
-        return self.forms(self._vocab_size if vocab_size is None else vocab_size).guide(constraint)
+        return self.forms(vocab_size).guide(constraint)
 
-    def forms(self, vocab_size: int) -> Forms:
+    def forms(self, vocab_size: int | None) -> Forms:
         """What compiles forms for a vocabulary of this size."""
+        vocab_size = self._vocab_size if vocab_size is None else vocab_size
         if vocab_size not in self._forms:
             if len(self._forms) >= _VOCABULARIES:
                 self._forms.clear()
             ends = [eos for eos in self._eos_ids if eos < vocab_size]
-            self._forms[vocab_size] = Forms(self._tokenizer, vocab_size, ends)
+            self._forms[vocab_size] = Forms(self._tokenizer, vocab_size, ends, self._strangers.trials)
         return self._forms[vocab_size]
 
 

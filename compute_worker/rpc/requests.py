@@ -75,7 +75,7 @@ def generate_call(request: inference_pb2.GenerateRequest, deadline: float | None
         seed=request.sampling.seed if request.sampling.HasField("seed") else None,
         stop=_stop(request.stop),
         deadline=deadline,
-        begin_within=_seconds(request.begin_within) if request.HasField("begin_within") else None,
+        begin_within=seconds(request.begin_within) if request.HasField("begin_within") else None,
         tenant=request.tenant,
         priority=request.priority,
         constraint=_constraint(request),
@@ -109,7 +109,8 @@ def _sampling(request: inference_pb2.GenerateRequest) -> Sampling:
     )
 
 
-def _seconds(span: Duration) -> float:
+def seconds(span: Duration) -> float:
+    """A duration, whatever a message can say."""
     # ToTimedelta has no room for some of what a message can say.
     return span.seconds + span.nanos / 1e9
 

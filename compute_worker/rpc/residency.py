@@ -55,7 +55,7 @@ class ResidencyServicer(residency_pb2_grpc.ResidencyServiceServicer):
 
     async def Pin(self, request: residency_pb2.PinRequest, context: Context) -> residency_pb2.PinResponse:
         """See the proto."""
-        ttl = request.ttl.ToTimedelta().total_seconds() if request.HasField("ttl") else None
+        ttl = requests.seconds(request.ttl) if request.HasField("ttl") else None
         if ttl is not None and ttl <= 0:
             raise InvalidInput(f"ttl: expected more than 0 seconds, got {ttl}")
         state = await self._runtime.pin(request.adapter, unpin=request.unpin, ttl=ttl)

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Executor
+from contextlib import asynccontextmanager
 from functools import partial
+from itertools import count
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from compute_worker.combination import CombineMethod, Combiner, CombineSource, Deviation
 from compute_worker.contract import AdapterSource, Publication, PublishedAdapter
@@ -20,13 +22,14 @@ from compute_worker.runtime.api import CombineCall, Combined, Dry, PublishAs, Re
 from compute_worker.runtime.cache import AdapterCache
 from compute_worker.runtime.combinations import Combinations, recipe_digest
 from compute_worker.runtime.disk import DiskCache
+from compute_worker.runtime.line import Line
 from compute_worker.runtime.loader import Loader
 from compute_worker.runtime.parsing import inspect
-from compute_worker.runtime.rights import Homes
+from compute_worker.runtime.rights import Homes, rights
 from compute_worker.runtime.selection import Resolver
 from compute_worker.runtime.tokenizers import brought
 from compute_worker.runtime.version import Choice, Version, combined_reference
-from compute_worker.runtime.waiting import SingleFlight
+from compute_worker.runtime.waiting import Departures, Turns
 from lorry.errors import InvalidCombination, InvalidSelection, VersionNotFound
 from lorry.format.base import BaseFacts
 from lorry.format.bundle import Bundle, check_bundle
@@ -36,6 +39,9 @@ from lorry.format.reference import check_name, parse_adapter_name
 from lorry.partfile import Sink
 
 _T = TypeVar("_T")
+
+# Combine calls at a time, those that are computed included; each waits for seconds to minutes.
+_LONGEST_LINE = 128
 
 
 class Combining:
@@ -65,17 +71,27 @@ class Combining:
         self._made = made
         self._executor = executor
         self._tool = tool
-        self._flight: SingleFlight[Version] = SingleFlight()
-        self._tries: SingleFlight[Dry] = SingleFlight()
+        self._flight: Departures[Version] = Departures()
+        self._tries: Departures[Dry] = Departures()
         # One merge at a time: each keeps a core busy, and its sources and result in memory.
-        self._turn = asyncio.Lock()
+        self._turns = Turns()
+        self._line = Line(_LONGEST_LINE)
+        self._numbers = count()
 
     async def combine(self, call: CombineCall) -> Combined:
         """The combination in the pool, computed where it was not known, published where that was asked.
 
-        A dry run keeps nothing. Raises InvalidCombination, UnsupportedCombination, what resolving and loading
-        raise, and the registry's own errors.
+        A dry run keeps nothing. Raises InvalidCombination, UnsupportedCombination, QueueFull, what resolving and
+        loading raise, and the registry's own errors.
         """
+        number = next(self._numbers)
+        self._line.join(number, rights().holder)
+        try:
+            return await self._combined(call)
+        finally:
+            self._line.leave(number)
+
+    async def _combined(self, call: CombineCall) -> Combined:
         choices = await self._choose(call)
         recipe = self._recipe(call.method, choices)
         digest = recipe_digest(recipe, self._base.base_id)
@@ -135,7 +151,7 @@ class Combining:
         return version if complete else None
 
     async def _compute(self, digest: str, recipe: Recipe, method: CombineMethod, choices: Sequence[Choice]) -> Version:
-        async with self._turn, self._disk.temporary.folder() as folder:
+        async with self._turn(self._flight) as folder:
             await self._with(choices, lambda sources: self._combiner.combine(method, sources, folder))
             await self._add_wording(choices, folder)
             bundle = await self._thread(self._check, folder)
@@ -146,7 +162,7 @@ class Combining:
             return self._made.add(digest, manifest, _homes(choices))
 
     async def _try(self, method: CombineMethod, choices: Sequence[Choice]) -> Dry:
-        async with self._turn, self._disk.temporary.folder() as folder:
+        async with self._turn(self._tries) as folder:
 
             def measured(sources: Sequence[CombineSource]) -> Deviation:
                 self._combiner.combine(method, sources, folder)
@@ -156,6 +172,14 @@ class Combining:
             await self._add_wording(choices, folder)
             bundle = await self._thread(self._check, folder)
             return Dry(bundle.facts.rank, sum(file.size for file in bundle.files), deviation)
+
+    @asynccontextmanager
+    async def _turn(self, flight: Departures[Any]) -> AsyncIterator[Path]:
+        """The caller's turn to merge, and a folder for it; from then on it is done whoever leaves."""
+        async with self._turns.of(rights().holder):
+            with flight.begun():
+                async with self._disk.temporary.folder() as folder:
+                    yield folder
 
     async def _add_wording(self, choices: Sequence[Choice], folder: Path) -> None:
         """Tokenizer and chat template that the sources bring, where all that bring any bring the same."""

@@ -6,12 +6,12 @@ adapters' lease, its job in the scheduler. Does not know how any of these is kep
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import count
 
 from compute_worker.contract import Engine, Sampling
@@ -157,21 +157,31 @@ class Generations:
         choices = scaled(served.choices, call.scale)
         async with until(limit, lambda: DeadlineExceeded("the tokenizer was not loaded before the deadline")):
             wording = await self._tokenizers.of(choices)
-        prompt = await _encode(call, wording)
+        prompt = await _encode(call, wording, tenant)
         max_new = fit(len(prompt), call.stop.max_new_tokens, self._engine.limits)
         # Of an adapter's own tokens it is only then known whether its vocabulary has room for them.
-        guide = None if wording.tokens else await _guide(call, wording.tokenizer)
+        guide = None if wording.tokens else await self._guide(call, wording.tokenizer, tenant)
         lease = await self._cache.acquire(choices, limit, tenant=tenant)
         try:
             vocab = wording.vocabulary(lease.vocab)
             check_ids("prompt token", prompt, vocab)
             check_ids("stop token", call.stop.token_ids, vocab)
             if wording.tokens or lease.vocab is not None:
-                guide = await _guide(call, wording.tokenizer, vocab)
+                guide = await self._guide(call, wording.tokenizer, tenant, vocab)
         except BaseException:
             lease.release()
             raise
         return _Ready(served, choices, wording, prompt, max_new, guide, lease)
+
+    async def _guide(
+        self, call: GenerateCall, tokenizer: Tokenizer, tenant: str, vocab: int | None = None
+    ) -> Guide | None:
+        if call.constraint is None:
+            return None
+        compiled = tokenizer.ready_guide(call.constraint, vocab)
+        if compiled is not None:
+            return compiled
+        return await self._tokenizers.forms.run(tenant, partial(tokenizer.guide, call.constraint, vocab))
 
     def _job(
         self,
@@ -215,20 +225,13 @@ class Generations:
         )
 
 
-async def _encode(call: GenerateCall, wording: Wording) -> list[int]:
+async def _encode(call: GenerateCall, wording: Wording, tenant: str) -> list[int]:
     if call.tokens is not None:
         return list(call.tokens)
-    loop = asyncio.get_running_loop()
+    tokenizer = wording.tokenizer
     if call.chat is not None:
-        return await loop.run_in_executor(wording.executor, wording.tokenizer.encode_chat, call.chat)
-    return await loop.run_in_executor(wording.executor, wording.tokenizer.encode, call.text or "")
-
-
-async def _guide(call: GenerateCall, tokenizer: Tokenizer, vocab: int | None = None) -> Guide | None:
-    if call.constraint is None:
-        return None
-    # Not beside the texts: a form may take seconds to be compiled.
-    return await asyncio.to_thread(tokenizer.guide, call.constraint, vocab)
+        return await wording.texts.run(tenant, partial(tokenizer.encode_chat, call.chat))
+    return await wording.texts.run(tenant, partial(tokenizer.encode, call.text or ""))
 
 
 def _begin_by(call: GenerateCall) -> float | None:

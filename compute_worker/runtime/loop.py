@@ -17,21 +17,22 @@ from collections.abc import Callable, Sequence
 from compute_worker.contract import Engine
 from compute_worker.runtime.job import Job, Left, Outcome, Planned
 from compute_worker.runtime.scheduler import Scheduler
-from lorry.errors import Draining, Internal
+from lorry.errors import Draining, Internal, LorryError
 
 _log = logging.getLogger(__name__)
 
 
 class EngineLoop:
-    """Runs the scheduler's steps on the engine, in a thread of its own, until closed."""
+    """Runs the scheduler's steps on the engine, in a thread of its own, until closed. broken: it ended by itself."""
 
     def __init__(self, engine: Engine, scheduler: Scheduler) -> None:
         self._engine = engine
         self._scheduler = scheduler
         self._inbox: queue.SimpleQueue[Callable[[], Sequence[Outcome] | None]] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
-        self._closing = False  # told to the callers' side
+        self._over: LorryError | None = None  # told to the callers' side
         self._closed = False  # the thread's own
+        self.broken = asyncio.Event()
 
     def start(self) -> None:
         """Start the thread; events go to the event loop that runs now."""
@@ -43,8 +44,8 @@ class EngineLoop:
 
     def submit(self, job: Job) -> None:
         """Queue a request. From here on its sink gets events, the last of which is Left."""
-        if self._closing:
-            job.sink(Left(error=_stopping()))
+        if self._over is not None:
+            job.sink(Left(error=self._over))
         else:
             self._inbox.put(lambda: self._scheduler.submit(job))
 
@@ -54,23 +55,35 @@ class EngineLoop:
 
     async def close(self) -> None:
         """Fail what still waits or runs with Draining, and end the thread."""
-        self._closing = True
+        self._over = self._over or Draining("the worker is stopping")
         if self._thread is not None:
-            self._inbox.put(self._close)
+            self._inbox.put(lambda: self._close(Draining("the worker is stopping")))
             await asyncio.to_thread(self._thread.join)
 
-    def _close(self) -> list[Outcome]:
+    def _close(self, error: LorryError) -> list[Outcome]:
         self._closed = True
-        return self._scheduler.cancel_all(_stopping())
+        return self._scheduler.cancel_all(error)
 
     def _run(self, events: asyncio.AbstractEventLoop) -> None:
-        while not self._closed:
-            # Who joined or left is told before the step, which may be long: what a cancelled request
-            # held is free at once, and an admitted one knows that it no longer waits.
-            _hand_over(events, self._take_orders() + self._scheduler.admit())
-            planned = self._scheduler.plan()
-            if planned:
-                _hand_over(events, self._step(planned))
+        try:
+            while not self._closed:
+                # Who joined or left is told before the step, which may be long: what a cancelled request
+                # held is free at once, and an admitted one knows that it no longer waits.
+                _hand_over(events, self._take_orders() + self._scheduler.admit())
+                planned = self._scheduler.plan()
+                if planned:
+                    _hand_over(events, self._step(planned))
+        except BaseException:  # noqa: BLE001 - whatever it was, callers do not wait for a thread that is not there
+            _log.critical("the engine's thread has ended", exc_info=True)
+            events.call_soon_threadsafe(self._break)
+
+    def _break(self) -> None:
+        """Nothing runs any more, and nothing will: everybody is told, and whoever watches over the worker."""
+        self._over = Internal("the engine's thread has ended")
+        self.broken.set()
+        while not self._inbox.empty():
+            _deliver(self._inbox.get()() or ())
+        _deliver(self._close(self._over))
 
     def _take_orders(self) -> list[Outcome]:
         """What came in, at least one order where there is nothing else to do."""
@@ -125,7 +138,3 @@ def _hand_over(events: asyncio.AbstractEventLoop, outcomes: Sequence[Outcome]) -
 def _deliver(outcomes: Sequence[Outcome]) -> None:
     for job, event in outcomes:
         job.sink(event)
-
-
-def _stopping() -> Draining:
-    return Draining("the worker is stopping")

@@ -14,12 +14,17 @@ from contextlib import contextmanager
 from compute_worker.contract import Drawn
 from compute_worker.runtime.job import Admitted, Event, Job, Left
 from compute_worker.runtime.loop import EngineLoop
-from lorry.errors import CacheBusy, LorryError
+from lorry.errors import CacheBusy, Cancelled, LorryError
 
 
 def no_room() -> CacheBusy:
     """What ends a request that did not begin in time."""
     return CacheBusy("no room in the batch or in the KV cache became free in time")
+
+
+# An answer that nobody reads is kept for so long once it is complete: with log-probabilities it may have megabytes,
+# and what it was computed with serves others already.
+UNREAD_SECONDS = 60.0
 
 
 class Mailbox:
@@ -35,6 +40,7 @@ class Mailbox:
         self._events: list[Event | LorryError] = []
         self._awake = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
+        self._unread: asyncio.TimerHandle | None = None
 
     def take(self, event: Event) -> None:
         """Take an event. Called on the event loop."""
@@ -43,6 +49,7 @@ class Mailbox:
         if isinstance(event, Left):
             self.left = True
             self._released()
+            self._unread = asyncio.get_running_loop().call_later(UNREAD_SECONDS, self._drop)
         self._put(event)
 
     def _put(self, event: Event | LorryError) -> None:
@@ -57,10 +64,20 @@ class Mailbox:
             delay = max(0.0, moment - time.monotonic())
             self._timer = asyncio.get_running_loop().call_later(delay, self._put, error)
 
+    def _drop(self) -> None:
+        if self._events:
+            self._events = [Cancelled(f"the answer was complete for {UNREAD_SECONDS:.0f} seconds and nobody read it")]
+
     def stop_clock(self) -> None:
         """No limit any more."""
         if self._timer is not None:
             self._timer.cancel()
+
+    def close(self) -> None:
+        """Nobody takes anything out any more."""
+        self.stop_clock()
+        if self._unread is not None:
+            self._unread.cancel()
 
     async def events(self) -> list[Event | LorryError]:
         """Everything that came since; waits for something that does not wait, or for enough tokens."""
@@ -77,6 +94,6 @@ def submitted(loop: EngineLoop, job: Job, mailbox: Mailbox) -> Iterator[None]:
     try:
         yield
     finally:
-        mailbox.stop_clock()
+        mailbox.close()
         if not mailbox.left:
             loop.cancel(job)

@@ -87,6 +87,7 @@ class Runtime:
         self._scheduler = Scheduler(limits, settings.max_batch, settings.prefill_tokens)
         self._held = Holdings(engine, source, self._loaders, settings, self._scheduler.shares.served)
         self._loop = EngineLoop(engine, self._scheduler)
+        self.broken = self._loop.broken
         held = self._held
         self._tokenizers = Tokenizers(tokenizer, held.disk, held.loader, self._loaders)
         self._generations = Generations(

@@ -113,8 +113,8 @@ class Scheduler:
         return outcomes
 
     def fail(self, planned: Sequence[Planned], error: LorryError) -> list[Outcome]:
-        """Take out the requests of a step that went wrong."""
-        return [self._leave(job, Left(error=error)) for job, _ in planned]
+        """Take out the requests of a step that went wrong, those that left by it apart."""
+        return [self._leave(job, Left(error=error)) for job, _ in planned if job in self._running]
 
     # Admission
 

@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import count, groupby
 from typing import TypeAlias
 
@@ -113,7 +114,7 @@ class Scorings:
         async with until(call.deadline, lambda: DeadlineExceeded("the adapters were not resolved before the deadline")):
             targets = await self._targets.resolve(call.items)
             wordings = [await self._wording(index, target) for index, target in enumerate(targets)]
-        texts = await _encoded(call.items, wordings)
+        texts = await _encoded(call.items, wordings, tenant)
         for index, (prompt, continuation) in enumerate(texts):
             with of_item(index):
                 fit_item(len(prompt), len(continuation), self._engine.limits)
@@ -184,15 +185,14 @@ class Scorings:
         )
 
 
-async def _encoded(items: Sequence[ScoreItem], wordings: Sequence[Wording]) -> list[_Text]:
+async def _encoded(items: Sequence[ScoreItem], wordings: Sequence[Wording], tenant: str) -> list[_Text]:
     """(prompt, continuation) of each item: neighbours of one tokenizer together, and never so many that others wait."""
     texts: list[_Text] = []
-    loop = asyncio.get_running_loop()
     for wording, group in groupby(enumerate(items), key=lambda each: wordings[each[0]]):
         same = list(group)
         for begin in range(0, len(same), _AT_ONCE):
             some = same[begin : begin + _AT_ONCE]
-            texts += await loop.run_in_executor(wording.executor, _all, some, wording.tokenizer)
+            texts += await wording.texts.run(tenant, partial(_all, some, wording.tokenizer))
     return texts
 
 

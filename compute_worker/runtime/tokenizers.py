@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 from compute_worker.runtime.disk import DiskCache
 from compute_worker.runtime.loader import Loader
 from compute_worker.runtime.version import SLOW_NAMES, TOKENIZER_NAME, Choice, Version
-from compute_worker.runtime.waiting import SingleFlight
+from compute_worker.runtime.waiting import SingleFlight, Turns
 from compute_worker.wording import Tokenizer
 from lorry.errors import InvalidAdapter, InvalidSelection, UnsupportedAdapter
+
+_T = TypeVar("_T")
 
 # The largest of today (vocabularies of 262,144 tokens) has 33 MB, with a configuration of 1 MB that lists them again.
 MAX_TOKENIZER_BYTES = 64 << 20
@@ -27,14 +30,31 @@ MAX_TEXT_BYTES = 4 << 20
 _KEPT_BYTES = 64 << 20
 
 
+class Desk:
+    """A thread that everybody's work goes through, one piece of each tenant's at a time."""
+
+    def __init__(self, name: str) -> None:
+        self._turns = Turns()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)
+
+    async def run(self, tenant: str, work: Callable[[], _T]) -> _T:
+        """What the work gives, or raises."""
+        async with self._turns.of(tenant):
+            return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+    def close(self) -> None:
+        """Take no more work, and wait for the piece at hand."""
+        self._thread.shutdown()
+
+
 @dataclass(frozen=True, slots=True)
 class Wording:
-    """How a request is read and written. executor: where texts become tokens. digest: of the files behind it,
+    """How a request is read and written. texts: where they become tokens. digest: of the files behind it,
     empty for the base's own. tokens: whether its tokens are the adapter's, too, and not its chat template alone.
     """
 
     tokenizer: Tokenizer
-    executor: Executor
+    texts: Desk
     digest: str = ""
     tokens: bool = False
 
@@ -60,9 +80,11 @@ class Tokenizers:
         self._disk = disk
         self._loader = loader
         self._executor = executor
-        self._texts = ThreadPoolExecutor(1, thread_name_prefix="lorry-text")
+        self._texts = Desk("lorry-text")
         # What a stranger's template or tokenizer takes its time for holds up its like alone.
-        self._strange_texts = ThreadPoolExecutor(1, thread_name_prefix="lorry-strange")
+        self._strange_texts = Desk("lorry-strange")
+        # Not beside the texts: a form may take a second to be compiled.
+        self.forms = Desk("lorry-form")
         self._kept: OrderedDict[str, tuple[Tokenizer, int]] = OrderedDict()
         self._flight: SingleFlight[Tokenizer] = SingleFlight()
 
@@ -85,8 +107,8 @@ class Tokenizers:
     async def close(self) -> None:
         """Stop loading, and wait for what is being read."""
         await self._flight.close()
-        self._texts.shutdown()
-        self._strange_texts.shutdown()
+        for desk in (self._texts, self._strange_texts, self.forms):
+            desk.close()
 
     async def _load(self, version: Version) -> Tokenizer:
         _check_files(version)

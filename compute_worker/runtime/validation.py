@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from compute_worker.contract import EngineLimits, Sampling
 from compute_worker.runtime.api import GenerateCall, ScoreItem, Stop
+from compute_worker.wording import Form
 from lorry.errors import InvalidInput, PromptTooLong, RequestTooLarge
 
 DEFAULT_NEW_TOKENS = 256
@@ -28,6 +29,8 @@ MAX_BEGIN_SECONDS = 86_400.0
 MAX_STREAM_INTERVAL = 2**31 - 1  # int32 on the wire; no answer has as many tokens
 # As the wire promises; what a form of so many characters may cost in time and memory, llguidance bounds.
 MAX_FORM_CHARACTERS = 1 << 16
+# To say of one what is wrong takes as much time as its length squared: a second for so many.
+MAX_GRAMMAR_CHARACTERS = 1 << 14
 # No vocabulary has longer tokens (runs of spaces reach 128 characters), so a text that has more
 # characters for each token of the context cannot fit and need not be tokenised to be refused.
 MAX_CHARACTERS_PER_TOKEN = 256
@@ -49,7 +52,8 @@ def check_call(call: GenerateCall, limits: EngineLimits) -> None:
     if call.begin_within is not None:
         _between("begin_within", call.begin_within, 0, MAX_BEGIN_SECONDS, above=True)
     if call.constraint is not None:
-        _between(f"characters of {call.constraint.form}", len(call.constraint.text), 1, MAX_FORM_CHARACTERS)
+        most = MAX_GRAMMAR_CHARACTERS if call.constraint.form is Form.GRAMMAR else MAX_FORM_CHARACTERS
+        _between(f"characters of {call.constraint.form}", len(call.constraint.text), 1, most)
 
 
 def check_turn(tenant: str, priority: int) -> None:

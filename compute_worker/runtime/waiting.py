@@ -1,6 +1,6 @@
-"""Waiting: for a change, for a limit in time, for the last of the running calls, for another's result.
+"""Waiting: for a change, for a limit in time, for the last of the running calls, for a turn, for another's result.
 
-Owns four small primitives of the event loop; all of them belong to the one loop that the runtime
+Owns a few small primitives of the event loop; all of them belong to the one loop that the runtime
 runs on. Does not know what is waited for.
 """
 
@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Generic, TypeVar
+from weakref import WeakValueDictionary
 
 from lorry.errors import Draining, LorryError
 
@@ -91,6 +93,23 @@ class Gate:
             await self._left.wait()
 
 
+class Turns:
+    """One at a time. Who asks often waits behind himself: of each tenant one at most is in everybody's way."""
+
+    def __init__(self) -> None:
+        self._everybodys = asyncio.Lock()
+        self._own: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    @asynccontextmanager
+    async def of(self, tenant: str) -> AsyncIterator[None]:
+        """Around what nobody else does meanwhile."""
+        own = self._own.get(tenant)
+        if own is None:
+            own = self._own[tenant] = asyncio.Lock()
+        async with own, self._everybodys:
+            yield
+
+
 class SingleFlight(Generic[T]):
     """Work by key, done once however many ask for it at the same time.
 
@@ -119,6 +138,37 @@ class SingleFlight(Generic[T]):
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _landed(self, key: str, task: asyncio.Task[T]) -> None:
-        del self._tasks[key]
+        if self._tasks.get(key) is task:
+            del self._tasks[key]
         if not task.cancelled():
             task.exception()  # seen, though everybody who asked may have gone
+
+
+class Departures(SingleFlight[T]):
+    """A SingleFlight whose work, until it has begun, is theirs who ask: it is given up with the last of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._asking: Counter[str] = Counter()
+        self._begun: set[asyncio.Task[object] | None] = set()
+
+    async def run(self, key: str, work: Callable[[], Coroutine[None, None, T]]) -> T:
+        """See SingleFlight."""
+        self._asking[key] += 1
+        try:
+            return await super().run(key, work)
+        finally:
+            self._asking -= Counter((key,))  # drops those at 0
+            task = self._tasks.get(key)
+            if key not in self._asking and task is not None and not task.done() and task not in self._begun:
+                self._tasks.pop(key).cancel()
+
+    @contextmanager
+    def begun(self) -> Iterator[None]:
+        """Around the part of a work that goes on whoever leaves."""
+        task = asyncio.current_task()
+        self._begun.add(task)
+        try:
+            yield
+        finally:
+            self._begun.discard(task)

@@ -14,6 +14,7 @@ from compute_worker.contract import Sampling, StepRow
 from compute_worker.engine.grammar import Forms
 from compute_worker.engine.sampler import draw
 from compute_worker.engine.tokenizer import HfTokenizer
+from compute_worker.engine.trial import Trials
 from compute_worker.wording import Constraint, Form, Guide
 from lorry.errors import InvalidGrammar, UnsupportedModel
 from tests.support.models import config_of
@@ -116,8 +117,8 @@ def test_a_grammar_may_call_itself(tokenizer: HfTokenizer) -> None:
 def test_a_form_that_leads_nowhere_or_everywhere_fails_in_its_midst(
     tokenizer: HfTokenizer, monkeypatch: pytest.MonkeyPatch, grammar: str, says: str
 ) -> None:
-    monkeypatch.setattr("compute_worker.engine.grammar._LIMITS", LLParserLimits(max_items_in_row=20))
-    guide = Forms(tokenizer._tokenizer, tokenizer.vocab_size, tokenizer.eos_ids).guide(
+    monkeypatch.setattr("compute_worker.engine.trial.LIMITS", LLParserLimits(max_items_in_row=20))
+    guide = Forms(tokenizer._tokenizer, tokenizer.vocab_size, tokenizer.eos_ids, Trials()).guide(
         Constraint(Form.GRAMMAR, grammar)
     )
     (letter,) = tokenizer.encode_more("a")
@@ -173,13 +174,36 @@ def test_a_form_is_compiled_once_and_the_oldest_are_forgotten(
     assert forms._compiled[kept[0]] is compiled
 
 
+def test_a_form_that_takes_too_much_to_be_compiled_is_given_up_and_remembered(tokenizer: HfTokenizer) -> None:
+    pieces = [f"/(?s:.)*[a-m](?s:.){{{width}}}[n-z](?s:.)*/" for width in range(1, 28)]
+    constraint = Constraint(Form.GRAMMAR, "start: A\nA: " + " & ".join(pieces))
+    forms = Forms(tokenizer._tokenizer, tokenizer.vocab_size, tokenizer.eos_ids, Trials(seconds=0))
+
+    with pytest.raises(InvalidGrammar, match="was given up, it may take 0 seconds and 512 MB"):
+        forms.guide(constraint)
+    with pytest.raises(InvalidGrammar, match="was given up"):
+        forms.ready(constraint)
+    assert forms.guide(Constraint(Form.REGEX, "a")).failed == ""
+
+
+def test_what_was_compiled_is_there_while_something_else_is_being_compiled(tokenizer: HfTokenizer) -> None:
+    forms = Forms(tokenizer._tokenizer, tokenizer.vocab_size, tokenizer.eos_ids, Trials())
+    known, other = Constraint(Form.REGEX, "a"), Constraint(Form.REGEX, "b")
+    forms.guide(known)
+    with forms._compiling:
+        ready = forms.ready(known)
+        assert ready is not None
+        assert ready.allowed() == forms.ready(known).allowed()  # type: ignore[union-attr] # as before
+        assert forms.ready(other) is None
+
+
 def test_a_tokenizer_that_does_not_tell_its_bytes_has_no_forms(tmp_path: Path) -> None:
     folder = saved_tokenizer(tmp_path)
     written = json.loads((folder / "tokenizer.json").read_text())
     (folder / "tokenizer.json").write_text(json.dumps({**written, "decoder": {"type": "Fuse"}}))
     tokenizer = HfTokenizer.load(str(folder), config_of("llama"))
     with pytest.raises(UnsupportedModel, match="bytes of its tokens"):
-        Forms(tokenizer._tokenizer, 300, [0]).guide(Constraint(Form.REGEX, "a"))
+        Forms(tokenizer._tokenizer, 300, [0], Trials()).guide(Constraint(Form.REGEX, "a"))
 
 
 def test_a_mask_changes_no_neighbours_draw_and_no_log_probability() -> None:

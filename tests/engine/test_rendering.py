@@ -73,8 +73,10 @@ def test_the_process_knows_nothing_of_ours_and_goes_with_its_owner(monkeypatch: 
     monkeypatch.setenv("LORRY_WORKER_REGISTRY_TOKEN", "canary")
     renderer = Renderer()
     renderer.render("", MESSAGES, SPECIAL)
-    assert renderer._process is not None
-    number = renderer._process.pid
+    process = renderer._process._process
+    assert process is not None
+    number = process.pid
+    del process
     assert b"canary" not in Path(f"/proc/{number}/environ").read_bytes()
     del renderer
     with pytest.raises(ProcessLookupError):

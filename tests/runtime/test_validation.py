@@ -8,6 +8,7 @@ import pytest
 from compute_worker.contract import EngineLimits, Sampling
 from compute_worker.runtime.api import GenerateCall, Stop
 from compute_worker.runtime.validation import check_call, check_ids, fit
+from compute_worker.wording import Constraint, Form
 from lorry.errors import InvalidInput, PromptTooLong, RequestTooLarge
 
 LIMITS = EngineLimits(pool_rows=4, row_bytes=1, kv_blocks=100, block_tokens=16, max_context=1000)
@@ -86,6 +87,10 @@ def test_stop_conditions_at_their_edges_are_taken() -> None:
         (GenerateCall(text="a", tenant="t" * 65), "characters of the tenant: expected 0 to 64, got 65"),
         (GenerateCall(text="a", begin_within=0.0), "begin_within: expected above 0, up to 86400"),
         (GenerateCall(text="a", begin_within=90_000.0), "begin_within"),
+        (
+            GenerateCall(text="a", constraint=Constraint(Form.GRAMMAR, "a" * 16_385)),
+            "characters of grammar: expected 1 to 16384, got 16385",
+        ),
         (GenerateCall(text="a", stream_interval=-1), "stream_interval: expected 1 to 2147483647, got -1"),
     ],
 )

@@ -40,6 +40,9 @@ class ToyTokenizer:
     def encode_pair(self, prompt: str, continuation: str) -> tuple[list[int], list[int]]:
         return (self.encode(prompt) or [EOS]), self.encode(continuation)
 
+    def ready_guide(self, constraint: Constraint, vocab_size: int | None = None) -> ToyGuide | None:
+        """None is ever compiled before."""
+
     def guide(self, constraint: Constraint, vocab_size: int | None = None) -> ToyGuide:
         return ToyGuide(constraint.text, vocab_size or self.vocab_size)
 

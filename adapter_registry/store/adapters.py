@@ -19,7 +19,7 @@ from adapter_registry.store.audit import note
 from adapter_registry.store.conditions import adapter_condition
 from adapter_registry.store.database import Database
 from adapter_registry.store.models import AdapterRow, AliasRow, LabelRow, VersionRow
-from adapter_registry.store.reading import VERSION, adapter_row, record_of
+from adapter_registry.store.reading import VERSION, adapter_row, fitting, record_of
 from adapter_registry.store.versions import write_labels
 from lorry.errors import RevisionConflict
 from lorry.format.reference import AdapterName
@@ -56,7 +56,8 @@ class Adapters:
         with self._database.read() as session:
             rows = session.execute(query).all()
             items = _records(session, rows[:size])
-        return cursor.listing(rows, page, lambda row: (row.namespace, row.name), items)
+        size = fitting(_bytes(row, item) for row, item in zip(rows, items, strict=False))
+        return cursor.listing(rows, Page(size, page.token), lambda row: (row.namespace, row.name), items[:size])
 
     def update_adapter(
         self,
@@ -104,6 +105,12 @@ def _listing(namespaces: frozenset[str] | None, terms: tuple[Term, ...], behind:
     if behind is not None:
         query = query.where(tuple_(AdapterRow.namespace, AdapterRow.name) > tuple_(*behind))
     return query
+
+
+def _bytes(row: Row[Any], record: AdapterRecord) -> int:
+    """About what it takes in a message. An alias comes with a digest."""
+    texts = (row.manifest or "", record.description, *record.labels, *record.labels.values(), *record.aliases)
+    return sum(map(len, texts)) + sum(map(len, record.aliases.values()))
 
 
 def _record(session: Session, row: AdapterRow) -> AdapterRecord:

@@ -17,8 +17,11 @@ from adapter_registry.store.database import Database
 from adapter_registry.store.events import tell
 from adapter_registry.store.models import AdapterRow, AliasRow, MoveRow, VersionRow
 from adapter_registry.store.reading import adapter_row, locate, name_of
-from lorry.errors import AliasNotFound, NoEarlierVersion, RevisionConflict, VersionYanked
+from lorry.errors import AliasNotFound, NoEarlierVersion, QuotaExceeded, RevisionConflict, VersionYanked
 from lorry.format.reference import AdapterName, Reference
+
+# Of an adapter, in whose description they all are: some 40 KB of it. Stages of a rollout, by cluster and team.
+MAX_ALIASES = 256
 
 
 def point(
@@ -26,19 +29,27 @@ def point(
 ) -> AliasRow:
     """Point an alias to a version; one that points there already is left as it is.
 
-    Raises RevisionConflict, VersionYanked.
+    Raises RevisionConflict, VersionYanked, QuotaExceeded.
     """
     row = session.get(AliasRow, (adapter.id, alias))
     _compare(adapter, alias, row.revision if row else 0, expected_revision)
     refuse_yanked(name_of(adapter), version.number, version.yank_reason)
     if row is not None and row.version == version.id:
         return row
-    row = row or AliasRow(adapter=adapter.id, alias=alias)
+    if row is None:
+        _check_room(session, adapter)
+        row = AliasRow(adapter=adapter.id, alias=alias)
     row.revision, row.updated = _move(session, adapter, alias, version)
     row.version = version.id
     session.add(row)
     tell(session, EventKind.ALIAS_MOVED, adapter, version.digest, number=row.revision, text=alias)
     return row
+
+
+def _check_room(session: Session, adapter: AdapterRow) -> None:
+    aliases = session.scalar(select(func.count()).select_from(AliasRow).where(AliasRow.adapter == adapter.id)) or 0
+    if aliases >= MAX_ALIASES:
+        raise QuotaExceeded(f"{name_of(adapter)}: expected at most {MAX_ALIASES} aliases, it has {aliases}")
 
 
 def drop(session: Session, adapter: AdapterRow, alias: str, digest: str) -> None:

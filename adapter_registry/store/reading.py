@@ -7,9 +7,10 @@ functions work inside the caller's transaction.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import lru_cache
+from itertools import accumulate
 from typing import Any, NoReturn
 
 from sqlalchemy import ColumnElement, Row, Select, bindparam, exists, func, select, true
@@ -26,6 +27,8 @@ from lorry.format.reference import AdapterName, Reference
 # Reading a manifest again costs more than the rest of a look-up. A manifest of a large base takes
 # some 20 KB, so these take some 20 MB at most.
 _MANIFESTS = 1_000
+# A page may be shorter than was asked for: what is long in it stays below this, half of what a message may take.
+_PAGE_BYTES = 4 << 20
 
 Located = tuple[AdapterRow, VersionRow]
 _Asking = Select[*tuple[Any, ...]]
@@ -155,6 +158,11 @@ def record_of(row: Row[Any]) -> VersionRecord:
         aliases=tuple(sorted(row.aliases.split(_BETWEEN))) if row.aliases else (),
         warnings=tuple(row.warnings),
     )
+
+
+def fitting(sizes: Iterable[int]) -> int:
+    """How many of the first rows a page takes, by their bytes; at least one."""
+    return max(1, sum(size <= _PAGE_BYTES for size in accumulate(sizes)))
 
 
 def _signatures_of(session: Session, version: int) -> tuple[bytes, ...]:

@@ -6,12 +6,9 @@ not check formats or compatibility: what comes here was checked, and its blobs a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import UTC, datetime
-from itertools import accumulate
-from typing import Any
 
-from sqlalchemy import Row, delete, select
+from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from adapter_registry.domain.filters import Term
@@ -31,6 +28,7 @@ from adapter_registry.store.reading import (
     VERSION,
     adapter_row,
     find_version,
+    fitting,
     locate,
     name_of,
     named,
@@ -43,9 +41,6 @@ from adapter_registry.store.signatures import admit
 from lorry.errors import ParentNotFound, Unavailable
 from lorry.format.manifest import Manifest, manifest_from_json
 from lorry.format.reference import AdapterName, Reference
-
-# A page may be shorter than was asked for: its manifests stay below this, half of what a message may take.
-_PAGE_BYTES = 4 << 20
 
 
 class Versions:
@@ -103,7 +98,7 @@ class Versions:
             if behind:
                 query = query.where(VersionRow.number < behind[0])
             rows = session.execute(query.order_by(VersionRow.number.desc()).limit(size + 1)).all()
-        size = _fitting(rows[:size])
+        size = fitting(len(row.manifest) for row in rows[:size])
         items = [record_of(row) for row in rows[:size]]
         return cursor.listing(rows, Page(size, page.token), lambda row: (row.number,), items)
 
@@ -117,12 +112,6 @@ class Versions:
                 renew_latest(session, adapter)
                 tell(session, EventKind.VERSION_YANKED, adapter, version.digest, number=version.number, text=reason)
             return version_record(session, version)
-
-
-def _fitting(rows: Sequence[Row[Any]]) -> int:
-    """How many of the first rows a page takes; at least one."""
-    sizes = accumulate(len(row.manifest) for row in rows)
-    return max(1, sum(size <= _PAGE_BYTES for size in sizes))
 
 
 def _owner(session: Session, new: NewVersion) -> AdapterRow:

@@ -18,6 +18,7 @@ from lorry.format.base import BaseFacts
 from lorry.format.compatibility import CarryOver, refuse
 from lorry.format.manifest import ManifestFile, Recipe
 from lorry.recipe import WrittenRecipe, written
+from lorry.retry import Patience
 from lorry.rpc.calls import translated
 from lorry.rpc.convert import base_to_pb, carry_over_to_pb, file_to_pb, recipe_to_pb
 from lorry.rpc.credentials import Credentials
@@ -96,7 +97,8 @@ class CatalogCalls(Connection):
         """Publish a version out of blobs that are stored already; `push` does the whole way.
 
         signatures: DSSE envelopes; without files they are added to the version of `expected_digest`.
-        Idempotent. Raises MissingBlobs, InvalidAdapter, UnsupportedAdapter, IncompatibleAdapter,
+        Idempotent but for the alias: where that is given a cut connection is not tried again, since somebody else may
+        have moved it meanwhile. Raises MissingBlobs, InvalidAdapter, UnsupportedAdapter, IncompatibleAdapter,
         BaseNotFound, ParentNotFound, InvalidSignature, SignatureRequired, QuotaExceeded.
         """
         request = pb.CreateVersionRequest(
@@ -111,7 +113,10 @@ class CatalogCalls(Connection):
             labels=labels,
             signatures=signatures,
         )
-        return (await self._call(self._catalog.CreateVersion, request)).version
+        if alias:
+            return (await self._call(self._catalog.CreateVersion, request)).version
+        patience = Patience(lambda: 0).retrying()
+        return (await patience(self._call, self._catalog.CreateVersion, request)).version
 
     async def version(self, reference: str) -> Version:
         """One version, yanked or not. Raises VersionNotFound."""

@@ -41,7 +41,7 @@ def lora(
         m = taken(tensors, names[3], (facts.out_features,))
         return HostModule(a, b, None, _magnitude(m, target, a, b, names[3], more))
     if facts.lora_bias:
-        bias = cast(taken(tensors, names[2], (facts.out_features,)) * facts.scaling, torch.float32, names[2])
+        bias = cast(taken(tensors, names[2], (facts.out_features,)).float() * facts.scaling, torch.float32, names[2])
         more = bias if more is None else bias + more
     return HostModule(a, b, more, None)
 

@@ -7,7 +7,7 @@ sources adapt uses only those. Does not know where sources come from, names, cac
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,8 @@ from compute_worker.combination import CombineMethod, CombineSource, Deviation
 from compute_worker.merge.comparing import deviation
 from compute_worker.merge.files import Merged, write_adapter
 from compute_worker.merge.methods import METHODS, Form, Parameters, check_method
-from compute_worker.merge.operators import Operator, operator_of
+from compute_worker.merge.operators import Again, Operator, operator_of
+from compute_worker.merge.room import check_room
 from compute_worker.merge.sources import BaseWeight, Share, Sources
 from compute_worker.merge.stacked import Factors, bounded, fitting, nearest, one_thread, stack, truncate
 from lorry.format.facts import AdaptedModule
@@ -91,7 +92,8 @@ class _Module:
         given = self.parameters
         if self.method == "svd" and all(part.magnitude is None for part in self.parts):
             return truncate(self._stacked(), given.rank, given.clamp_quantile)
-        deltas = [part.delta(self.weight).float() for part in self.parts]
+        check_room(self.module, self.method)
+        deltas = Again(lambda: (part.delta(self.weight).float() for part in self.parts))
         merged = fitting(self._apply(deltas, self._weights, "delta"), self._weights)
         return nearest(merged, given.rank, given.clamp_quantile)
 
@@ -107,7 +109,7 @@ class _Module:
         return stack([part.factors for part in self.parts], self._weights, [part.scaling for part in self.parts])
 
     def _apply(
-        self, tensors: Sequence[Tensor], weights: Sequence[float], side: str, parts: Sequence[Share] = ()
+        self, tensors: Iterable[Tensor], weights: Sequence[float], side: str, parts: Sequence[Share] = ()
     ) -> Tensor:
         places = [(self.module.name, side, part.digest) for part in parts or self.parts]
         return self._operator.merge(tensors, weights, places)

@@ -17,6 +17,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from compute_worker.combination import Deviation
+from compute_worker.merge.operators import Again, weighted_sum
+from compute_worker.merge.room import check_room
 from compute_worker.merge.sources import BaseWeight, Share, Sources
 from compute_worker.merge.stacked import Factors, norm
 from lorry.format.bundle import WEIGHTS_NAME
@@ -32,11 +34,16 @@ def deviation(sources: Sources, made: Path, base: BaseWeight) -> Deviation:
         a, b, *_ = lora_names(facts)
         bias = tensor_name(module, Part.B_BIAS)
         result = Factors(tensors[a].double(), tensors[b].double())
-        exact = _exact(parts, base, module)
+        if any(part.magnitude is not None for part in parts):
+            check_room(facts, "a comparison with DoRA")
+            size, error = _of_dense(parts, base, result, module)
+        else:
+            exact = _exact(parts)
+            size, error = norm(exact), norm(_less(result, exact))
         off = _bias_sum(parts, result.b.shape[0])
         told = tensors[bias].double() if bias in tensors else torch.zeros_like(off)
-        exacts[module] = math.hypot(norm(exact), float(off.norm()))
-        errors[module] = math.hypot(norm(_less(result, exact)), float((told - off).norm()))
+        exacts[module] = math.hypot(size, float(off.norm()))
+        errors[module] = math.hypot(error, float((told - off).norm()))
     worst = max(sources.modules, key=lambda module: _relative(errors[module], exacts[module]))
     return Deviation(
         relative_error=_relative(math.hypot(*errors.values()), math.hypot(*exacts.values())),
@@ -45,13 +52,18 @@ def deviation(sources: Sources, made: Path, base: BaseWeight) -> Deviation:
     )
 
 
-def _exact(parts: Sequence[Share], base: BaseWeight, module: str) -> Factors:
-    """sum_i w_i dW_i as factors in fp64; with a DoRA among them the whole delta is one of the two."""
-    if any(part.magnitude is not None for part in parts):
-        dense = torch.stack([part.weight * part.delta(partial(base, module)) for part in parts]).sum(dim=0)
-        return Factors(dense, torch.eye(dense.shape[0], dtype=torch.float64))
+def _exact(parts: Sequence[Share]) -> Factors:
+    """sum_i w_i s_i B_i A_i as factors in fp64."""
     weighted = [part.weight * part.scaling * part.factors.a.double() for part in parts]
     return Factors(torch.cat(weighted), torch.cat([part.factors.b.double() for part in parts], dim=1))
+
+
+def _of_dense(parts: Sequence[Share], base: BaseWeight, result: Factors, module: str) -> tuple[float, float]:
+    """Norms of sum_i w_i dW_i, which no factors hold, and of what the result is off, in the memory of one delta."""
+    deltas = Again(lambda: (part.delta(partial(base, module)) for part in parts))
+    exact = weighted_sum(deltas, [part.weight for part in parts])
+    size = float(exact.norm())
+    return size, float(exact.addmm_(result.b, result.a, alpha=-1).norm())
 
 
 def _bias_sum(parts: Sequence[Share], width: int) -> Tensor:

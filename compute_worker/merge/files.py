@@ -99,7 +99,8 @@ def _config(ranks: Mapping[str, int], sources: Sequence[CombineSource]) -> dict[
         "peft_type": "LORA",
         "r": rank,
         "rank_pattern": pattern,
-        "target_modules": sorted({target for source in sources for target in _targets(source)}),
+        # Whole paths: a source's short names may have meant fewer modules, by fields that a result has not.
+        "target_modules": sorted(ranks),
         "task_type": "CAUSAL_LM",  # what Lorry serves
         "use_dora": False,
         "use_rslora": False,
@@ -124,16 +125,6 @@ def _bias(sources: Sequence[CombineSource]) -> str:
 def _listed(source: CombineSource, field: str) -> list[str]:
     value = _configured(source, field)
     return value if isinstance(value, list) else []
-
-
-def _targets(source: CombineSource) -> list[str]:
-    """The source's own short names where it lists them; a pattern says nothing of the result, its modules do.
-
-    So do modules that no name means: PEFT adapts a tied head without being asked by its name.
-    """
-    listed = _listed(source, "target_modules")
-    modules = (module.name for module in source.facts.modules)
-    return [*listed, *(name for name in modules if not any(f".{name}".endswith(f".{entry}") for entry in listed))]
 
 
 def _configured(source: CombineSource, field: str) -> object:

@@ -8,7 +8,7 @@ no draw depends on another: equal tensors give equal bits on any machine and any
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,25 +20,36 @@ from compute_worker.merge.methods import Parameters
 # Module, side (`A`, `B`, `delta` or `bias`) and digest of its source: where a tensor belongs.
 Place = tuple[str, str, str]
 _Prune = Callable[[Tensor, Place], Tensor]
-_Add = Callable[[Sequence[Tensor], Sequence[float]], Tensor]
+_Add = Callable[[Iterable[Tensor], Sequence[float]], Tensor]
 
 
-def weighted_sum(tensors: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+@dataclass(frozen=True, slots=True)
+class Again:
+    """Tensors that are made anew each time they are gone through, so that one is there at a time."""
+
+    make: Callable[[], Iterator[Tensor]]
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return self.make()
+
+
+def weighted_sum(tensors: Iterable[Tensor], weights: Sequence[float]) -> Tensor:
     """sum_i weights_i tensors_i."""
-    total = _times(tensors[0], weights[0])
-    for tensor, weight in zip(tensors[1:], weights[1:], strict=True):
-        total += _times(tensor, weight)
+    scaled = (_times(tensor, weight) for tensor, weight in zip(tensors, weights, strict=True))
+    total = next(scaled)
+    for each in scaled:
+        total += each
     return total
 
 
-def elected_mean(tensors: Sequence[Tensor], weights: Sequence[float], majority_sign: str) -> Tensor:
+def elected_mean(tensors: Iterable[Tensor], weights: Sequence[float], majority_sign: str) -> Tensor:
     """TIES: the weighted sum of the values that have the elected sign, over their number.
 
     The sign of an entry is elected before and without weights, by the sum of the values (`total`) or of
     their signs (`frequency`); a draw is positive. A zero agrees with neither sign.
     """
-    votes = tensors if majority_sign == "total" else [tensor.sign() for tensor in tensors]
-    elected = torch.where(weighted_sum(votes, [1.0] * len(votes)) >= 0, 1.0, -1.0)
+    votes = tensors if majority_sign == "total" else Again(lambda: (tensor.sign() for tensor in tensors))
+    elected = torch.where(weighted_sum(votes, [1.0] * len(weights)) >= 0, 1.0, -1.0)
     total, count = torch.zeros_like(elected), torch.zeros_like(elected)
     for tensor, weight in zip(tensors, weights, strict=True):
         agrees = tensor.sign() == elected
@@ -75,10 +86,9 @@ class Operator:
     prune: _Prune
     add: _Add
 
-    def merge(self, tensors: Sequence[Tensor], weights: Sequence[float], places: Sequence[Place]) -> Tensor:
-        """One tensor out of one a source, all of one shape, in fp32."""
-        pruned = [self.prune(tensor, place) for tensor, place in zip(tensors, places, strict=True)]
-        return self.add(pruned, weights)
+    def merge(self, tensors: Iterable[Tensor], weights: Sequence[float], places: Sequence[Place]) -> Tensor:
+        """One tensor out of one a source, all of one shape, in fp32. tensors: may be gone through more than once."""
+        return self.add(Again(lambda: map(self.prune, tensors, places)), weights)
 
 
 def operator_of(name: str, given: Parameters) -> Operator:
@@ -93,7 +103,7 @@ def operator_of(name: str, given: Parameters) -> Operator:
     def random(tensor: Tensor, place: Place) -> Tensor:
         return keep_random(tensor, given.density, key_of(given.seed, *place))
 
-    def elect(tensors: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    def elect(tensors: Iterable[Tensor], weights: Sequence[float]) -> Tensor:
         return elected_mean(tensors, weights, given.majority_sign)
 
     return {

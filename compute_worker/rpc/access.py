@@ -16,10 +16,11 @@ import grpc
 import grpc.aio
 
 from compute_worker.rpc.requests import Context
-from compute_worker.rpc.rules import OPEN, RULES, Belongings, Rule
+from compute_worker.rpc.rules import OPEN, RULES, WATCHES, Belongings, Rule
+from compute_worker.rpc.sizes import check_sizes
 from compute_worker.runtime.callers import Callers
 from compute_worker.runtime.rights import Rights, acting
-from lorry.errors import Internal
+from lorry.errors import Internal, Unavailable
 from lorry.rpc import requestid
 from lorry.rpc.credentials import caller_of, on_behalf_of
 
@@ -46,13 +47,13 @@ class Access(grpc.aio.ServerInterceptor):
             raise Internal(f"{method} has no rule")
         kind = "unary_stream" if handler.response_streaming else "unary_unary"
         guarded: _Handler = getattr(grpc, f"{kind}_rpc_method_handler")(
-            self._guard(getattr(handler, kind), RULES[method]),
+            self._guard(getattr(handler, kind), RULES[method], watch=method in WATCHES),
             handler.request_deserializer,
             handler.response_serializer,
         )
         return guarded
 
-    def _guard(self, behaviour: Callable[..., Any], rule: Rule) -> Callable[..., Any]:
+    def _guard(self, behaviour: Callable[..., Any], rule: Rule, *, watch: bool) -> Callable[..., Any]:
         if inspect.isasyncgenfunction(behaviour):
 
             async def generate(request: object, context: Context) -> AsyncIterator[object]:
@@ -61,6 +62,8 @@ class Access(grpc.aio.ServerInterceptor):
                 with self._admitted(rule, request, caller, rights):
                     async with aclosing(behaviour(request, context)) as responses:
                         async for response in responses:
+                            if watch:
+                                await self._unchanged(caller, rights)
                             yield response
 
             return generate
@@ -73,11 +76,17 @@ class Access(grpc.aio.ServerInterceptor):
 
         return answer
 
+    async def _unchanged(self, caller: str, rights: Rights) -> None:
+        """Raise what `Callers.rights` raises, Unavailable where they are others: a watch may last for months."""
+        if await self._callers.rights(caller) != rights:
+            raise Unavailable("what the caller may do has changed: watch again")
+
     @contextmanager
     def _admitted(self, rule: Rule, request: object, caller: str, rights: Rights) -> Iterator[None]:
         # Nothing is awaited between the rule and the handler's first step, which reads the route or the
         # combination that the rule has judged: no switch can come between.
         requestid.known_as(rights.holder)
+        check_sizes(request)
         with acting(rights), on_behalf_of(caller):
             rule(request, rights, self._belongings)
             yield

@@ -15,6 +15,7 @@ from google.protobuf.message import Message
 
 from compute_worker.combination import CombineMethod
 from compute_worker.contract import Sampling
+from compute_worker.rpc.sizes import check_sizes
 from compute_worker.runtime.api import CombineCall, GenerateCall, PublishAs, RouteTarget, Stop, Tier, Weighted
 from compute_worker.runtime.route import DEFAULT
 from compute_worker.wording import Constraint, Form
@@ -56,7 +57,8 @@ def prompt(
 
 
 def generate_call(request: inference_pb2.GenerateRequest, deadline: float | None) -> GenerateCall:
-    """A generation. Raises InvalidInput where no prompt is set, or a session without its id."""
+    """A generation. Raises as check_sizes, and InvalidInput where no prompt is set, or a session without its id."""
+    check_sizes(request)
     if request.WhichOneof("prompt") is None:
         raise InvalidInput("expected one of text, chat or tokens, got none")
     text, chat, tokens = prompt(request)
@@ -125,7 +127,8 @@ def _stop(stop: inference_pb2.StopConditions) -> Stop:
 
 
 def targets(request: inference_pb2.SwitchRequest) -> tuple[RouteTarget, ...]:
-    """The branches of a switch; an unset share is 1."""
+    """The branches of a switch; an unset share is 1. Raises as check_sizes."""
+    check_sizes(request)
     return tuple(
         RouteTarget(weighted(target.selection.adapters), target.share if target.HasField("share") else 1.0, target.name)
         for target in request.targets
@@ -147,7 +150,8 @@ def load_tier(request: residency_pb2.LoadRequest) -> Tier:
 
 
 def combine_call(request: residency_pb2.CombineRequest) -> CombineCall:
-    """A combination. Raises InvalidCombination where no method is set."""
+    """A combination. Raises as check_sizes, and InvalidCombination where no method is set."""
+    check_sizes(request)
     publish = None
     if request.HasField("publish"):
         publish = PublishAs(request.publish.adapter, request.publish.alias, request.publish.description)

@@ -127,5 +127,7 @@ RULES: dict[str, Rule] = {
     "/lorry.v1.ResidencyService/Combine": _combine,
     "/lorry.v1.ResidencyService/GetCapabilities": _anybody,
 }
+# Streams without an end: whoever reads one may do so no longer than he could begin it.
+WATCHES = frozenset({"/lorry.v1.ResidencyService/WatchResidency"})
 # They say nothing of anybody's adapters.
 OPEN = ("/grpc.health.v1.Health/", "/grpc.reflection.")

@@ -10,13 +10,15 @@ import math
 
 from compute_worker.rpc.replies import resolved
 from compute_worker.rpc.requests import prompt, weighted
+from compute_worker.rpc.sizes import check_sizes
 from compute_worker.runtime.api import ItemScore, ScoreCall, ScoreItem
 from compute_worker.runtime.route import DEFAULT
 from lorry.v1 import inference_pb2
 
 
 def score_call(request: inference_pb2.ScoreRequest, deadline: float | None) -> ScoreCall:
-    """All items of a call."""
+    """All items of a call. Raises as check_sizes."""
+    check_sizes(request)
     items = tuple(_item(item) for item in request.items)
     return ScoreCall(items, deadline, request.tenant, request.priority)
 

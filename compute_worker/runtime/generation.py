@@ -155,12 +155,12 @@ class Generations:
 
     async def _ready(self, call: GenerateCall, served: Served, tenant: str, limit: float | None) -> _Ready:
         choices = scaled(served.choices, call.scale)
-        async with until(limit, lambda: DeadlineExceeded("the tokenizer was not loaded before the deadline")):
+        async with until(limit, lambda: DeadlineExceeded("the prompt and its form were not read before the deadline")):
             wording = await self._tokenizers.of(choices)
-        prompt = await _encode(call, wording, tenant)
-        max_new = fit(len(prompt), call.stop.max_new_tokens, self._engine.limits)
-        # Of an adapter's own tokens it is only then known whether its vocabulary has room for them.
-        guide = None if wording.tokens else await self._guide(call, wording.tokenizer, tenant)
+            prompt = await _encode(call, wording, tenant)
+            max_new = fit(len(prompt), call.stop.max_new_tokens, self._engine.limits)
+            # Of an adapter's own tokens it is only then known whether its vocabulary has room for them.
+            guide = None if wording.tokens else await self._guide(call, wording.tokenizer, tenant)
         lease = await self._cache.acquire(choices, limit, tenant=tenant)
         try:
             vocab = wording.vocabulary(lease.vocab)

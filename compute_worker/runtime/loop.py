@@ -104,12 +104,13 @@ class EngineLoop:
             _log.exception("a step of %d rows failed", len(planned))
             self._scheduler.steps.failed += 1
             return self._apart(planned)
+        outcomes: list[Outcome] = []
         try:
-            outcomes = self._scheduler.apply(planned, computed)
+            outcomes.extend(self._scheduler.apply(planned, computed))
         except Exception:  # noqa: BLE001 - likewise; who was told of a token must not be told of it again
             _log.exception("what a step of %d rows computed was not understood", len(planned))
             self._scheduler.steps.failed += 1
-            return self._fail(planned)
+            return [*outcomes, *self._fail(planned)]
         seconds = time.monotonic() - since
         self._scheduler.pace.took(planned, seconds)
         self._scheduler.steps.seconds.add(seconds)

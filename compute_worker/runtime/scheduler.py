@@ -8,7 +8,7 @@ know threads, text, or how an adapter came into the pool.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from compute_worker.contract import Computed, Drawn, EngineLimits, Scored
 from compute_worker.runtime.api import FinishReason
@@ -94,23 +94,21 @@ class Scheduler:
                 planned = drafted(planned, self._draft_tokens, self._cover)
             planned += self._prompts(order, self.pace.tokens(beside=bool(planned)))
             if not planned:
-                self._preempt(order[-1])
+                self._preempt(max(self._running, key=self.shares.rank))
         return planned
 
-    def apply(self, planned: Sequence[Planned], computed: Sequence[Computed]) -> list[Outcome]:
-        """Take in what a step computed, one entry a row. Raises Internal where one is missing."""
+    def apply(self, planned: Sequence[Planned], computed: Sequence[Computed]) -> Iterator[Outcome]:
+        """Take in what a step computed, row by row: what was told stands. Raises Internal where one is missing."""
         wanted = [row.sample is not None or bool(row.targets) for _, row in planned]
         if wanted != [result is not None for result in computed]:
             raise Internal(f"expected results for the rows {wanted}, the engine answered {computed}")
-        outcomes: list[Outcome] = []
         for (job, row), result in zip(planned, computed, strict=True):
             self._computed(job, len(row.tokens))
             if isinstance(result, Scored):
-                outcomes.extend(self._score(job, result))
+                yield from self._score(job, result)
             elif result is not None:
                 drawn = (result,) if isinstance(result, Drawn) else result
-                outcomes.extend(self._drawn(job, len(row.draft), drawn))
-        return outcomes
+                yield from self._drawn(job, len(row.draft), drawn)
 
     def fail(self, planned: Sequence[Planned], error: LorryError) -> list[Outcome]:
         """Take out the requests of a step that went wrong, those that left by it apart."""

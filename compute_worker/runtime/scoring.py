@@ -111,10 +111,10 @@ class Scorings:
         return bool(running)
 
     async def _prepared(self, call: ScoreCall, place: int, tenant: str) -> _Work:
-        async with until(call.deadline, lambda: DeadlineExceeded("the adapters were not resolved before the deadline")):
+        async with until(call.deadline, lambda: DeadlineExceeded("the items were not read before the deadline")):
             targets = await self._targets.resolve(call.items)
             wordings = [await self._wording(index, target) for index, target in enumerate(targets)]
-        texts = await _encoded(call.items, wordings, tenant)
+            texts = await _encoded(call.items, wordings, tenant)
         for index, (prompt, continuation) in enumerate(texts):
             with of_item(index):
                 fit_item(len(prompt), len(continuation), self._engine.limits)

@@ -16,7 +16,7 @@ from compute_worker.engine.engine import TransformersEngine
 from lorry.errors import IncompatibleAdapter, Internal, InvalidAdapter, LorryError, UnsupportedAdapter
 from lorry.format.facts import AdapterFacts
 from tests.support.models import tiny_model
-from tests.support.peft_adapters import QUIET, facts_of, save_adapter, weights_of
+from tests.support.peft_adapters import QUIET, facts_of, peft_logits, save_adapter, weights_of
 from tests.support.steps import Request, engine_of, install, prompt, run_all
 
 pytestmark = QUIET
@@ -190,3 +190,17 @@ def test_values_that_only_a_wider_type_holds_are_refused(tmp_path: Path) -> None
 
     with pytest.raises(InvalidAdapter, match="finite in float16"):
         engine_of(tiny_model("llama").half()).read(weights, facts)
+
+
+@pytest.mark.filterwarnings("ignore:.lora_bias=True. was passed")
+def test_a_lora_bias_of_16_bits_is_scaled_in_32(tmp_path: Path) -> None:
+    model = tiny_model("opt")
+    folder = save_adapter(model, tmp_path, r=2, lora_alpha=7, target_modules=["q_proj", "fc1"], lora_bias=True)
+    tensors = load_file(weights_of(folder))
+    save_file({name: tensor.bfloat16() for name, tensor in tensors.items()}, weights_of(folder), {"format": "pt"})
+    expected = peft_logits(model, [folder], prompt(9))[-1]
+
+    engine = engine_of(model)
+    got = run_all(engine, [Request(prompt(9), 0, (install(engine, folder, 0),))])[0]
+
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-5)

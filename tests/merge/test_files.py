@@ -89,7 +89,7 @@ def test_the_configuration_says_plain_lora_of_scaling_1_on_the_sources_base(
     config = json.loads((tmp_path / CONFIG).read_text())
     assert config["base_model_name_or_path"] == source(folders[0]).facts.base_name
     assert (config["r"], config["lora_alpha"], config["use_rslora"], config["use_dora"]) == (8, 8, False, False)
-    assert config["target_modules"] == ["down_proj", "q_proj", "v_proj"]
+    assert config["target_modules"] == sorted(llama_modules(1))
     facts = check_bundle(tmp_path).facts
     assert {module.scaling for module in facts.modules} == {1.0}
     assert {module.name.rpartition(".")[2]: module.rank for module in facts.modules} == {

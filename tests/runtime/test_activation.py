@@ -151,7 +151,7 @@ def test_a_chunk_ends_where_an_adapter_becomes_active() -> None:
     for _ in range(4):
         planned = s.plan()
         chunks.append([(row.position, len(row.tokens)) for _, row in planned])
-        s.apply(planned, [Drawn(1) if row.sample else None for _, row in planned])
+        list(s.apply(planned, [Drawn(1) if row.sample else None for _, row in planned]))
     assert chunks == [[(0, 5)], [(5, 1)], [(6, 5)], [(11, 1)]]
 
 

@@ -35,7 +35,7 @@ def running(*jobs: Job, limits: EngineLimits = LIMITS, draws: int = 3) -> Schedu
         scheduler.submit(one)
     scheduler.admit()
     planned = scheduler.plan()
-    scheduler.apply(planned, [Drawn(draws)] * len(planned))
+    list(scheduler.apply(planned, [Drawn(draws)] * len(planned)))
     return scheduler
 
 
@@ -44,7 +44,7 @@ def drafts(scheduler: Scheduler) -> list[Sequence[int]]:
 
 
 def apply(scheduler: Scheduler, *tokens: int) -> list[Outcome]:
-    return scheduler.apply(scheduler.plan(), [tuple(map(Drawn, tokens))])
+    return list(scheduler.apply(scheduler.plan(), [tuple(map(Drawn, tokens))]))
 
 
 def test_a_draft_runs_behind_the_last_token() -> None:

@@ -73,5 +73,5 @@ def test_the_scheduler_cuts_prompts_by_it_beside_answers_alone() -> None:
         s.admit()
         planned = s.plan()
         sizes.append([len(row.tokens) for _, row in planned])
-        s.apply(planned, [Drawn(1) if row.sample else None for _, row in planned])
+        list(s.apply(planned, [Drawn(1) if row.sample else None for _, row in planned]))
     assert sizes == [[300], [1, 160]]

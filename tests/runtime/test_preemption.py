@@ -16,7 +16,7 @@ def job(number: int, prompt: int, max_new: int, *, priority: int = 0, tenant: st
 def step(scheduler: Scheduler) -> list[Planned]:
     scheduler.admit()
     planned = scheduler.plan()
-    scheduler.apply(planned, [Drawn(1) if row.sample else None for _, row in planned])
+    list(scheduler.apply(planned, [Drawn(1) if row.sample else None for _, row in planned]))
     return planned
 
 
@@ -71,7 +71,7 @@ def test_a_request_is_admitted_once_however_often_it_comes_back() -> None:
     while s.busy:
         admitted += s.admit()
         planned = s.plan()
-        s.apply(planned, [Drawn(1) if row.sample else None for _, row in planned])
+        list(s.apply(planned, [Drawn(1) if row.sample else None for _, row in planned]))
     assert s.steps.preempted > 0
     assert [(one.number, event) for one, event in admitted] == [(n, Admitted()) for n in range(3)]
 

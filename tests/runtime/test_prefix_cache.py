@@ -23,7 +23,7 @@ def step(scheduler: Scheduler) -> list[tuple[int, int, int]]:
     """(Which request, first position, number of tokens) of each row of a step."""
     scheduler.admit()
     planned: list[Planned] = scheduler.plan()
-    scheduler.apply(planned, [Drawn(1) if row.sample else None for _, row in planned])
+    list(scheduler.apply(planned, [Drawn(1) if row.sample else None for _, row in planned]))
     return [(one.number, row.position, len(row.tokens)) for one, row in planned]
 
 

@@ -30,7 +30,7 @@ def step(scheduler: Scheduler, token: Drawn = A) -> list[tuple[int, int, int]]:
     """Admit, plan and apply one step that draws the same token in every row that draws."""
     scheduler.admit()
     planned = scheduler.plan()
-    scheduler.apply(planned, [token if row.sample else None for _, row in planned])
+    list(scheduler.apply(planned, [token if row.sample else None for _, row in planned]))
     return sizes(planned)
 
 
@@ -48,7 +48,7 @@ def test_a_long_prompt_is_cut_and_draws_only_behind_its_last_token() -> None:
     for _ in range(3):
         planned = s.plan()
         samples.append(planned[0][1].sample is not None)
-        s.apply(planned, [A if samples[-1] else None])
+        list(s.apply(planned, [A if samples[-1] else None]))
     assert samples == [False, False, True]
 
 
@@ -70,7 +70,7 @@ def test_blocks_cover_each_row_and_no_more() -> None:
     for _ in range(3):
         planned = s.plan()
         counts.append(len(planned[0][1].blocks))
-        s.apply(planned, [A if row.sample else None for _, row in planned])
+        list(s.apply(planned, [A if row.sample else None for _, row in planned]))
     assert counts == [1, 2, 3]
 
 
@@ -94,7 +94,7 @@ def test_an_answer_ends_at_its_length_and_gives_its_blocks_back() -> None:
     s.submit(first)
     s.admit()
     planned = s.plan()
-    assert s.apply(planned, [A]) == [(first, A), (first, Left(FinishReason.LENGTH))]
+    assert list(s.apply(planned, [A])) == [(first, A), (first, Left(FinishReason.LENGTH))]
     assert (s.blocks.used, s.busy) == (0, False)
 
 
@@ -103,7 +103,7 @@ def test_a_stop_token_ends_an_answer_and_is_not_part_of_it() -> None:
     first = job(0)
     s.submit(first)
     s.admit()
-    assert s.apply(s.plan(), [STOP]) == [(first, Left(FinishReason.STOP, stop_token=9))]
+    assert list(s.apply(s.plan(), [STOP])) == [(first, Left(FinishReason.STOP, stop_token=9))]
     assert first.context == [7] * 3
 
 
@@ -147,5 +147,5 @@ def test_an_engine_that_answers_for_other_rows_is_a_defect(answer: list[Drawn | 
     s.admit()
     planned = s.plan()
     with pytest.raises(Internal, match="the engine answered"):
-        s.apply(planned, answer)
+        list(s.apply(planned, answer))
     assert len(s.fail(planned, Internal("broken"))) == 1

@@ -100,7 +100,7 @@ class Script:
         if self.draw.random() < 0.01:
             self._take(self.scheduler.fail(planned, Internal("fell over")))
         elif planned:
-            self._take(self.scheduler.apply(planned, self.engine.step([row for _, row in planned])))
+            self._take(list(self.scheduler.apply(planned, self.engine.step([row for _, row in planned]))))
 
     def _take(self, outcomes: list[Outcome]) -> None:
         for job, event in outcomes:

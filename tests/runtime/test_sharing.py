@@ -135,7 +135,7 @@ class Clock:
             new = max(0, row.position + len(row.tokens) - one.reached) if row.index == 0 else 0
             cost = PROMPT_COST * new + DRAWN_COST * (row.sample is not None)
             self.served[one.tenant] = self.served.get(one.tenant, 0) + cost
-        outcomes += self.scheduler.apply(planned, [Drawn(0) if row.sample else None for _, row in planned])
+        outcomes += list(self.scheduler.apply(planned, [Drawn(0) if row.sample else None for _, row in planned]))
         self.now += 1
         for one, event in outcomes:
             if isinstance(event, Admitted):

@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import event
 
 from adapter_registry.domain.records import Page
+from adapter_registry.store import reading
 from adapter_registry.store.catalog import SqlCatalog
 from tests.suites.catalog_values import adapter, publish, ref
 
@@ -53,3 +54,23 @@ def test_a_page_takes_as_many_queries_as_a_single_entry(catalog: SqlCatalog) -> 
             catalog.list_adapters(None, (), Page(size))
         counts.append(len(asked))
     assert counts == [5, 5]
+
+
+def test_a_page_of_adapters_takes_what_a_message_holds(catalog: SqlCatalog, monkeypatch: pytest.MonkeyPatch) -> None:
+    for seed in range(6):
+        publish(catalog, f"dog-{seed}", seed=seed, alias="prod")
+    for number in range(40):
+        catalog.set_alias(ref("dog-2"), f"alias-{number}", None)
+    monkeypatch.setattr(reading, "_PAGE_BYTES", 4_000)  # two of the small ones, and none beside the large one
+
+    pages, token = [], ""
+    while True:
+        page = catalog.list_adapters(None, (), Page(10, token))
+        pages.append([each.name for each in page.items])
+        token = page.next_token
+        if not token:
+            break
+
+    assert [name for names in pages for name in names] == [f"dog-{seed}" for seed in range(6)]
+    assert ["dog-2"] in pages
+    assert len(pages) > 2

@@ -6,11 +6,13 @@ import pytest
 
 from adapter_registry.domain.catalog import Catalog
 from adapter_registry.domain.records import AliasRecord, Page
+from adapter_registry.store import aliases
 from lorry.errors import (
     AdapterNotFound,
     AliasNotFound,
     InvalidPageToken,
     NoEarlierVersion,
+    QuotaExceeded,
     RevisionConflict,
     VersionNotFound,
     VersionYanked,
@@ -217,3 +219,16 @@ class RollbackRules:
         catalog.rollback_alias(CAT, "prod", None)
         (event,) = catalog.events(after, None, 9)
         assert (event.digest, event.number, event.text) == (first, 3, "prod")
+
+    def test_an_adapter_has_so_many_aliases_at_most(self, catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(aliases, "MAX_ALIASES", 3)
+        publish(catalog, alias="a0")
+        for name in ("a1", "a2"):
+            catalog.set_alias(ref("cat"), name, None)
+        with pytest.raises(QuotaExceeded, match="cat: expected at most 3 aliases, it has 3"):
+            catalog.set_alias(ref("cat"), "a3", None)
+        with pytest.raises(QuotaExceeded):
+            publish(catalog, seed=2, alias="a3")
+        catalog.set_alias(ref("cat"), "a1", None)  # is there already
+        catalog.delete_alias(CAT, "a1", None)
+        catalog.set_alias(ref("cat"), "a3", None)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from compute_worker.rpc.rules import RULES
+from compute_worker.runtime import callers
 from lorry import WorkerClient
 from lorry.errors import LorryError, PermissionDenied, RegistryUnavailable, Unauthenticated
 from lorry.format.digest import digest_of
@@ -134,6 +135,19 @@ async def test_lists_show_what_the_caller_may_read_and_no_more(town: Town) -> No
         await town.call(THEIRS, "Pin", adapter="theirs/mine")
         second = await anext(changes)
         assert (second.resident.digest, second.resident.pinned) == (town.digests["mine"], True)
+
+
+async def test_a_watch_goes_on_no_longer_than_the_rights_it_began_with(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(callers, "_FRESH_SECONDS", 0.0)
+    async with town.client(READER) as reader, aclosing(reader.watch()) as changes:
+        await anext(changes)
+        async with town.world.client(OPERATOR) as operator:
+            await operator.revoke_principal(READER)
+        await town.call(OURS, "Pin", adapter="ours/secret")
+        with pytest.raises(Unauthenticated):
+            [change async for change in changes]
 
 
 async def test_a_route_is_for_those_who_may_read_what_it_serves(town: Town) -> None:

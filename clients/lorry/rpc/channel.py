@@ -31,10 +31,11 @@ _FIRST_RECONNECT_MS = 100
 _SLOWEST_RECONNECT_MS = 2_000
 
 # Calls that change nothing, or change the same thing once however often they come. Deletions and
-# compare-and-swap are absent: their second answer differs. Upload is resumed by the SDK instead.
+# compare-and-swap are absent: their second answer differs. Upload is resumed by the SDK instead, which also repeats
+# CreateVersion where it moves no alias: who moved that meanwhile would be undone.
 _IDEMPOTENT: Final = {
     "lorry.v1.CatalogService": (
-        "RegisterBaseModel GetBaseModel ListBaseModels CreateVersion GetVersion ListVersions YankVersion "
+        "RegisterBaseModel GetBaseModel ListBaseModels GetVersion ListVersions YankVersion "
         "GetAdapter ListAdapters ListAliases GetLineage RenewLeases ListLeases Resolve CheckCompatibility Watch"
     ),
     "lorry.v1.BlobService": "FindMissing QueryUpload Read",

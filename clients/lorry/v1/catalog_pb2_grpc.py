@@ -196,7 +196,7 @@ class CatalogServiceServicer:
     def CreateVersion(self, request, context):
         """Publishes a version out of blobs that are already stored: checks format and compatibility,
         derives the manifest from the bytes and writes one transaction. Idempotent: the same manifest
-        under the same adapter answers the existing version. Errors: INVALID_REFERENCE, MISSING_BLOBS,
+        under the same adapter answers the existing version; but `alias` is moved by every call. Errors: INVALID_REFERENCE, MISSING_BLOBS,
         INVALID_ADAPTER, UNSUPPORTED_ADAPTER, INCOMPATIBLE_ADAPTER, BASE_NOT_FOUND, PARENT_NOT_FOUND,
         QUOTA_EXCEEDED, INVALID_SIGNATURE, SIGNATURE_REQUIRED; with signatures alone VERSION_NOT_FOUND,
         RESOURCE_EXHAUSTED.
@@ -244,7 +244,8 @@ class CatalogServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListAdapters(self, request, context):
-        """Lists adapters by namespace and name. Errors: INVALID_FILTER, INVALID_PAGE_TOKEN.
+        """Lists adapters by namespace and name; a page may be shorter than was asked for. Errors: INVALID_FILTER,
+        INVALID_PAGE_TOKEN.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -267,9 +268,9 @@ class CatalogServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def SetAlias(self, request, context):
-        """Points an alias to a version; makes it where there is none. Compare-and-swap where
+        """Points an alias to a version; makes it where there is none, up to 256 of an adapter. Compare-and-swap where
         `expected_revision` is set. Errors: VERSION_NOT_FOUND, VERSION_YANKED, REVISION_CONFLICT,
-        INVALID_NAME.
+        INVALID_NAME, QUOTA_EXCEEDED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

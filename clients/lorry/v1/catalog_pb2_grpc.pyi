@@ -50,7 +50,7 @@ class CatalogServiceStub:
     CreateVersion: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.CreateVersionRequest, _catalog_pb2.CreateVersionResponse]
     """Publishes a version out of blobs that are already stored: checks format and compatibility,
     derives the manifest from the bytes and writes one transaction. Idempotent: the same manifest
-    under the same adapter answers the existing version. Errors: INVALID_REFERENCE, MISSING_BLOBS,
+    under the same adapter answers the existing version; but `alias` is moved by every call. Errors: INVALID_REFERENCE, MISSING_BLOBS,
     INVALID_ADAPTER, UNSUPPORTED_ADAPTER, INCOMPATIBLE_ADAPTER, BASE_NOT_FOUND, PARENT_NOT_FOUND,
     QUOTA_EXCEEDED, INVALID_SIGNATURE, SIGNATURE_REQUIRED; with signatures alone VERSION_NOT_FOUND,
     RESOURCE_EXHAUSTED.
@@ -72,7 +72,9 @@ class CatalogServiceStub:
     GetAdapter: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.GetAdapterRequest, _catalog_pb2.GetAdapterResponse]
     """Reads one adapter. Errors: ADAPTER_NOT_FOUND."""
     ListAdapters: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.ListAdaptersRequest, _catalog_pb2.ListAdaptersResponse]
-    """Lists adapters by namespace and name. Errors: INVALID_FILTER, INVALID_PAGE_TOKEN."""
+    """Lists adapters by namespace and name; a page may be shorter than was asked for. Errors: INVALID_FILTER,
+    INVALID_PAGE_TOKEN.
+    """
     UpdateAdapter: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.UpdateAdapterRequest, _catalog_pb2.UpdateAdapterResponse]
     """Changes description, labels and retention. Errors: ADAPTER_NOT_FOUND, INVALID_FIELD_MASK,
     REVISION_CONFLICT.
@@ -82,9 +84,9 @@ class CatalogServiceStub:
     of it, needs one of them, unless forced. Errors: ADAPTER_NOT_FOUND, VERSION_IN_USE.
     """
     SetAlias: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.SetAliasRequest, _catalog_pb2.SetAliasResponse]
-    """Points an alias to a version; makes it where there is none. Compare-and-swap where
+    """Points an alias to a version; makes it where there is none, up to 256 of an adapter. Compare-and-swap where
     `expected_revision` is set. Errors: VERSION_NOT_FOUND, VERSION_YANKED, REVISION_CONFLICT,
-    INVALID_NAME.
+    INVALID_NAME, QUOTA_EXCEEDED.
     """
     DeleteAlias: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.DeleteAliasRequest, _catalog_pb2.DeleteAliasResponse]
     """Deletes an alias. Errors: ALIAS_NOT_FOUND, REVISION_CONFLICT."""
@@ -149,7 +151,7 @@ class CatalogServiceAsyncStub(CatalogServiceStub):
     CreateVersion: _aio.UnaryUnaryMultiCallable[_catalog_pb2.CreateVersionRequest, _catalog_pb2.CreateVersionResponse]  # type: ignore[assignment]
     """Publishes a version out of blobs that are already stored: checks format and compatibility,
     derives the manifest from the bytes and writes one transaction. Idempotent: the same manifest
-    under the same adapter answers the existing version. Errors: INVALID_REFERENCE, MISSING_BLOBS,
+    under the same adapter answers the existing version; but `alias` is moved by every call. Errors: INVALID_REFERENCE, MISSING_BLOBS,
     INVALID_ADAPTER, UNSUPPORTED_ADAPTER, INCOMPATIBLE_ADAPTER, BASE_NOT_FOUND, PARENT_NOT_FOUND,
     QUOTA_EXCEEDED, INVALID_SIGNATURE, SIGNATURE_REQUIRED; with signatures alone VERSION_NOT_FOUND,
     RESOURCE_EXHAUSTED.
@@ -171,7 +173,9 @@ class CatalogServiceAsyncStub(CatalogServiceStub):
     GetAdapter: _aio.UnaryUnaryMultiCallable[_catalog_pb2.GetAdapterRequest, _catalog_pb2.GetAdapterResponse]  # type: ignore[assignment]
     """Reads one adapter. Errors: ADAPTER_NOT_FOUND."""
     ListAdapters: _aio.UnaryUnaryMultiCallable[_catalog_pb2.ListAdaptersRequest, _catalog_pb2.ListAdaptersResponse]  # type: ignore[assignment]
-    """Lists adapters by namespace and name. Errors: INVALID_FILTER, INVALID_PAGE_TOKEN."""
+    """Lists adapters by namespace and name; a page may be shorter than was asked for. Errors: INVALID_FILTER,
+    INVALID_PAGE_TOKEN.
+    """
     UpdateAdapter: _aio.UnaryUnaryMultiCallable[_catalog_pb2.UpdateAdapterRequest, _catalog_pb2.UpdateAdapterResponse]  # type: ignore[assignment]
     """Changes description, labels and retention. Errors: ADAPTER_NOT_FOUND, INVALID_FIELD_MASK,
     REVISION_CONFLICT.
@@ -181,9 +185,9 @@ class CatalogServiceAsyncStub(CatalogServiceStub):
     of it, needs one of them, unless forced. Errors: ADAPTER_NOT_FOUND, VERSION_IN_USE.
     """
     SetAlias: _aio.UnaryUnaryMultiCallable[_catalog_pb2.SetAliasRequest, _catalog_pb2.SetAliasResponse]  # type: ignore[assignment]
-    """Points an alias to a version; makes it where there is none. Compare-and-swap where
+    """Points an alias to a version; makes it where there is none, up to 256 of an adapter. Compare-and-swap where
     `expected_revision` is set. Errors: VERSION_NOT_FOUND, VERSION_YANKED, REVISION_CONFLICT,
-    INVALID_NAME.
+    INVALID_NAME, QUOTA_EXCEEDED.
     """
     DeleteAlias: _aio.UnaryUnaryMultiCallable[_catalog_pb2.DeleteAliasRequest, _catalog_pb2.DeleteAliasResponse]  # type: ignore[assignment]
     """Deletes an alias. Errors: ALIAS_NOT_FOUND, REVISION_CONFLICT."""
@@ -275,7 +279,7 @@ class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_catalog_pb2.CreateVersionResponse, _abc.Awaitable[_catalog_pb2.CreateVersionResponse]]:
         """Publishes a version out of blobs that are already stored: checks format and compatibility,
         derives the manifest from the bytes and writes one transaction. Idempotent: the same manifest
-        under the same adapter answers the existing version. Errors: INVALID_REFERENCE, MISSING_BLOBS,
+        under the same adapter answers the existing version; but `alias` is moved by every call. Errors: INVALID_REFERENCE, MISSING_BLOBS,
         INVALID_ADAPTER, UNSUPPORTED_ADAPTER, INCOMPATIBLE_ADAPTER, BASE_NOT_FOUND, PARENT_NOT_FOUND,
         QUOTA_EXCEEDED, INVALID_SIGNATURE, SIGNATURE_REQUIRED; with signatures alone VERSION_NOT_FOUND,
         RESOURCE_EXHAUSTED.
@@ -333,7 +337,9 @@ class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _catalog_pb2.ListAdaptersRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_catalog_pb2.ListAdaptersResponse, _abc.Awaitable[_catalog_pb2.ListAdaptersResponse]]:
-        """Lists adapters by namespace and name. Errors: INVALID_FILTER, INVALID_PAGE_TOKEN."""
+        """Lists adapters by namespace and name; a page may be shorter than was asked for. Errors: INVALID_FILTER,
+        INVALID_PAGE_TOKEN.
+        """
 
     @_abc_1.abstractmethod
     def UpdateAdapter(
@@ -361,9 +367,9 @@ class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _catalog_pb2.SetAliasRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_catalog_pb2.SetAliasResponse, _abc.Awaitable[_catalog_pb2.SetAliasResponse]]:
-        """Points an alias to a version; makes it where there is none. Compare-and-swap where
+        """Points an alias to a version; makes it where there is none, up to 256 of an adapter. Compare-and-swap where
         `expected_revision` is set. Errors: VERSION_NOT_FOUND, VERSION_YANKED, REVISION_CONFLICT,
-        INVALID_NAME.
+        INVALID_NAME, QUOTA_EXCEEDED.
         """
 
     @_abc_1.abstractmethod

@@ -12,7 +12,7 @@ from collections.abc import Sized
 from compute_worker.runtime.branches import MAX_BRANCHES
 from compute_worker.runtime.scorecheck import MAX_ITEMS
 from compute_worker.runtime.selection import MAX_ADAPTERS
-from lorry.errors import InvalidInput, InvalidSelection
+from lorry.errors import InvalidInput, InvalidSelection, LorryError
 from lorry.v1 import inference_pb2, residency_pb2
 
 # Several times as many as the largest contexts of today hold.
@@ -31,7 +31,7 @@ def check_sizes(request: object) -> None:
                 _check_prompt(item)
                 _few("continuation tokens", item.continuation_tokens.ids, MAX_PROMPT_TOKENS)
         case inference_pb2.SwitchRequest():
-            _few("targets", request.targets, MAX_BRANCHES)
+            _few("targets", request.targets, MAX_BRANCHES, InvalidSelection)
             for target in request.targets:
                 _few_adapters(target.selection.adapters)
         case residency_pb2.CombineRequest():
@@ -44,11 +44,10 @@ def _check_prompt(asked: inference_pb2.GenerateRequest | inference_pb2.ScoreItem
     _few_adapters(asked.selection.adapters)
 
 
-def _few(what: str, values: Sized, most: int) -> None:
-    if len(values) > most:
-        raise InvalidInput(f"expected at most {most} {what}, got {len(values)}")
-
-
 def _few_adapters(adapters: Sized) -> None:
-    if len(adapters) > MAX_ADAPTERS:
-        raise InvalidSelection(f"expected at most {MAX_ADAPTERS} adapters, got {len(adapters)}")
+    _few("adapters", adapters, MAX_ADAPTERS, InvalidSelection)
+
+
+def _few(what: str, values: Sized, most: int, error: type[LorryError] = InvalidInput) -> None:
+    if len(values) > most:
+        raise error(f"expected at most {most} {what}, got {len(values)}")

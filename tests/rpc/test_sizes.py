@@ -29,7 +29,7 @@ CASES: list[tuple[Message, type[LorryError], str]] = [
     (inference_pb2.ScoreRequest(items=[inference_pb2.ScoreItem(chat=_CHAT)]), InvalidInput, "messages"),
     (
         inference_pb2.SwitchRequest(targets=[inference_pb2.RouteTarget()] * 17),
-        InvalidInput,
+        InvalidSelection,
         "at most 16 targets, got 17",
     ),
     (

@@ -98,6 +98,17 @@ class Settings(ServerSettings):
         return self
 
     @model_validator(mode="after")
+    def _callers_tokens_encrypted(self) -> Self:
+        secret = self.auth == "registry" or self.registry_token or self.registry_token_file
+        if secret and self.registry_ca is None and not self.insecure and not is_loopback(self.registry):
+            msg = (
+                f"LORRY_WORKER_REGISTRY={self.registry} is not loopback: set LORRY_WORKER_REGISTRY_CA, or "
+                "LORRY_WORKER_INSECURE=true to send it tokens that anybody on the way can read"
+            )
+            raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
     def _registry_credentials_together(self) -> Self:
         if self.registry_token and self.registry_token_file:
             msg = "set LORRY_WORKER_REGISTRY_TOKEN or LORRY_WORKER_REGISTRY_TOKEN_FILE, not both"

@@ -132,3 +132,27 @@ async def test_a_message_of_any_length_and_content_arrives_cut(text: str) -> Non
             await call(channel, "unary_unary")
     assert caught.value.message[:6] == text.encode("utf-8", "backslashreplace").decode()[:6]
     assert len(caught.value.message) < 3_000
+
+
+class Garbled(grpc.GenericRpcHandler):
+    """Refuses every call, with details that are none."""
+
+    def service(self, _: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[bytes, bytes]:
+        async def refuse(_: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
+            context.set_trailing_metadata((("grpc-status-details-bin", b"\xff\xff\xff"),))
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, "no")
+            raise AssertionError
+
+        return grpc.unary_unary_rpc_method_handler(refuse)
+
+
+async def test_details_that_do_not_parse_leave_the_code_that_came_with_them() -> None:
+    server = grpc.aio.server(handlers=(Garbled(),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            with pytest.raises(errors.PermissionDenied, match="no"), translated():
+                await channel.unary_unary("/any/Thing")(b"")
+    finally:
+        await server.stop(0)

@@ -38,6 +38,16 @@ def test_access_control_over_tls_may_listen_anywhere(tmp_path: Path) -> None:
             Settings(listen="0.0.0.0:7472", **one_alone)
 
 
+@pytest.mark.parametrize("secret", [{"auth": "registry"}, {"registry_token": "t"}, {"registry_token_file": "token"}])
+def test_tokens_go_in_clear_to_loopback_alone_unless_that_is_asked_for(tmp_path: Path, secret: dict[str, str]) -> None:
+    with pytest.raises(ValidationError, match=r"LORRY_WORKER_REGISTRY=10\.0\.0\.5:7471 is not loopback"):
+        Settings(registry="10.0.0.5:7471", **secret)
+    for more in ({"registry": "10.0.0.5:7471", "registry_ca": tmp_path / "ca.pem"}, {"registry": "127.0.0.1:7471"}):
+        assert Settings(**secret, **more).registry == more["registry"]
+    assert Settings(registry="10.0.0.5:7471", insecure=True, **secret).insecure
+    assert Settings(registry="10.0.0.5:7471").registry  # nothing secret is said to it
+
+
 def test_a_worker_is_known_to_the_registry_by_its_host_and_port_or_by_its_name() -> None:
     assert Settings(listen="127.0.0.1:7472").holder == f"{socket.gethostname()}:7472"
     anywhere = Settings(listen="127.0.0.1:0")

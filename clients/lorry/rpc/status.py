@@ -15,6 +15,7 @@ import grpc
 import grpc.aio
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import DecodeError
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 from grpc_status import rpc_status
@@ -98,7 +99,7 @@ def _rebuilt(status: Status, info: ErrorInfo, retry: RetryInfo) -> LorryError:
 def _details_of(error: grpc.RpcError) -> Status | None:
     try:
         return rpc_status.from_call(error)
-    except ValueError:  # a proxy rewrote the code or the message: then it is the proxy's answer
+    except (ValueError, DecodeError):  # a proxy rewrote code or message, or cut the details: then it is its answer
         return None
 
 

@@ -13,10 +13,11 @@ from typing import Unpack
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from lorry.connection import Connection, received
-from lorry.errors import IncompatibleAdapter
+from lorry.errors import DigestMismatch, IncompatibleAdapter
 from lorry.format.base import BaseFacts
 from lorry.format.compatibility import CarryOver, refuse
 from lorry.format.manifest import ManifestFile, Recipe
+from lorry.format.reference import parse_reference
 from lorry.recipe import WrittenRecipe, written
 from lorry.retry import Patience
 from lorry.rpc.calls import translated
@@ -119,8 +120,10 @@ class CatalogCalls(Connection):
         return (await patience(self._call, self._catalog.CreateVersion, request)).version
 
     async def version(self, reference: str) -> Version:
-        """One version, yanked or not. Raises VersionNotFound."""
-        return (await self._call(self._catalog.GetVersion, pb.GetVersionRequest(adapter=reference))).version
+        """One version, yanked or not. Raises VersionNotFound, DigestMismatch."""
+        version = (await self._call(self._catalog.GetVersion, pb.GetVersionRequest(adapter=reference))).version
+        _check_pinned(reference, version.digest)
+        return version
 
     def versions(self, adapter: str, *, filter: str = "") -> AsyncIterator[Version]:  # noqa: A002 - the contract's word
         """The versions of an adapter, newest first; see ListVersionsRequest.filter.
@@ -209,9 +212,12 @@ class CatalogCalls(Connection):
     async def lineage(self, reference: str, *, depth: int = 0) -> pb.GetLineageResponse:
         """Where a version comes from and what was made out of it, up to `depth` generations away (0: 10).
 
-        Raises VersionNotFound.
+        Raises VersionNotFound, DigestMismatch.
         """
-        return await self._call(self._catalog.GetLineage, pb.GetLineageRequest(adapter=reference, depth=depth))
+        found = await self._call(self._catalog.GetLineage, pb.GetLineageRequest(adapter=reference, depth=depth))
+        for itself in found.nodes[:1]:
+            _check_pinned(reference, itself.digest)
+        return found
 
     async def recipe(self, reference: str) -> WrittenRecipe:
         """How a combination was made, its sources as references that mean the same versions for good.
@@ -219,8 +225,7 @@ class CatalogCalls(Connection):
         Raises VersionNotFound where a source was deleted or may not be read, InvalidCombination where the
         version is no combination.
         """
-        found = await self._call(self._catalog.GetLineage, pb.GetLineageRequest(adapter=reference, depth=1))
-        return written(reference, found)
+        return written(reference, await self.lineage(reference, depth=1))
 
     async def renew_leases(
         self, holder: str, references: Iterable[str], *, ttl: timedelta | None = None
@@ -239,8 +244,13 @@ class CatalogCalls(Connection):
         return self._listed(self._catalog.ListLeases, pb.ListLeasesRequest(adapter=adapter), lambda page: page.leases)
 
     async def resolve(self, reference: str) -> Version:
-        """What the reference means now. Raises AdapterNotFound, VersionNotFound, AliasNotFound, VersionYanked."""
-        return (await self._call(self._catalog.Resolve, pb.ResolveRequest(adapter=reference))).version
+        """What the reference means now.
+
+        Raises AdapterNotFound, VersionNotFound, AliasNotFound, VersionYanked, DigestMismatch.
+        """
+        version = (await self._call(self._catalog.Resolve, pb.ResolveRequest(adapter=reference))).version
+        _check_pinned(reference, version.digest)
+        return version
 
     async def check_compatibility(self, subject: str | pb.AdapterOutline, base: str) -> pb.CheckCompatibilityResponse:
         """The verdict on a published version, or on an outline (`lorry.transfer.outline` makes one of a folder)."""
@@ -278,3 +288,10 @@ class CatalogCalls(Connection):
         with translated():
             await call.wait_for_connection()
         return received(call)
+
+
+def _check_pinned(reference: str, answered: str) -> None:
+    """A digest says which bytes are meant: no registry can say otherwise."""
+    pinned = parse_reference(reference).digest
+    if pinned not in (None, answered):
+        raise DigestMismatch(f"asked for {pinned}, the registry answered {answered}")

@@ -149,9 +149,11 @@ def _session(given: Mapping[str, Any]) -> pb.Session | None:
 
 
 def _message(message: Message) -> pb.ChatMessage:
-    if isinstance(message, Mapping):
-        return pb.ChatMessage(role=message["role"], content=message["content"])
-    return pb.ChatMessage(role=message[0], content=message[1])
+    try:
+        role, content = (message["role"], message["content"]) if isinstance(message, Mapping) else message
+        return pb.ChatMessage(role=role, content=content)
+    except (LookupError, TypeError, ValueError) as error:
+        raise InvalidInput(f"expected a message to have a role and a content, got {repr(message)[:80]}") from error
 
 
 class Generation:

@@ -17,7 +17,7 @@ from lorry.access import AccessCalls
 from lorry.admin import AdminCalls
 from lorry.blobs import BlobCalls, Progress, silent
 from lorry.errors import Conflict, MissingBlobs
-from lorry.format.bundle import WEIGHTS_NAME, Bundle, check_bundle, check_names
+from lorry.format.bundle import OPTIONAL, WEIGHTS_NAME, Bundle, check_bundle, check_names
 from lorry.format.digest import digest_of_file
 from lorry.format.manifest import Manifest, ManifestFile, Recipe
 from lorry.format.reference import parse_adapter_name
@@ -123,18 +123,20 @@ class RegistryClient(SignatureCalls, BlobCalls, AdminCalls, AccessCalls):
 
         Every byte is verified before its file appears; files that are right already are kept. The
         folder remembers the version, so that a later push names it as parent. Raises Conflict where
-        a file differs and `overwrite` is False, DigestMismatch, what `resolve` and `download` raise.
+        a file differs, or is one that the version has not, and `overwrite` is False, DigestMismatch,
+        what `resolve` and `download` raise.
         """
         version = await self.resolve(reference)
         manifest = _verified(version)
-        wanted = await asyncio.to_thread(_to_fetch, manifest, into, overwrite=overwrite)
+        strange = await asyncio.to_thread(_strange, manifest, into)
+        wanted = await asyncio.to_thread(_to_fetch, manifest, into, strange, overwrite=overwrite)
         notes = into / NOTES
         notes.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=notes) as staging:
             await _together(
                 self.download(file.digest, file.size, Path(staging, file.name), progress=progress) for file in wanted
             )
-            await asyncio.to_thread(_publish, Path(staging), into, wanted)
+            await asyncio.to_thread(_publish, Path(staging), into, wanted, strange)
         source = f"{version.namespace}/{version.name}@{version.digest}"
         write_origin(into, Origin(source, {file.name: file.digest for file in manifest.files}))
         return version
@@ -157,21 +159,29 @@ def _verified(version: Version) -> Manifest:
     return manifest
 
 
-def _to_fetch(manifest: Manifest, into: Path, *, overwrite: bool) -> list[ManifestFile]:
-    wanted = []
-    for file in manifest.files:
-        path = into / file.name
-        if path.exists() and digest_of_file(path) == file.digest:
-            continue
-        if path.exists() and not overwrite:
-            raise Conflict(f"{path} holds something else; pull into another folder, or overwrite it on purpose")
-        wanted.append(file)
+def _strange(manifest: Manifest, into: Path) -> list[Path]:
+    """Files that a later push would take for the version's, and that are another's."""
+    others = OPTIONAL.difference(file.name for file in manifest.files)
+    return [into / name for name in sorted(others) if (into / name).exists()]
+
+
+def _to_fetch(manifest: Manifest, into: Path, strange: Sequence[Path], *, overwrite: bool) -> list[ManifestFile]:
+    wanted = [file for file in manifest.files if not _is_there(into / file.name, file.digest)]
+    in_the_way = [*(path for file in wanted if (path := into / file.name).exists()), *strange]
+    if in_the_way and not overwrite:
+        raise Conflict(f"{in_the_way[0]} holds something else; pull into another folder, or overwrite it on purpose")
     return wanted
 
 
-def _publish(staging: Path, into: Path, files: Iterable[ManifestFile]) -> None:
+def _is_there(path: Path, digest: str) -> bool:
+    return path.exists() and digest_of_file(path) == digest
+
+
+def _publish(staging: Path, into: Path, files: Iterable[ManifestFile], strange: Iterable[Path]) -> None:
     for file in files:
         (staging / file.name).replace(into / file.name)
+    for path in strange:
+        path.unlink()
     sync_folder(into)
 
 

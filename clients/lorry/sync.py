@@ -3,92 +3,34 @@
     with lorry.sync.RegistryClient("127.0.0.1:7471") as client:
         for adapter in client.adapters(): ...
 
-Owns one background thread with an event loop, shared by all clients of the process, and the two
-wrappers that bring a coroutine or a stream over to the caller's thread. Does not know any rpc.
+Owns the two faces, and the wrappers that bring a coroutine or a stream over to the caller's thread, by way
+of lorry.background. Does not know any rpc.
 """
 
 from __future__ import annotations
 
-import asyncio
 import copy
 import functools
-import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
-from concurrent.futures import CancelledError, Future, wait
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, Unpack
 
 from lorry import generation, registry, worker
+from lorry.background import drain as _drain
+from lorry.background import made as _made
+from lorry.background import wait as _wait
 from lorry.connection import Connection
 from lorry.generation import GenerateOptions
 from lorry.rpc.credentials import Credentials
-from lorry.v1.inference_pb2 import GenerateResponse
+from lorry.scoring import Item, score_requests
+from lorry.search import Tried
+from lorry.v1.inference_pb2 import GenerateResponse, ScoreResponse
 
 P = ParamSpec("P")
 T = TypeVar("T")
 ClientT = TypeVar("ClientT", bound=Connection)
 # A face of a client is one of each of its parts: the wrappers below take methods of either.
 SeenT_co = TypeVar("SeenT_co", bound=Connection, covariant=True)
-
-
-@functools.cache
-def _loop() -> asyncio.AbstractEventLoop:
-    loop = asyncio.new_event_loop()
-    threading.Thread(target=loop.run_forever, name="lorry-sync", daemon=True).start()
-    return loop
-
-
-def _wait(work: Coroutine[Any, Any, T]) -> T:
-    """The result of the work, done on the background loop; where the wait is interrupted, cancelled and ended there."""
-    loop, done = _loop(), Future[T]()
-    tasks: list[asyncio.Task[T]] = []
-
-    def begin() -> None:
-        tasks.append(loop.create_task(work))
-        tasks[0].add_done_callback(lambda task: _settle(done, task))
-
-    loop.call_soon_threadsafe(begin)
-    try:
-        return done.result()
-    except BaseException:
-        if not done.done():
-            loop.call_soon_threadsafe(lambda: tasks[0].cancel())  # noqa: PLW0108 - there is a task once `begin` ran
-            wait({done})  # a stream that still runs could not be closed
-        raise
-
-
-def _settle(done: Future[T], task: asyncio.Task[T]) -> None:
-    if task.cancelled():
-        done.set_exception(CancelledError())
-    elif error := task.exception():
-        done.set_exception(error)
-    else:
-        done.set_result(task.result())
-
-
-_END: Any = object()
-
-
-async def _made(make: Callable[[], T]) -> T:
-    return make()
-
-
-async def _next(stream: AsyncIterator[T]) -> T:
-    return await anext(stream, _END)
-
-
-async def _closed(stream: AsyncIterator[T]) -> None:
-    if isinstance(stream, AsyncGenerator):
-        await stream.aclose()
-
-
-def _drain(stream: AsyncIterator[T]) -> Iterator[T]:
-    """The stream's items on the caller's thread; the stream is closed when the loop is left."""
-    try:
-        while (item := _wait(_next(stream))) is not _END:
-            yield item
-    finally:
-        _wait(_closed(stream))
 
 
 class _Face(Generic[SeenT_co]):
@@ -232,8 +174,20 @@ class WorkerClient(_Face[worker.WorkerClient]):
         """Begin a generation; see lorry.WorkerClient.generate."""
         return Generation(_wait(_made(lambda: self._client.generate(prompt, timeout=timeout, **options))))
 
-    score = _stream(worker.WorkerClient.score)
-    search = _stream(worker.WorkerClient.search)
+    def score(
+        self, items: Iterable[Item], *, tenant: str = "", priority: int = 0, timeout: float | None = None
+    ) -> Iterator[ScoreResponse]:
+        """As lorry.WorkerClient.score. Items are read on this thread: they may take their time, or ask a client."""
+        for call in score_requests(items, tenant=tenant, priority=priority):
+            yield from _drain(_wait(_made(functools.partial(self._client._scored, [call], timeout))))  # noqa: SLF001 - the face's own
+
+    def search(
+        self, candidates: Sequence[Mapping[str, float]], examples: Sequence[Item], *, timeout: float | None = None
+    ) -> Iterator[Tried]:
+        """As lorry.WorkerClient.search."""
+        given = list(candidates), list(examples)
+        return _drain(_wait(_made(lambda: self._client.search(*given, timeout=timeout))))
+
     interpolate = _call(worker.WorkerClient.interpolate)
     switch = _call(worker.WorkerClient.switch)
     split = _call(worker.WorkerClient.split)

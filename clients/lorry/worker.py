@@ -67,7 +67,11 @@ class WorkerClient(Connection):
         Any number of items: they are taken as they are needed, a call of some hundred after the other.
         `timeout` in seconds bounds each call, None none. Raises InvalidInput, what the worker raises.
         """
-        requests = score_requests(items, tenant=tenant, priority=priority)
+        return self._scored(score_requests(items, tenant=tenant, priority=priority), timeout)
+
+    def _scored(
+        self, requests: Iterable[tuple[int, pb.ScoreRequest]], timeout: float | None
+    ) -> AsyncGenerator[pb.ScoreResponse, None]:
         return scores((first, self._inference.Score(request, timeout=timeout)) for first, request in requests)
 
     def search(

@@ -2,14 +2,21 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from datetime import timedelta
+from typing import Any
 
 import pytest
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from lorry.cli import output
-from lorry.v1 import inference_pb2, residency_pb2, types_pb2
+from lorry.v1 import access_pb2, admin_pb2, blob_pb2, catalog_pb2, inference_pb2, residency_pb2, types_pb2
+
+CONTRACT = (access_pb2, admin_pb2, blob_pb2, catalog_pb2, inference_pb2, residency_pb2, types_pb2)
 
 
 def test_messages_become_plain_documents(capsys: pytest.CaptureFixture[str]) -> None:
@@ -25,6 +32,49 @@ def test_messages_become_plain_documents(capsys: pytest.CaptureFixture[str]) -> 
     assert document["names"] == ["a", "b"]
     assert (document["tier"], document["hits"], document["pinned"]) == ("TIER_POOL", 1 << 40, False)
     assert document["last_used_time"] == "1970-01-01T00:00:01Z"
+
+
+def messages_of(descriptors: Any) -> Iterator[Any]:
+    """Descriptors of messages, those within others too."""
+    for descriptor in descriptors:
+        if not descriptor.GetOptions().map_entry:
+            yield descriptor
+            yield from messages_of(descriptor.nested_types)
+
+
+def some(field: Any) -> Any:
+    """A value of a field, and no default."""
+    if field.message_type is not None:
+        return GetMessageClass(field.message_type)()
+    if field.enum_type is not None:
+        return field.enum_type.values[-1].number
+    kinds = {FieldDescriptor.CPPTYPE_BOOL: True, FieldDescriptor.CPPTYPE_STRING: "text"}
+    return b"\xff" if field.type == FieldDescriptor.TYPE_BYTES else kinds.get(field.cpp_type, 7)
+
+
+def filled(descriptor: Any, field: Any) -> Message:
+    """A message of which one field has a value."""
+    if field.message_type is not None and field.message_type.GetOptions().map_entry:
+        key, value = (some(field.message_type.fields_by_name[name]) for name in ("key", "value"))
+        return GetMessageClass(descriptor)(**{field.name: {key: value}})
+    return GetMessageClass(descriptor)(**{field.name: [some(field)] if field.is_repeated else some(field)})
+
+
+@pytest.mark.parametrize(
+    "descriptor",
+    [found for file in CONTRACT for found in messages_of(file.DESCRIPTOR.message_types_by_name.values())],
+    ids=lambda descriptor: descriptor.full_name,
+)
+def test_every_field_of_every_message_of_the_contract_can_be_written(descriptor: Any) -> None:
+    for field in descriptor.fields:
+        # One field at a time: of several that exclude each other the last alone would be seen.
+        document = output.plain(filled(descriptor, field))
+        assert json.loads(json.dumps(document))[field.name] not in (None, [], 0), field.name
+
+
+def test_bytes_are_text_where_they_can_be(capsys: pytest.CaptureFixture[str]) -> None:
+    output.say_json(types_pb2.Version(signatures=[b'{"payload":"\xc3\xa9"}', b"\xff\xfe"]))
+    assert json.loads(capsys.readouterr().out)["signatures"] == ['{"payload":"\u00e9"}', "//4="]
 
 
 def test_unset_is_not_the_same_as_zero() -> None:
@@ -105,11 +155,11 @@ def test_on_a_terminal_a_spinner_leaves_stdout_alone(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pretend_a_terminal(monkeypatch)
-    with output.spinner("loading"):
+    with output.spinner("loading [/x] \x1b[2J"):
         pass
     out, err = capsys.readouterr()
     assert out == ""
-    assert "loading" in err
+    assert "loading [/x] ?[2J" in err
 
 
 def test_a_pipe_sees_no_progress(capsys: pytest.CaptureFixture[str]) -> None:

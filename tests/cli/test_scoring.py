@@ -12,11 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from lorry import sync
+from lorry.cli import compare
 from tests.cli.conftest import Lorry, Result
+from tests.support.adapters import CONFIG, WEIGHTS
 from tests.support.blocking import blocking
-from tests.support.worker import MODEL_NAME, running_worker, save_model, tiny_adapter, tiny_base
+from tests.support.worker import MODEL_NAME, running_worker, save_model, tiny_adapter, tiny_base, tiny_llama
 
 ITEMS = [
     {"prompt": "ahoy", "continuation": " matey"},
@@ -92,6 +95,8 @@ def test_score_reads_standard_input_and_sums_up_for_people(lorry: Lorry, monkeyp
         ("[]", "line 2: expected an object"),
         ('{"prompt": "a"}', "item 1: "),
         ('{"prompt": "a", "continuation": "b", "temperature": 1}', "item 1: .*temperature"),
+        ('{"messages": [{"role": "user"}], "continuation": "b"}', "item 1: .*role and a content"),
+        ('{"messages": [["user"]], "continuation": "b"}', "item 1: .*role and a content"),
         ('{"prompt": "a", "continuation": "b", "adapters": "nobody=much"}', "reference=weight"),
     ],
 )
@@ -113,6 +118,20 @@ def test_compare_shows_the_answers_of_each_selection(lorry: Lorry) -> None:
     assert "(base)" in lorry(*asked).out
 
 
+def test_compare_shows_an_answer_line_by_line(capsys: pytest.CaptureFixture[str]) -> None:
+    answers = [{"text": "if so:\n\tpass\n\nend"}, {"text": "\x1b[2J"}, {"text": ""}]
+    compare._show_answers(["(base)", "pirate", "json"], answers, as_json=False)
+    assert [line.rstrip() for line in capsys.readouterr().out.splitlines()] == [
+        "selection  answer",
+        "(base)     if so:",
+        "                   pass",
+        "",
+        "           end",
+        "pirate     ?[2J",
+        "json",
+    ]
+
+
 def test_compare_shows_how_likely_each_finds_the_same_texts(lorry: Lorry, tmp_path: Path) -> None:
     two = lorry(
         "compare", "pirate", "--prompt", "ahoy", "--raw", "--continuation", " matey", "--continuation", "!", "--json"
@@ -127,6 +146,32 @@ def test_compare_shows_how_likely_each_finds_the_same_texts(lorry: Lorry, tmp_pa
     assert base["perplexity"] == pytest.approx(math.exp(-base["per_token"]))
     shown = lorry("compare", "pirate", "--examples", by_file).out
     assert f"{pirate['logprob']:.4f}" in shown
+
+
+@pytest.fixture
+def wild(address: str, tmp_path: Path) -> str:
+    """An adapter under whose head any token is all but impossible."""
+    folder = tiny_adapter(tmp_path / "wild", 3)
+    weights = load_file(folder / WEIGHTS)
+    weights["base_model.model.lm_head.weight"] = tiny_llama().get_output_embeddings().weight.detach() * 1e5
+    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+    config = json.loads((folder / CONFIG).read_text()) | {"modules_to_save": ["lm_head"]}
+    (folder / CONFIG).write_text(json.dumps(config))
+    with sync.RegistryClient(address) as registry:
+        registry.push(folder, "wild", base=MODEL_NAME)
+    return "wild"
+
+
+def test_a_perplexity_beyond_all_numbers_is_infinite_for_people_and_null_in_json(
+    lorry: Lorry, wild: str, tmp_path: Path
+) -> None:
+    items = lines(tmp_path / "items", ITEMS[:1])
+    scored = lorry("score", items, "-a", wild)
+    assert (scored.code, "perplexity inf" in scored.out) == (0, True)
+    assert " inf " in lorry("compare", wild, "--examples", items).out
+    base, other = lorry("compare", wild, "--examples", items, "--json").json
+    assert other["per_token"] < -710
+    assert (base["perplexity"] > 1, other["perplexity"]) == (True, None)
 
 
 def test_compare_wants_a_prompt_or_examples(lorry: Lorry, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,15 @@ def test_a_push_is_signed_and_verified(lorry: Lorry, folder: str, key: str) -> N
     assert f"signed by {key_id}" in lorry("verify", "signed/pirate", "--key", public(key)).out
     assert lorry("verify", "signed/pirate", "--key", public(key), "--json").json["signed_by"] == [key_id]
     assert f"signed by  {key_id}" in lorry("show", "signed/pirate").out
+
+
+def test_a_signed_version_is_shown_in_json_with_its_envelopes(lorry: Lorry, folder: str, key: str) -> None:
+    pushed = lorry("push", folder, "enveloped/pirate", "--sign", key, "--json")
+    assert pushed.code == 0, pushed.err
+    shown = lorry("show", "enveloped/pirate", "--json").json["version"]
+    (envelope,) = map(json.loads, shown["signatures"])
+    assert envelope["signatures"][0]["keyid"] == lorry("key", "id", public(key)).out.strip()
+    assert lorry("resolve", "enveloped/pirate", "--json").json["signatures"] == pushed.json["signatures"]
 
 
 def test_what_is_published_is_signed_later(lorry: Lorry, folder: str, key: str) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import re
 import signal
 import socket
 import subprocess
 import sys
+import termios
+import time
 from importlib.metadata import version
 from pathlib import Path
 
@@ -16,6 +19,10 @@ import pytest
 from lorry import errors
 from lorry.cli.exits import error_line, exit_code
 from tests.cli.conftest import Lorry
+
+BEYOND_INT32, BEYOND_INT64 = str(1 << 31), str(1 << 63)
+# What Python makes of the bytes a=\xff in an argument.
+UNDECODABLE = "a=\udcff"
 
 
 @pytest.mark.parametrize(
@@ -69,6 +76,17 @@ def test_a_defect_names_its_request_without_being_asked() -> None:
         (("combine", "--recipe", "b", "--dry-run"), 2, "USAGE"),
         (("generate", "hi", "-a", "x", "--base-only"), 2, "USAGE"),
         (("generate", "hi", "-a", "x", "--route", "r"), 2, "INVALID_ARGUMENT"),
+        (("pin", "a", "--ttl", "inf"), 2, "USAGE"),
+        (("pin", "a", "--ttl", "nan"), 2, "USAGE"),
+        (("alias", "set", "a", "prod", "--expect", BEYOND_INT64), 2, "USAGE"),
+        (("switch", "a", "--expect", BEYOND_INT64), 2, "USAGE"),
+        (("route", "rollback", "r", "--revision", BEYOND_INT64), 2, "USAGE"),
+        (("namespace", "set", "team", "--max-versions", BEYOND_INT64), 2, "USAGE"),
+        (("namespace", "set", "team", "--max-bytes", "1", "--expect", BEYOND_INT64), 2, "USAGE"),
+        (("update", "a", "--keep-last", BEYOND_INT32), 2, "USAGE"),
+        (("audit", "--since", "0001-01-01T00:00+14:00"), 2, "INVALID_ARGUMENT"),
+        (("ls", "--label", UNDECODABLE), 2, "INVALID_ARGUMENT"),
+        (("show", UNDECODABLE), 2, "INVALID_ARGUMENT"),
         (("--registry", "127.0.0.1:1", "ls"), 5, "UNAVAILABLE"),
         (("--worker", "127.0.0.1:1", "ps"), 5, "UNAVAILABLE"),
     ],
@@ -79,6 +97,24 @@ def test_a_refusal_is_one_line_on_stderr_with_its_reason(
     result = lorry(*arguments)
     assert (result.code, result.out) == (code, "")
     assert (result.err.startswith(f"error: {reason}: "), result.err.count("\n")) == (True, 1), result.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--token-file", "FILE", "ls"),
+        ("generate", "hi", "--json-schema", "FILE"),
+        ("generate", "hi", "--grammar", "FILE"),
+        ("score", "FILE"),
+        ("combine", "--from", "FILE"),
+    ],
+)
+def test_a_file_that_is_no_text_is_told_in_one_line(lorry: Lorry, tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(b"\xff\xfe")
+    refused = lorry(*(str(file) if argument == "FILE" else argument for argument in arguments))
+    assert (refused.code, refused.err.startswith("error: INVALID_")) == (2, True)
+    assert (str(file) in refused.err, refused.err.count("\n")) == (True, 1), refused.err
 
 
 def test_a_broken_adapter_says_what_is_wrong(lorry: Lorry, tmp_path: Path) -> None:
@@ -156,3 +192,18 @@ def test_ctrl_c_ends_a_command_that_waits() -> None:
             out, err = process.communicate(timeout=60)
             peer.close()
     assert (process.returncode, out, err) == (130, "", "")
+
+
+def test_ctrl_c_ends_a_command_that_reads_standard_input() -> None:
+    command = [sys.executable, "-c", "from lorry.cli.main import main; main()", "score", "-"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdin
+        process.stdin.write(b'{"prompt": "a", "continuation": "b"}\n')
+        process.stdin.flush()
+        while any(fcntl.ioctl(process.stdin, termios.FIONREAD, bytes(4))):
+            time.sleep(0.05)  # it has not read the line yet
+        process.send_signal(signal.SIGINT)
+        try:
+            assert (process.wait(timeout=20), process.stderr and process.stderr.read()) == (130, b"")
+        finally:
+            process.kill()

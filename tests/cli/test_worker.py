@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import pty
+import re
+import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +91,35 @@ def test_an_adapter_that_is_not_there_is_told(lorry: Lorry) -> None:
     refused = lorry("generate", "hello", "-a", "nobody")
     assert (refused.code, refused.out) == (3, "")
     assert refused.err.startswith("error: ADAPTER_NOT_FOUND: ")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("generate", "hello", "--base-only", "--regex", r"\x1b\]0;PWNED\x07\x1b\[2J\nok", "-n", "40"),
+        ("chat", "--base-only", "-n", "40", "-t", "5", "--seed", "1"),
+        ("interpolate", "pirate", "json", "--prompt", "hello", "-n", "40", "-t", "5", "--seed", "1"),
+    ],
+)
+def test_what_a_model_says_drives_no_terminal_and_goes_to_a_pipe_as_it_is(
+    address: str, worker: str, command: tuple[str, ...]
+) -> None:
+    started = partial(
+        subprocess.Popen,
+        [Path(sys.executable).with_name("lorry"), "--registry", address, "--worker", worker, *command],
+        stdin=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    with started(stdout=subprocess.PIPE) as piped:
+        told = piped.communicate(b"hello\n")[0].decode()
+    leader, follower = pty.openpty()
+    with started(stdout=follower) as shown:
+        os.close(follower)
+        shown.communicate(b"hello\n")
+    seen = os.read(leader, 1 << 16).decode().replace("\r\n", "\n")
+    os.close(leader)
+    assert re.search(r"[\x00-\x08\x0b-\x1f\x7f]", told)
+    assert seen == re.sub(r"[\x00-\x08\x0b-\x1f\x7f]", "?", told)
 
 
 def test_switch_changes_what_callers_get_who_name_nothing(lorry: Lorry) -> None:
@@ -208,6 +242,11 @@ class TestChat:
         assert result.code == 0
         assert result.err.startswith("error: ADAPTER_NOT_FOUND: ")
         assert result.out.count("\n") == 1
+
+    def test_adapters_that_are_no_selection_leave_those_that_were_chosen(self, talk: Any) -> None:
+        result = talk("/adapter pirate=abc", "hello", options=("--json", "-a", "json"))
+        assert result.err.startswith("error: INVALID_SELECTION: ")
+        assert [adapter["adapter"] for adapter in stream(result)[0]["started"]["adapters"]] == ["json"]
 
 
 def test_pulled_folders_of_adapters_are_peft_folders(lorry: Lorry, tmp_path: Path) -> None:

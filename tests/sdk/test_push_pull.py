@@ -177,6 +177,21 @@ class TestPullIntoAFolderInUse:
         await client.pull("pirate", mine, overwrite=True)
         assert contents(mine) == contents(folder)
 
+    async def test_a_file_of_another_version_is_in_the_way_too(
+        self, client: RegistryClient, folder: Path, tmp_path: Path
+    ) -> None:
+        plain = await client.push(folder, "pirate")
+        out = write_adapter(tmp_path / "out")  # the same but for a template
+        (out / "chat_template.jinja").write_text("{{ messages }}")
+        await client.push(out, "worded")
+        (out / "notes.txt").write_text("mine")
+        with pytest.raises(Conflict, match=r"chat_template\.jinja"):
+            await client.pull("pirate", out)
+        assert await client.pull("pirate", out, overwrite=True) == plain
+        assert contents(out) == contents(folder) | {"notes.txt": b"mine"}
+        (out / "notes.txt").unlink()
+        assert (await client.push(out, "pirate")).digest == plain.digest
+
 
 class TestDownload:
     async def test_the_file_is_there_whole_or_not_at_all(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from google.protobuf.duration_pb2 import Duration
 from hypothesis import given
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 from lorry.combination import METHODS, combine_request
 from lorry.errors import InvalidCombination, InvalidInput, InvalidSelection
 from lorry.generation import generate_request
+from lorry.scoring import score_item
 from lorry.selection import parse_weighted, selection
 from lorry.v1 import inference_pb2 as pb
 from lorry.v1 import residency_pb2 as residency
@@ -55,6 +58,13 @@ class TestGenerate:
         messages = [("system", "Be brief."), {"role": "user", "content": "Hello"}]
         chat = generate_request(None, {"messages": messages}).chat
         assert [(m.role, m.content) for m in chat.messages] == [("system", "Be brief."), ("user", "Hello")]
+
+    @pytest.mark.parametrize("message", [{"role": "user"}, ("user",), ("user", 5), 5, ("user", "\ud800")])
+    def test_a_message_has_a_role_and_a_content(self, message: Any) -> None:
+        with pytest.raises(InvalidInput, match="role and a content"):
+            generate_request(None, {"messages": [message]})
+        with pytest.raises(InvalidInput, match=r"item 3: .*role and a content"):
+            score_item({"messages": [message], "continuation": "a"}, 3)
 
     def test_tokens_are_taken_as_they_are(self) -> None:
         assert list(generate_request(None, {"tokens": [1, 2]}).tokens.ids) == [1, 2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,8 @@ from lorry.format.manifest import Recipe, RecipeSource
 from lorry.format.reference import parse_adapter_name
 from lorry.rpc.convert import file_from_pb, manifest_from_pb
 from lorry.signing import new_key, sign, signing_key
-from tests.support.adapters import BASE_NAME, write_adapter
+from tests.support.adapters import BASE_NAME, adapter_bytes, write_adapter
+from tests.support.evil_registry import evil_registry
 
 KEY, OTHER = signing_key(new_key()[0]), signing_key(new_key()[0])
 
@@ -155,3 +157,24 @@ async def test_verifying_does_not_believe_the_registry(
     lie.manifest.rank += 1
     with pytest.raises(DigestMismatch):
         await client.verify("pirate", [KEY.public])
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda client, pinned, _: client.verify(pinned, [KEY.public]),
+        lambda client, pinned, folder: client.pull(pinned, folder / "out"),
+        lambda client, pinned, _: client.sign_version(pinned, KEY),
+        lambda client, pinned, _: client.recipe(pinned),
+    ],
+    ids=["verify", "pull", "sign", "recipe"],
+)
+async def test_a_digest_is_answered_by_nothing_else(tmp_path: Path, ask: Callable[..., Awaitable[object]]) -> None:
+    """However well the other version is signed, under the same name."""
+    async with evil_registry() as (registry, address), RegistryClient(address, timeout=20) as client:
+        version = registry.add("pirate", *adapter_bytes(), "")
+        manifest = manifest_from_pb(version.manifest)
+        version.signatures.append(sign(manifest, parse_adapter_name("pirate"), KEY))
+        assert (await client.verify(f"pirate@{version.digest}", [KEY.public]))[0] == version
+        with pytest.raises(DigestMismatch, match=version.digest):
+            await ask(client, "pirate@sha256:" + "0" * 64, tmp_path)

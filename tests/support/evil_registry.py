@@ -1,7 +1,7 @@
 """A registry without a guard: it serves whatever a test puts in, under whatever manifest the test claims.
 
-Owns the two rpcs that a worker needs, Resolve and Read, over a real socket. Looks at nothing that
-it serves. Does not know what is wrong with it.
+Owns the rpcs that read a version and its bytes, over a real socket. Looks at nothing that it serves.
+Does not know what is wrong with it.
 """
 
 from __future__ import annotations
@@ -62,6 +62,19 @@ class EvilRegistry(CatalogServiceServicer, BlobServiceServicer):
         if name not in self.versions:
             raise AdapterNotFound(f"no adapter {name}")
         return catalog_pb2.ResolveResponse(version=self.versions[name])
+
+    async def GetVersion(  # noqa: N802 - the rpc's name
+        self, request: catalog_pb2.GetVersionRequest, _context: Any
+    ) -> catalog_pb2.GetVersionResponse:
+        """As Resolve."""
+        return catalog_pb2.GetVersionResponse(version=self.versions[parse_reference(request.adapter).adapter.name])
+
+    async def GetLineage(  # noqa: N802 - the rpc's name
+        self, request: catalog_pb2.GetLineageRequest, _context: Any
+    ) -> catalog_pb2.GetLineageResponse:
+        """As Resolve, and no relatives."""
+        digest = self.versions[parse_reference(request.adapter).adapter.name].digest
+        return catalog_pb2.GetLineageResponse(nodes=[catalog_pb2.LineageNode(digest=digest)])
 
     async def CheckCompatibility(  # noqa: N802 - the rpc's name
         self, _request: catalog_pb2.CheckCompatibilityRequest, _context: Any

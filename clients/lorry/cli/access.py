@@ -151,15 +151,13 @@ def _ago(text: str) -> datetime | None:
     if not text:
         return None
     try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
         try:
+            moment = datetime.fromisoformat(text)
+        except ValueError:
             return datetime.now(UTC) - parse_span(text)
-        except (InvalidInput, OverflowError) as error:
-            raise InvalidInput(
-                f"expected a span such as 7d or a time such as 2026-01-31T12:00Z, got {text!r}"
-            ) from error
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    except (InvalidInput, OverflowError) as error:
+        raise InvalidInput(f"expected a span such as 7d or a time such as 2026-01-31T12:00Z, got {text!r}") from error
 
 
 def _scopes(principal: Principal) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lorry.cli import output
-from lorry.cli.context import Json, Name, Reference, registry
+from lorry.cli.context import INT64, Json, Name, Reference, registry
 
 if TYPE_CHECKING:
     from lorry.v1.types_pb2 import Alias
@@ -20,7 +20,13 @@ app = typer.Typer(help="Movable names for versions.", rich_markup_mode=None)
 AliasName = Annotated[str, typer.Argument(metavar="ALIAS")]
 Expected = Annotated[
     int | None,
-    typer.Option("--expect", metavar="REVISION", help="Only where the alias has this revision; 0: it must not exist."),
+    typer.Option(
+        "--expect",
+        metavar="REVISION",
+        min=0,
+        max=INT64,
+        help="Only where the alias has this revision; 0: it must not exist.",
+    ),
 ]
 
 

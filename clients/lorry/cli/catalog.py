@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lorry.cli import output
-from lorry.cli.context import Json, Labels, Name, Reference, pairs, registry
+from lorry.cli.context import INT32, Json, Labels, Name, Reference, pairs, registry
 from lorry.cli.where import Flags, filter_of
 
 if TYPE_CHECKING:
@@ -142,7 +142,10 @@ def update(
     keep_last: Annotated[
         int | None,
         typer.Option(
-            metavar="N", help="Let collections of garbage delete what is older than the N newest; 0: nothing."
+            metavar="N",
+            min=0,
+            max=INT32,
+            help="Let collections of garbage delete what is older than the N newest; 0: nothing.",
         ),
     ] = None,
     as_json: Json = False,

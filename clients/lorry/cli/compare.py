@@ -6,7 +6,7 @@ Owns the command's options and the tables. All selections run side by side in th
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +14,7 @@ import typer
 
 from lorry.cli import options, output
 from lorry.cli.context import Json, worker
-from lorry.cli.examples import read_items, selection
+from lorry.cli.examples import perplexity, read_items, selection
 
 if TYPE_CHECKING:
     from lorry.scoring import Item
@@ -88,7 +88,14 @@ def _show_answers(names: Sequence[str], answers: Sequence[dict[str, Any]], *, as
     if as_json:
         output.say_json([{"selection": name, **answer} for name, answer in zip(names, answers, strict=True)])
         return
-    output.show_table(("selection", "answer"), zip(names, (answer["text"] for answer in answers), strict=True))
+    rows = (row for name, answer in zip(names, answers, strict=True) for row in _lines(name, answer["text"]))
+    output.show_table(("selection", "answer"), rows)
+
+
+def _lines(name: str, text: str) -> Iterator[tuple[str, str]]:
+    """A row for each line of an answer, the first of them named."""
+    first, *others = text.expandtabs().split("\n")
+    return iter([(name, first), *(("", line) for line in others)])
 
 
 def _scores(client: WorkerClient, names: Sequence[str], items: Sequence[Item]) -> list[list[ScoreResponse]]:
@@ -127,7 +134,7 @@ def _summary(name: str, scores: Sequence[ScoreResponse]) -> dict[str, Any]:
         "selection": name,
         "logprob": total,
         "per_token": total / tokens if tokens else 0.0,
-        "perplexity": math.exp(-total / tokens) if tokens else 1.0,
+        "perplexity": perplexity(total / tokens) if tokens else 1.0,
         "greedy": sum(score.greedy for score in scores),
         "logprobs": [score.logprob for score in scores],
     }

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lorry.errors import InvalidInput
+
 if TYPE_CHECKING:
     from lorry import sync
     from lorry.rpc.credentials import Credentials
@@ -21,6 +23,9 @@ REGISTRY = "127.0.0.1:7471"
 WORKER = "127.0.0.1:7472"
 # Never an option's value: every process of the machine can read those.
 TOKEN_VARIABLE = "LORRY_TOKEN"  # noqa: S105 - the name of a variable
+
+# The largest numbers of the contract.
+INT32, INT64 = 2**31 - 1, 2**63 - 1
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document; for a stream, one a line.")]
 Reference = Annotated[
@@ -47,13 +52,13 @@ class Addresses:
     key: Path | None = None
 
     def credentials(self) -> Credentials:
-        """Raises OSError where the token's file cannot be read, BadParameter where options do not go together."""
+        """Raises what `text_of` raises of the token's file, BadParameter where options do not go together."""
         if (self.cert is None) != (self.key is None):
             raise typer.BadParameter("expected --cert and --key together")
         given: Credentials = {}
         token = os.environ.get(TOKEN_VARIABLE, "")
         if self.token_file is not None:
-            token = self.token_file.read_text(encoding="utf-8").strip()
+            token = text_of(self.token_file).strip()
         if token:
             given["token"] = token
         if self.ca is not None:
@@ -77,6 +82,14 @@ def worker(ctx: typer.Context) -> sync.WorkerClient:
 
     addresses = _addresses(ctx)
     return WorkerClient(addresses.worker, **addresses.credentials())
+
+
+def text_of(path: Path) -> str:
+    """What a file says. Raises InvalidInput, OSError."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidInput(f"{path}: expected text in UTF-8: {error}") from error
 
 
 def adapters(given: list[str] | None) -> Adapters:

@@ -1,11 +1,13 @@
 """Examples and items as files of JSON lines, and selections as they are written in one word.
 
-Owns these two spellings, shared by score, compare and search. Does not know what is done with them.
+Owns these two spellings and the perplexity of scores, shared by score, compare and search. Does not know
+what is done with them.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,15 +36,26 @@ Examples = Annotated[
 
 def read_items(path: Path) -> Iterator[Item]:
     """The items of a file, line by line as they are asked for. Raises InvalidInput, which names the line, OSError."""
-    with _opened(path) as lines:
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                yield _item(line, number)
+    try:
+        with _opened(path) as lines:
+            for number, line in enumerate(lines, 1):
+                if line.strip():
+                    yield _item(line, number)
+    except UnicodeDecodeError as error:
+        raise InvalidInput(f"{path}: expected text in UTF-8: {error}") from error
 
 
 def selection(text: str) -> Adapters:
     """`pirate`, or `pirate+json=0.5` for several at once; `base` alone in parentheses, `(base)`, is the base model."""
     return adapters([] if text == output.BASE else text.split("+"))
+
+
+def perplexity(per_token: float) -> float:
+    """Of a mean log-probability; infinity where no float is as large."""
+    try:
+        return math.exp(-per_token)
+    except OverflowError:
+        return math.inf
 
 
 @contextmanager

@@ -110,11 +110,20 @@ def chat(  # noqa: PLR0913 - one parameter an option
     with worker(ctx) as client:
         for line in _lines():
             if line.startswith("/adapter"):
-                chosen = {"adapters": adapters(line.split()[1:])}
+                chosen = _switched(line) or chosen
             elif line.startswith("/"):
                 output.note(_HELP)
             else:
                 _turn(client, history, line, chosen | drawn | kept, as_json=as_json)
+
+
+def _switched(line: str) -> dict[str, Any] | None:
+    """What /adapter chooses; None, and told, where that is no selection."""
+    try:
+        return {"adapters": adapters(line.split()[1:])}
+    except LorryError as error:
+        output.note(error_line(error.reason, error.message))
+        return None
 
 
 def _turn(

@@ -48,4 +48,4 @@ def interpolate(  # noqa: PLR0913 - one parameter an option
         return
     for point in points:
         output.say(" + ".join(f"{weight:.2f} {name}" for name, weight in point.weights.items()))
-        output.say(f"  {point.text}")
+        output.write(f"  {point.text}\n")

@@ -9,7 +9,7 @@ import sys
 from typing import NoReturn
 
 from lorry.cli.exits import OTHER, error_line, exit_code
-from lorry.errors import LorryError, MissingExtra
+from lorry.errors import InvalidInput, LorryError, MissingExtra
 
 _PACKAGES = {"typer", "rich"}
 
@@ -20,6 +20,10 @@ def main() -> None:
         sys.exit(_run())
     except LorryError as error:
         _leave(error_line(error.reason, error.message, error.request_id), exit_code(error))
+    except UnicodeError as error:
+        if getattr(error, "encoding", "") != "utf-8":
+            raise  # a stream's own encoding: nothing that came is wrong
+        _leave(error_line(InvalidInput.reason, f"expected text in UTF-8: {error}"), exit_code(InvalidInput("")))
     except OSError as error:
         _leave(error_line("IO", str(error)), OTHER)
     except ModuleNotFoundError as error:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lorry.cli import output
-from lorry.cli.context import Json, registry
+from lorry.cli.context import INT64, Json, registry
 
 if TYPE_CHECKING:
     from lorry.v1.admin_pb2 import Namespace
@@ -57,7 +57,7 @@ def change(  # noqa: PLR0913 - one parameter an option
     name: _Named,
     *,
     max_bytes: Annotated[str | None, typer.Option(metavar="BYTES", help="Such as 10GiB; 0 lifts the limit.")] = None,
-    max_versions: Annotated[int | None, typer.Option(metavar="N", min=0, help="0 lifts the limit.")] = None,
+    max_versions: Annotated[int | None, typer.Option(metavar="N", min=0, max=INT64, help="0 lifts the limit.")] = None,
     trusted_key: Annotated[
         list[Path] | None,
         typer.Option(
@@ -68,7 +68,9 @@ def change(  # noqa: PLR0913 - one parameter an option
         ),
     ] = None,
     no_trusted_keys: Annotated[bool, typer.Option("--no-trusted-keys", help="Ask for no signatures.")] = False,
-    expect: Annotated[int, typer.Option(metavar="REVISION", min=0, help="Only where it has this revision.")] = 0,
+    expect: Annotated[
+        int, typer.Option(metavar="REVISION", min=0, max=INT64, help="Only where it has this revision.")
+    ] = 0,
     as_json: Json = False,
 ) -> None:
     """Change a namespace's limits and keys; what is not given stays."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lorry.cli.context import adapters
+from lorry.cli.context import adapters, text_of
 
 if TYPE_CHECKING:
     from lorry.selection import Adapters
@@ -58,7 +58,7 @@ def asked(prompt: str, *, raw: bool, system: str) -> dict[str, Any]:
 def form(json_schema: Path | None, regex: str | None, grammar: Path | None) -> dict[str, Any]:
     """The form of the answer as options of a generation."""
     files = {"json_schema": json_schema, "grammar": grammar}
-    read = {name: path.read_text(encoding="utf-8") for name, path in files.items() if path is not None}
+    read = {name: text_of(path) for name, path in files.items() if path is not None}
     return {**read, "regex": regex}
 
 

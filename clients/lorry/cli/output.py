@@ -5,7 +5,10 @@ Owns rendering. Results go to stdout; progress goes to stderr, and only where th
 
 from __future__ import annotations
 
+import base64
 import json
+import math
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -26,6 +29,8 @@ _PIPE_WIDTH = 200
 _STEP = 1024
 _UNITS = ("B", "KiB", "MiB", "GiB")
 _SHORT_DIGEST = len("sha256:") + 12
+# Of C0, DEL and C1 all but newline and tab: a carriage return would write over what was said before.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 # How a selection without adapters is written, and read where one is given in a word.
 BASE = "(base)"
 
@@ -41,8 +46,8 @@ def note(text: str) -> None:
 
 
 def write(piece: str) -> None:
-    """A piece of a streaming text, shown at once."""
-    sys.stdout.write(piece)
+    """A piece of a streaming text, shown at once; it drives no terminal: other people's weights choose it."""
+    sys.stdout.write(_CONTROL.sub("?", piece) if sys.stdout.isatty() else piece)
     sys.stdout.flush()
 
 
@@ -52,9 +57,10 @@ def say_json(value: object) -> None:
 
 
 def plain(value: Any) -> Any:
-    """A message as dictionaries: numbers stay numbers, enumerations their names, times RFC 3339, bytes counted.
+    """A message as dictionaries: numbers stay numbers, enumerations their names, times RFC 3339.
 
-    A field without a value is absent where the contract tells unset from empty, else its default.
+    A field without a value is absent where the contract tells unset from empty, else its default. Bytes
+    are text where they are UTF-8, as a signature's envelope is, else base64. JSON has no infinity: that is null.
     """
     from google.protobuf.message import Message
 
@@ -68,7 +74,18 @@ def plain(value: Any) -> Any:
         }
     if isinstance(value, dict):
         return {key: plain(entry) for key, entry in value.items()}
+    if isinstance(value, bytes):
+        return _text(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
     return [plain(entry) for entry in value] if isinstance(value, list | tuple) else value
+
+
+def _text(data: bytes) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return base64.b64encode(data).decode()
 
 
 def _field(field: Field, value: Any) -> Any:
@@ -209,6 +226,7 @@ def spinner(text: str) -> Iterator[None]:
         yield
         return
     from rich.console import Console
+    from rich.text import Text
 
-    with Console(stderr=True).status(text):
+    with Console(stderr=True).status(Text(printable(text))):  # what comes as a plain string is read as markup
         yield

@@ -56,10 +56,7 @@ def pin(
 ) -> None:
     """Keep an adapter from eviction."""
     with worker(ctx) as client:
-        if off:
-            resident = client.unpin(reference)
-        else:
-            resident = client.pin(reference, ttl=None if ttl is None else timedelta(seconds=ttl))
+        resident = client.unpin(reference) if off else client.pin(reference, ttl=_span(ttl))
     _tell(resident, as_json=as_json)
 
 
@@ -98,6 +95,13 @@ def caps(ctx: typer.Context, *, as_json: Json = False) -> None:
         )
     )
     output.show_table(("budget", "used>", "limit>"), ((b.name, b.used, b.limit) for b in known.budgets))
+
+
+def _span(seconds: float | None) -> timedelta | None:
+    try:
+        return None if seconds is None else timedelta(seconds=seconds)
+    except (OverflowError, ValueError):
+        raise typer.BadParameter(f"--ttl: expected seconds, got {seconds}") from None
 
 
 def _tell(resident: Resident, *, as_json: bool) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lorry.cli import output
-from lorry.cli.context import Json, adapters, worker
+from lorry.cli.context import INT64, Json, adapters, worker
 
 if TYPE_CHECKING:
     from lorry.selection import Adapters
@@ -22,7 +22,10 @@ app = typer.Typer(help="Routes: named pointers that requests may use instead of 
 
 Name = Annotated[str, typer.Argument(metavar="ROUTE", help="Name of the route.")]
 Expect = Annotated[
-    int | None, typer.Option(metavar="REVISION", help="Only where the route has this revision; 0: it must not exist.")
+    int | None,
+    typer.Option(
+        metavar="REVISION", min=0, max=INT64, help="Only where the route has this revision; 0: it must not exist."
+    ),
 ]
 
 
@@ -110,7 +113,9 @@ def rollback(
     ctx: typer.Context,
     name: Name,
     *,
-    revision: Annotated[int, typer.Option(metavar="REVISION", help="Which; the one before if unset.", min=0)] = 0,
+    revision: Annotated[
+        int, typer.Option(metavar="REVISION", help="Which; the one before if unset.", min=0, max=INT64)
+    ] = 0,
     expect: Expect = None,
     as_json: Json = False,
 ) -> None:

@@ -14,7 +14,7 @@ import typer
 
 from lorry.cli import options, output
 from lorry.cli.context import Active, worker
-from lorry.cli.examples import read_items
+from lorry.cli.examples import perplexity, read_items
 
 if TYPE_CHECKING:
     from lorry.scoring import Item
@@ -74,7 +74,8 @@ def _show(scores: list[ScoreResponse]) -> None:
     tokens = sum(len(answer.tokens) for answer in scores)
     total = math.fsum(answer.logprob for answer in scores)
     if tokens:
-        output.say(f"{len(scores)} items, {total / tokens:.4f} a token, perplexity {math.exp(-total / tokens):.4f}")
+        mean = total / tokens
+        output.say(f"{len(scores)} items, {mean:.4f} a token, perplexity {perplexity(mean):.4f}")
 
 
 def _yes(answer: ScoreResponse) -> str:

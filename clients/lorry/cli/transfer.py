@@ -78,7 +78,9 @@ def pull(
         Path | None, typer.Argument(metavar="[DIR]", help="Folder to write; the adapter's name where not given.")
     ] = None,
     *,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite files that differ.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Overwrite files that differ, remove those of another version.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Write a version into a folder that PeftModel.from_pretrained loads, to use or to train on."""

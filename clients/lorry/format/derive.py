@@ -6,7 +6,7 @@ look like. Does not read weights and does not know any base.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 from lorry.errors import InvalidAdapter, UnsupportedAdapter
 from lorry.format.config import AdapterConfig, parse_config
@@ -106,16 +106,16 @@ def _modules(found: Mapping[str, Parts], config: AdapterConfig) -> tuple[Adapted
             embeddings.append(_embedding(name, parts, config))
         elif parts.keys() <= _LINEAR and not config.extras.parameters_of(name):
             linears.append(_linear(name, parts, config))
+    # With ensure_weight_tying PEFT gives a tied head the embedding's matrices turned around, and names it nowhere.
+    turned = {(other.rank, other.in_features, other.out_features) for other in embeddings if config.extras.tied}
     for module in (*embeddings, *linears):
-        _check_target(module, config, embeddings)
+        if (module.rank, module.out_features, module.in_features) not in turned:
+            _check_target(module, config)
     return tuple(sorted((*embeddings, *linears), key=lambda module: module.name))
 
 
-def _check_target(module: AdaptedModule, config: AdapterConfig, embeddings: Sequence[AdaptedModule]) -> None:
-    # With ensure_weight_tying PEFT gives a tied head the embedding's matrices turned around, and names it nowhere.
-    shape = (module.rank, module.out_features, module.in_features)
-    tied = any((other.rank, other.in_features, other.out_features) == shape for other in embeddings)
-    if not (config.is_target(module.name) or (config.extras.tied and tied)):
+def _check_target(module: AdaptedModule, config: AdapterConfig) -> None:
+    if not config.is_target(module.name):
         raise InvalidAdapter(f"{module.name}: the file has tensors for it, but target_modules does not name it")
 
 

@@ -7,9 +7,10 @@ is checked against its digest by whoever received it.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from lorry.errors import InvalidInput
@@ -49,6 +50,14 @@ def timestamp_to_pb(moment: datetime) -> Timestamp:
     stamp = Timestamp()
     stamp.FromDatetime(moment.astimezone(UTC))
     return stamp
+
+
+def span_from_pb(span: Duration) -> timedelta:
+    """A duration of the contract; one that Python has no room for is the longest or shortest that it has."""
+    try:
+        return span.ToTimedelta()
+    except (OverflowError, ValueError):
+        return timedelta.max if span.seconds > 0 else timedelta.min
 
 
 def timestamp_from_pb(stamp: Timestamp) -> datetime:

@@ -70,14 +70,15 @@ def from_rpc_error(error: grpc.RpcError) -> LorryError:
 
 
 def _told(error: grpc.RpcError) -> LorryError | None:
-    status = _details_of(error)
-    if status is None:
-        return None
     info, retry = ErrorInfo(), RetryInfo()
-    for detail in status.details:
-        detail.Unpack(info)
-        detail.Unpack(retry)
-    return _rebuilt(status, info, retry) if info.domain == DOMAIN else None
+    try:
+        status = rpc_status.from_call(error)
+        for detail in status.details if status else ():
+            detail.Unpack(info)
+            detail.Unpack(retry)
+    except (ValueError, DecodeError):  # a proxy rewrote code or message, or cut the details: then it is its answer
+        return None
+    return _rebuilt(status, info, retry) if status and info.domain == DOMAIN else None
 
 
 def _guessed(error: grpc.RpcError) -> LorryError:
@@ -94,13 +95,6 @@ def _rebuilt(status: Status, info: ErrorInfo, retry: RetryInfo) -> LorryError:
     if retry.HasField("retry_delay"):
         error.retry_after = retry.retry_delay.ToMilliseconds() / 1000
     return error
-
-
-def _details_of(error: grpc.RpcError) -> Status | None:
-    try:
-        return rpc_status.from_call(error)
-    except (ValueError, DecodeError):  # a proxy rewrote code or message, or cut the details: then it is its answer
-        return None
 
 
 def _packed(message: ErrorInfo | RetryInfo) -> AnyMessage:

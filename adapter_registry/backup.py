@@ -76,8 +76,9 @@ def restore(settings: Settings, folder: Path) -> Copied:
     target, source = _embedded(settings), folder / _DATABASE
     if not source.is_file():
         raise FailedPrecondition(f"expected a backup in {folder}, there is no {_DATABASE}")
-    if target.exists():
-        raise FailedPrecondition(f"expected no database at {target} yet: restore into an empty data folder")
+    for there in (target, *_beside(target)):
+        if there.exists():
+            raise FailedPrecondition(f"expected no database yet, there is {there}: restore into an empty data folder")
     target.parent.mkdir(parents=True, exist_ok=True)
     copy = target.with_name(f"{target.name}.new")
     _copy_database(source, copy)
@@ -103,9 +104,15 @@ def _store(settings: Settings) -> FileStore:
     return FileStore(Path(unquote(urlsplit(settings.blob_store).path)))
 
 
+def _beside(database: Path) -> tuple[Path, Path]:
+    """What SQLite keeps beside a database: changes that are not in it yet. To another database they are poison."""
+    return database.with_name(f"{database.name}-wal"), database.with_name(f"{database.name}-shm")
+
+
 def _copy_database(source: Path, target: Path) -> None:
     """One state of a database that others write meanwhile."""
-    target.unlink(missing_ok=True)
+    for old in (target, *_beside(target)):
+        old.unlink(missing_ok=True)
     with _connected(source) as reading, _connected(target) as writing:
         reading.backup(writing)
 
@@ -200,5 +207,7 @@ def _sync(path: Path) -> None:
 def _publish(copy: Path) -> None:
     """Give the database its name, durably."""
     _sync(copy)
+    for old in _beside(copy.with_name(copy.name.removesuffix(".new"))):
+        old.unlink(missing_ok=True)  # of the database that this one takes the place of
     copy.rename(copy.with_name(copy.name.removesuffix(".new")))
     sync_folder(copy.parent)

@@ -134,8 +134,15 @@ async def _entered_stream(gate: _Gate, messages: AsyncIterator[object], context:
     """The messages, once the first of them says what the call is about."""
     await gate.admit(context)
     first = [message async for message in _one(messages)]
+
+    async def judge() -> None:
+        await gate.admit(context)
+        for message in first:
+            gate.check(message)
+
     for message in first:
         gate.check(message)
+    _again.set(judge)
     return _chained(first, messages)
 
 

@@ -13,6 +13,7 @@ from adapter_registry.rpc.audit import AuditCalls
 from adapter_registry.rpc.calls import Context
 from adapter_registry.rpc.namespaces import NamespaceCalls
 from adapter_registry.service.fsck import Report
+from lorry.rpc.convert import span_from_pb
 from lorry.v1 import admin_pb2 as pb
 from lorry.v1.admin_pb2_grpc import AdminServiceServicer
 
@@ -29,7 +30,7 @@ class AdminServicer(NamespaceCalls, AuditCalls, AdminServiceServicer):
 
     async def CollectGarbage(self, request: pb.CollectGarbageRequest, context: Context) -> pb.CollectGarbageResponse:
         """Sweep what nobody names."""
-        grace = request.grace.ToTimedelta() if request.HasField("grace") else None
+        grace = span_from_pb(request.grace) if request.HasField("grace") else None
         return _collection(await self._registry.collector.collect(dry_run=request.dry_run, grace=grace))
 
     async def Fsck(self, request: pb.FsckRequest, context: Context) -> AsyncIterator[pb.FsckResponse]:

@@ -5,6 +5,7 @@ Owns the protocol of the streams. Does not know where the bytes lie, whose they 
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
+from adapter_registry.rpc.access_guard import judge_again
 from adapter_registry.rpc.calls import Context
 from adapter_registry.service import stored
 from adapter_registry.service.stored import StoredBlobs
@@ -24,6 +26,8 @@ from lorry.v1 import blob_pb2 as pb
 
 # What the streams of an upload consist of: a chunk comes as a piece.
 Message = pb.UploadRequest | Piece
+# Between two looks at whether who reads may still do so: a large blob takes minutes.
+_JUDGED_SECONDS = 1.0
 
 
 class BlobServicer:
@@ -58,7 +62,11 @@ class BlobServicer:
         if offset < 0 or limit < 0:
             raise OutOfRange(f"expected an offset and a limit of 0 or more, got {offset} and {limit}")
         async with aclosing(self._blobs.read(digest, offset, limit)) as pieces:
+            judged = time.monotonic()
             async for piece in pieces:
+                if time.monotonic() - judged > _JUDGED_SECONDS:
+                    await judge_again()
+                    judged = time.monotonic()
                 yield piece
 
 
@@ -98,6 +106,7 @@ async def _pieces(messages: AsyncIterator[Message]) -> AsyncGenerator[stored.Pie
             continue
         kind = message.WhichOneof("message")
         if kind == "finish":
+            await judge_again()  # what was sent is kept by who may keep it now
             return
         raise InvalidInput(f"upload: expected a chunk or the finish, got {kind or 'an empty message'}")
     raise UploadIncomplete("upload: expected a finish behind the last chunk, the stream ended without one")

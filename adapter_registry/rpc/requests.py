@@ -22,7 +22,7 @@ from lorry.format.reference import (
     parse_adapter_name,
     parse_reference,
 )
-from lorry.rpc.convert import base_from_pb, carry_over_from_pb, file_from_pb, recipe_from_pb
+from lorry.rpc.convert import base_from_pb, carry_over_from_pb, file_from_pb, recipe_from_pb, span_from_pb
 from lorry.v1 import catalog_pb2 as pb
 
 _FAMILY = frozenset({"carry_over", "derived_from"})
@@ -164,7 +164,7 @@ def leased(request: pb.RenewLeasesRequest) -> list[Reference]:
 
 def ttl_of(request: pb.RenewLeasesRequest) -> timedelta:
     """How long a lease holds. Raises InvalidInput."""
-    ttl = request.ttl.ToTimedelta() if request.HasField("ttl") else _TTL
+    ttl = span_from_pb(request.ttl) if request.HasField("ttl") else _TTL
     if not _SHORTEST_TTL <= ttl <= _LONGEST_TTL:
         raise InvalidInput(f"ttl: expected 1 to 3600 s, got {ttl.total_seconds():g}")
     return ttl

@@ -5,6 +5,9 @@ Owns their requests and answers. Does not know the reasons of a verdict, or whic
 
 from __future__ import annotations
 
+import asyncio
+from functools import partial
+
 from adapter_registry.rpc.calls import Calls, Context
 from adapter_registry.rpc.requests import page_of
 from lorry.errors import InvalidInput
@@ -50,7 +53,8 @@ class VerdictCalls(Calls):
                 return await self._registry.judging.on(parse_reference(request.adapter), request.base_model)
             case "outline":
                 given = request.outline
-                facts = outline(given.config_json, given.safetensors_header, given.weights_size_bytes)
+                read = partial(outline, given.config_json, given.safetensors_header, given.weights_size_bytes)
+                facts = await asyncio.to_thread(read)  # of a large one it takes a while
                 return (await self._registry.judge(facts, request.base_model)).findings
             case _:
                 raise InvalidInput("subject: expected the reference of a version or an outline, got neither")

@@ -110,7 +110,7 @@ def _listing(namespaces: frozenset[str] | None, terms: tuple[Term, ...], behind:
 def _bytes(row: Row[Any], record: AdapterRecord) -> int:
     """About what it takes in a message. An alias comes with a digest."""
     texts = (row.manifest or "", record.description, *record.labels, *record.labels.values(), *record.aliases)
-    return sum(map(len, texts)) + sum(map(len, record.aliases.values()))
+    return sum(len(text.encode()) for text in texts) + sum(map(len, record.aliases.values()))
 
 
 def _record(session: Session, row: AdapterRow) -> AdapterRecord:

@@ -35,6 +35,9 @@ _POSTGRES = {
     "statement_timeout": "30s",
     "idle_in_transaction_session_timeout": "60s",  # a writer that froze must not keep the turn
     "timezone": "UTC",
+    # Whatever the database's default is: a writer has to see what the one before it committed, so its snapshot must
+    # not be older than its turn.
+    "default_transaction_isolation": "read\\ committed",
 }
 _WRITES = "lorry_writes"
 # In the info of a session whose transaction told something that others wait for.

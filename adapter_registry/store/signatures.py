@@ -19,7 +19,7 @@ from adapter_registry.store.database import Database
 from adapter_registry.store.keeping import NamespaceRow, SignatureRow
 from adapter_registry.store.models import AdapterRow, VersionRow
 from adapter_registry.store.reading import locate, name_of, version_record
-from lorry.errors import Exhausted, SignatureRequired
+from lorry.errors import Exhausted, InvalidSignature, SignatureRequired
 from lorry.format.reference import Reference
 from lorry.signing import PublicKey, public_key, signers, verify
 
@@ -44,17 +44,23 @@ class Signatures:
 def admit(session: Session, adapter: AdapterRow, version: VersionRow, new: Mapping[str, bytes]) -> None:
     """Keep these envelopes by key id beside those that are there, where the namespace's policy is met then.
 
-    One that is there by the same key gives way. Raises InvalidSignature, SignatureRequired, and
-    Exhausted beyond 16 keys or 4 MiB a version.
+    One that is there by the same key gives way, where the namespace lists the key: of another nobody here knows who
+    holds it. Raises InvalidSignature, SignatureRequired, and Exhausted beyond 16 keys or 4 MiB a version.
     """
-    stored = _stored(session, version)
+    stored, trusted = _stored(session, version), _trusted(session, adapter.namespace)
+    known = {key.id for key in trusted}
+    foreign = [key for key in new if stored.get(key, new[key]) != new[key] and key not in known]
+    if foreign:
+        raise InvalidSignature(
+            f"{name_of(adapter)}@{version.number} has another signature by {foreign[0]}, a key that namespace "
+            f"{adapter.namespace!r} does not list: whether it may be replaced cannot be told"
+        )
     together = {**stored, **new}
     if len(together) > _MAX_SIGNERS or sum(map(len, together.values())) > _MAX_BYTES:
         raise Exhausted(
             f"expected at most {_MAX_SIGNERS} signers and {_MAX_BYTES} bytes of signatures a version, "
             f"{name_of(adapter)}@{version.number} has {len(stored)} and {len(new)} more came"
         )
-    trusted = _trusted(session, adapter.namespace)
     for envelope in set(new.values()):
         verify(envelope, version.digest, name_of(adapter), trusted)
     if trusted and not signers(together.values(), version.digest, name_of(adapter), trusted):

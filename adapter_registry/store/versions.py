@@ -6,6 +6,7 @@ not check formats or compatibility: what comes here was checked, and its blobs a
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 
 from sqlalchemy import delete, select
@@ -98,7 +99,7 @@ class Versions:
             if behind:
                 query = query.where(VersionRow.number < behind[0])
             rows = session.execute(query.order_by(VersionRow.number.desc()).limit(size + 1)).all()
-        size = fitting(len(row.manifest) for row in rows[:size])
+        size = fitting(len(row.manifest.encode()) + len(json.dumps(row.warnings)) for row in rows[:size])
         items = [record_of(row) for row in rows[:size]]
         return cursor.listing(rows, Page(size, page.token), lambda row: (row.number,), items)
 

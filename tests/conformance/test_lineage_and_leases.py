@@ -98,6 +98,7 @@ IMPOSSIBLE: list[tuple[dict[str, Any], type[LorryError]]] = [
     ({"ttl": Duration(nanos=1)}, InvalidInput),
     ({"ttl": Duration(seconds=3601)}, InvalidInput),
     ({"ttl": Duration(seconds=-5)}, InvalidInput),
+    ({"ttl": Duration(seconds=2**62)}, InvalidInput),
 ]
 
 

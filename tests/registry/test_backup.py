@@ -211,3 +211,22 @@ async def test_the_commands_say_what_they_did(
     monkeypatch.setenv("LORRY_REGISTRY_DATA_DIR", str(tmp_path / "again"))
     assert main(["restore", str(copy)]) == 0
     assert "restored the database and 2 blobs" in capsys.readouterr().err
+
+
+async def test_what_sqlite_left_beside_a_database_that_is_gone_is_not_joined_to_another(tmp_path: Path) -> None:
+    live, copy, again = tmp_path / "live", tmp_path / "copy", tmp_path / "again"
+    async with running_registry(live) as target:
+        await fill(target, range(1))
+        back_up(embedded(live), copy)
+    again.mkdir()
+    database = Path(embedded(again).database.removeprefix("sqlite:///"))
+    stale = database.with_name(f"{database.name}-wal")
+    stale.write_bytes(b"changes of another")
+
+    with pytest.raises(FailedPrecondition, match="-wal: restore into an empty data folder"):
+        restore(embedded(again), copy)
+    stale.unlink()
+    assert restore(embedded(again), copy).blobs
+    (copy / f"{module._DATABASE}-wal").write_bytes(b"changes of another")
+    back_up(embedded(again), copy)
+    assert not (copy / f"{module._DATABASE}-wal").exists()

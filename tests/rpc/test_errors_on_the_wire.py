@@ -8,7 +8,7 @@ import pytest
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from grpc_status import rpc_status
 
-from lorry import errors
+from lorry import RegistryClient, errors
 from lorry.rpc.calls import translated
 from lorry.rpc.channel import open_channel
 from lorry.rpc.status import from_rpc_error, to_status
@@ -135,24 +135,38 @@ async def test_a_message_of_any_length_and_content_arrives_cut(text: str) -> Non
 
 
 class Garbled(grpc.GenericRpcHandler):
-    """Refuses every call, with details that are none."""
+    """Refuses every call, with these details."""
+
+    def __init__(self, details: bytes) -> None:
+        self._details = details
 
     def service(self, _: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[bytes, bytes]:
         async def refuse(_: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
-            context.set_trailing_metadata((("grpc-status-details-bin", b"\xff\xff\xff"),))
+            context.set_trailing_metadata((("grpc-status-details-bin", self._details),))
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, "no")
             raise AssertionError
 
         return grpc.unary_unary_rpc_method_handler(refuse)
 
 
-async def test_details_that_do_not_parse_leave_the_code_that_came_with_them() -> None:
-    server = grpc.aio.server(handlers=(Garbled(),))
+def a_detail_cut_short() -> bytes:
+    status = to_status(errors.PermissionDenied("no"))
+    status.details[0].value = b"\xff\xff\xff"
+    return status.SerializeToString()
+
+
+@pytest.mark.parametrize("details", [b"\xff\xff\xff", a_detail_cut_short()], ids=["all", "one"])
+async def test_details_that_do_not_parse_leave_the_code_that_came_with_them(details: bytes) -> None:
+    server = grpc.aio.server(handlers=(Garbled(details),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
+    address = f"127.0.0.1:{port}"
     try:
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        async with grpc.aio.insecure_channel(address) as channel:
             with pytest.raises(errors.PermissionDenied, match="no"), translated():
                 await channel.unary_unary("/any/Thing")(b"")
+        async with RegistryClient(address, timeout=10) as client:
+            with pytest.raises(errors.PermissionDenied, match="no"):
+                await client.listen()
     finally:
         await server.stop(0)

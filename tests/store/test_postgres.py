@@ -96,3 +96,18 @@ def test_operators_see_who_has_the_turn(catalog: SqlCatalog, url: str) -> None:
         names = [name for (name,) in connection.execute("SELECT application_name FROM pg_stat_activity")]
     assert any(name.startswith("lorry gc since ") for name in names)
     turn.close()
+
+
+def test_a_writer_sees_what_was_committed_before_its_turn_whatever_the_databases_default(url: str) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(
+            f"ALTER DATABASE {connection.info.dbname} SET default_transaction_isolation='repeatable read'"
+        )
+    catalog = open_stocked(url)
+    try:
+        with catalog._database.write() as session:
+            assert session.scalar(text("SHOW transaction_isolation")) == "read committed"
+        with catalog._database.read() as session:
+            assert session.scalar(text("SHOW transaction_isolation")) == "repeatable read"
+    finally:
+        catalog.close()

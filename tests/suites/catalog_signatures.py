@@ -58,6 +58,15 @@ class SignatureRules:
         theirs = signed(KEY, a_manifest())
         spoilt = {key: bent(envelope) for key, envelope in theirs.items()}
         catalog.create_version(replace(a_version(), signatures=spoilt))
+        trust(catalog, KEY)
+        assert catalog.add_signatures(ref("cat"), theirs).signatures == (*theirs.values(),)
+
+    def test_a_signature_by_a_key_that_nobody_here_knows_gives_way_to_none(self, catalog: SqlCatalog) -> None:
+        theirs = signed(KEY, a_manifest())
+        catalog.create_version(replace(a_version(), signatures=theirs))
+        spoilt = {key: bent(envelope) for key, envelope in theirs.items()}
+        with pytest.raises(InvalidSignature, match="has another signature by"):
+            catalog.add_signatures(ref("cat"), spoilt)
         assert catalog.add_signatures(ref("cat"), theirs).signatures == (*theirs.values(),)
 
     def test_what_does_not_exist_cannot_be_signed(self, catalog: SqlCatalog) -> None:

@@ -124,7 +124,9 @@ class Access:
 
     def _note_seen(self, principal: PrincipalRecord) -> None:
         now = datetime.now(UTC)
-        if principal.last_seen is None or now - principal.last_seen >= _SEEN_EVERY:
+        # One at a time: a note waits for the turn to write, in a thread that reads need. Who is passed over is noted
+        # the next time.
+        if not self._writing and (principal.last_seen is None or now - principal.last_seen >= _SEEN_EVERY):
             task = asyncio.create_task(self._saw(principal.name, now.replace(second=0, microsecond=0)))
             self._writing.add(task)
             task.add_done_callback(self._writing.discard)

@@ -6,6 +6,7 @@ say it. Writes one transaction, at the end. Does not know the wire, SQL, or how 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -25,6 +26,9 @@ from lorry.format.digest import check_digest
 from lorry.format.facts import AdapterFacts
 from lorry.format.manifest import Manifest, ManifestFile, Recipe, build_manifest
 from lorry.format.reference import AdapterName, Reference, check_name
+
+# Publications whose files are read at a time: whole ones, in threads that others need for a piece and are gone.
+_AT_ONCE = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +61,7 @@ class Publisher:
         self._blobs = blobs
         self._queries = queries
         self._transfers = transfers
+        self._inspecting = asyncio.Semaphore(_AT_ONCE)
 
     async def publish(self, submission: Submission) -> tuple[VersionRecord, bool]:
         """The published version, and whether it is new.
@@ -70,7 +75,8 @@ class Publisher:
         digests = [file.digest for file in submission.files]
         blobs = await self._blobs.require(digests, submission.adapter.namespace)
         try:
-            facts = await self._transfers.run(inspect, blobs, submission.files)
+            async with self._inspecting:
+                facts = await self._transfers.run(inspect, blobs, submission.files)
         except BlobNotFound as error:
             # Swept since it was looked for: to be sent again, as if it had never come.
             raise missing_blobs(await self._blobs.missing(digests, submission.adapter.namespace) or digests) from error

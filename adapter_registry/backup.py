@@ -23,6 +23,7 @@ from adapter_registry.settings import Settings
 from adapter_registry.store.catalog import SqlCatalog, open_catalog
 from adapter_registry.store.migrate import current_is_head, upgrade
 from lorry.errors import BlobNotFound, DataLoss, DigestMismatch, FailedPrecondition
+from lorry.format.digest import digest_of_file
 
 _DATABASE = "catalog.db"
 # Rows in one query, and bytes in one read.
@@ -184,6 +185,7 @@ def _copy_all(source: FileStore, target: FileStore, digests: Iterable[str]) -> t
 
 
 def _copy(source: FileStore, target: FileStore, digest: str) -> int:
+    _drop_damaged(target, digest)
     with closing(source.open(digest)) as blob, closing(target.upload(digest, blob.size)) as upload:
         if upload.existed:
             return 0
@@ -191,6 +193,13 @@ def _copy(source: FileStore, target: FileStore, digest: str) -> int:
             upload.write(upload.committed, piece)
         upload.finish()
         return blob.size
+
+
+def _drop_damaged(store: FileStore, digest: str) -> None:
+    """What lies in the folder already is as good as its bytes are."""
+    path = store.path_of(digest)
+    if path.exists() and digest_of_file(path) != digest:
+        store.delete(digest)
 
 
 def _refuse_lacking(lacking: Sequence[str], what: str) -> None:

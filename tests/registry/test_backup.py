@@ -230,3 +230,25 @@ async def test_what_sqlite_left_beside_a_database_that_is_gone_is_not_joined_to_
     (copy / f"{module._DATABASE}-wal").write_bytes(b"changes of another")
     back_up(embedded(again), copy)
     assert not (copy / f"{module._DATABASE}-wal").exists()
+
+
+def spoil(folder: Path) -> None:
+    """Without its database, and its blobs are others."""
+    Path(embedded(folder).database.removeprefix("sqlite:///")).unlink()
+    for path in blob_files(folder).values():
+        path.chmod(0o600)
+        path.write_bytes(b"damaged")
+
+
+async def test_a_damaged_blob_that_lies_there_already_is_made_whole(tmp_path: Path) -> None:
+    live, copy, again = tmp_path / "live", tmp_path / "copy", tmp_path / "again"
+    async with running_registry(live) as target:
+        await fill(target, range(1))
+        before = await contents(target)
+        back_up(embedded(live), copy)
+    restore(embedded(again), copy)
+    spoil(again)
+    restore(embedded(again), copy)
+
+    async with running_registry(again) as target:
+        assert await contents(target) == before

@@ -30,7 +30,7 @@ from adapter_registry.service.access import Access, check_principal, hash_of, ne
 from adapter_registry.service.fsck import Checker
 from adapter_registry.service.garbage import GarbageCollector, Keeping
 from adapter_registry.service.health import Check, StoreQuestion, watch_health
-from adapter_registry.service.pool import Pool
+from adapter_registry.service.pool import Pool, Pools
 from adapter_registry.service.publish import Publisher
 from adapter_registry.service.registry import Registry
 from adapter_registry.service.stored import StoredBlobs
@@ -51,8 +51,12 @@ from lorry.v1 import access_pb2_grpc, admin_pb2_grpc, catalog_pb2_grpc
 
 _log = logging.getLogger(__name__)
 
-# One connection for each thread. More than 8 do not make SQLite or PostgreSQL faster on small machines.
+# More than 8 do not make SQLite or PostgreSQL faster on small machines. Of those that write one works and the
+# others wait for it, or judge what they are about to write.
 _QUERY_THREADS = 8
+_WRITE_THREADS = 4
+# One for each thread that may be in the database, the one that removes among them.
+_CONNECTIONS = _QUERY_THREADS + _WRITE_THREADS + 1
 # Blob I/O waits for disks and S3 more than it computes; below the S3 store's 64 connections.
 _TRANSFER_THREADS = 16
 # Nobody has it: a question that costs a store as little as any.
@@ -91,14 +95,14 @@ async def registry(settings: Settings) -> AsyncIterator[str]:
     has to be migrated first.
     """
     draining = asyncio.Event()
-    queries, transfers = Pool(_QUERY_THREADS, "catalog"), Pool(_TRANSFER_THREADS, "blobs")
+    pools = Pools.of(queries=_QUERY_THREADS, writes=_WRITE_THREADS, transfers=_TRANSFER_THREADS)
     # Threads of their own: work that takes long does not look like illness.
     health = Pool(2, "health")
     try:
-        catalog, store = await queries.run(_resources, settings)
+        catalog, store = await pools.queries.run(_resources, settings)
         try:
-            access = Access(catalog, queries, required=settings.auth == "required")
-            parts = _assemble(catalog, store, queries, transfers, draining, access, _keeping(settings))
+            access = Access(catalog, pools, required=settings.auth == "required")
+            parts = _assemble(catalog, store, pools, draining, access, _keeping(settings))
             calls, state = CallMetrics(), State()
             watchers: list[CallWatcher] = [AccessLog(every=settings.access_log), calls]
             async with (
@@ -117,15 +121,15 @@ async def registry(settings: Settings) -> AsyncIterator[str]:
                     watch_health(
                         _checks(catalog, store, health), settings.health_seconds, partial(_tell, state, listening)
                     ),
-                    *([measure_regularly(state.held, catalog.held, queries)] if settings.metrics_listen else []),
+                    *([measure_regularly(state.held, catalog.held, pools.queries)] if settings.metrics_listen else []),
                 ),
             ):
                 yield listening.address
         finally:
-            await queries.run(catalog.close)
+            await pools.queries.run(catalog.close)
     finally:
-        for pool in (transfers, queries, health):
-            pool.close()
+        pools.close()
+        health.close()
 
 
 async def serve(settings: Settings, ready: Callable[[str], None]) -> None:
@@ -149,7 +153,7 @@ def _resources(settings: Settings) -> tuple[SqlCatalog, BlobStore]:
     cache = None if settings.cache_dir is None else CacheSettings(settings.cache_dir, settings.cache_bytes)
     store = open_store(settings.blob_store, _s3(settings), cache)
     store.probe()
-    return open_catalog(settings.database, _QUERY_THREADS), store
+    return open_catalog(settings.database, _CONNECTIONS), store
 
 
 def _prepare(settings: Settings) -> None:
@@ -177,26 +181,24 @@ def _s3(settings: Settings) -> S3Settings:
 def _assemble(
     catalog: SqlCatalog,
     store: BlobStore,
-    queries: Pool,
-    transfers: Pool,
+    pools: Pools,
     draining: asyncio.Event,
     access: Access,
     keeping: Keeping,
 ) -> Registry:
-    blobs = StoredBlobs(store, catalog, queries=queries, transfers=transfers)
+    blobs = StoredBlobs(store, catalog, pools)
     return Registry(
         catalog=catalog,
         namespaces=catalog,
         store=store,
         blobs=blobs,
-        queries=queries,
-        transfers=transfers,
-        publisher=Publisher(catalog, blobs, queries=queries, transfers=transfers),
-        watcher=Watcher(catalog, queries, draining),
+        pools=pools,
+        publisher=Publisher(catalog, blobs, pools),
+        watcher=Watcher(catalog, pools.queries, draining),
         access=access,
-        judging=Judging(catalog, store, queries=queries, transfers=transfers, draining=draining),
-        collector=GarbageCollector(catalog, store, queries=queries, transfers=transfers, keeping=keeping),
-        checker=Checker(catalog, _origin(store), queries=queries, transfers=transfers),
+        judging=Judging(catalog, store, pools, draining),
+        collector=GarbageCollector(catalog, store, pools, keeping),
+        checker=Checker(catalog, _origin(store), pools),
     )
 
 

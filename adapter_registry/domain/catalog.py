@@ -74,7 +74,8 @@ class Catalog(Verdicts, PrincipalStore, AuditLog, Protocol):
         answers the stored version (and still adds the signatures and moves the alias). Numbers go on where those of a
         deleted adapter of that name ended. Raises ParentNotFound for parents and recipe sources,
         VersionYanked where the alias would name a yanked version, InvalidAdapter for a manifest
-        whose JSON could not be read again, and what add_signatures raises about signatures.
+        whose JSON could not be read again, Unavailable where an adapter of this name is being
+        deleted, and what add_signatures raises about signatures.
         """
 
     def get_version(self, reference: Reference) -> VersionRecord:
@@ -127,6 +128,12 @@ class Catalog(Verdicts, PrincipalStore, AuditLog, Protocol):
         """Invisible with all that belongs to it from one transaction on; its rows go in as many as it takes,
         and others have their turn between them. Raises AdapterNotFound, VersionInUse.
         """
+
+    def being_deleted(self, adapter: AdapterName) -> bool:
+        """Whether an adapter of this name is deleted and not all of its versions are gone."""
+
+    def finish_deletion(self, adapter: AdapterName) -> None:
+        """Go on with its deletion, if it is being deleted."""
 
     def finish_deletions(self) -> int:
         """Go on with deletions of adapters whose process died; how many there were."""

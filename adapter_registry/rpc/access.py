@@ -30,7 +30,7 @@ class AccessServicer(Calls, AccessServiceServicer):
         if new.certificate is None:
             token = new_token()
             new = replace(new, secret_hash=hash_of(token))
-        made = await self._queries.run(self._catalog.create_principal, new)
+        made = await self._writes.run(self._catalog.create_principal, new)
         return pb.CreatePrincipalResponse(principal=principal_answer(made), token=token)
 
     async def ListPrincipals(self, request: pb.ListPrincipalsRequest, context: Context) -> pb.ListPrincipalsResponse:
@@ -42,7 +42,7 @@ class AccessServicer(Calls, AccessServiceServicer):
     async def RevokePrincipal(self, request: pb.RevokePrincipalRequest, context: Context) -> pb.RevokePrincipalResponse:
         """Take every right from a principal."""
         name = check_name(request.name, "name of a principal")
-        revoked = await self._queries.run(self._catalog.revoke_principal, name)
+        revoked = await self._writes.run(self._catalog.revoke_principal, name)
         return pb.RevokePrincipalResponse(principal=principal_answer(revoked))
 
     async def WhoAmI(self, request: pb.WhoAmIRequest, context: Context) -> pb.WhoAmIResponse:

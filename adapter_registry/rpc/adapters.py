@@ -32,7 +32,7 @@ class AdapterCalls(Calls):
     async def UpdateAdapter(self, request: pb.UpdateAdapterRequest, context: Context) -> pb.UpdateAdapterResponse:
         """Write the masked fields."""
         name, change = updated_name(request), changed(request)
-        adapter = await self._queries.run(
+        adapter = await self._writes.run(
             self._catalog.update_adapter,
             name,
             description=change.description,
@@ -45,7 +45,7 @@ class AdapterCalls(Calls):
     async def DeleteAdapter(self, request: pb.DeleteAdapterRequest, context: Context) -> pb.DeleteAdapterResponse:
         """Delete an adapter with all that belongs to it."""
         name = parse_adapter_name(request.adapter)
-        deletion = await self._queries.run(self._catalog.delete_adapter, name, force=request.force)
+        deletion = await self._removals.run(self._catalog.delete_adapter, name, force=request.force)
         return pb.DeleteAdapterResponse(
             deleted_versions=told(deletion.versions),
             orphaned_children=told(deletion.orphans),
@@ -56,21 +56,21 @@ class AdapterCalls(Calls):
         """Point an alias to a version."""
         reference, alias = parse_reference(request.adapter), check_name(request.alias, "alias")
         expected = request.expected_revision if request.HasField("expected_revision") else None
-        record = await self._queries.run(self._catalog.set_alias, reference, alias, expected)
+        record = await self._writes.run(self._catalog.set_alias, reference, alias, expected)
         return pb.SetAliasResponse(alias=alias_answer(record))
 
     async def DeleteAlias(self, request: pb.DeleteAliasRequest, context: Context) -> pb.DeleteAliasResponse:
         """Delete an alias; its history stays."""
         adapter, alias = parse_adapter_name(request.adapter), check_name(request.alias, "alias")
         expected = request.expected_revision if request.HasField("expected_revision") else None
-        await self._queries.run(self._catalog.delete_alias, adapter, alias, expected)
+        await self._writes.run(self._catalog.delete_alias, adapter, alias, expected)
         return pb.DeleteAliasResponse()
 
     async def RollbackAlias(self, request: pb.RollbackAliasRequest, context: Context) -> pb.RollbackAliasResponse:
         """Point an alias to where it pointed before its last move."""
         adapter, alias = parse_adapter_name(request.adapter), check_name(request.alias, "alias")
         expected = request.expected_revision if request.HasField("expected_revision") else None
-        record = await self._queries.run(self._catalog.rollback_alias, adapter, alias, expected)
+        record = await self._writes.run(self._catalog.rollback_alias, adapter, alias, expected)
         return pb.RollbackAliasResponse(alias=alias_answer(record))
 
     async def ListAliases(self, request: pb.ListAliasesRequest, context: Context) -> pb.ListAliasesResponse:

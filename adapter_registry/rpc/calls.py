@@ -20,4 +20,8 @@ class Calls:
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
         self._catalog = registry.catalog
-        self._queries = registry.queries
+        self._queries, self._writes, self._removals = (
+            registry.pools.queries,
+            registry.pools.writes,
+            registry.pools.removals,
+        )

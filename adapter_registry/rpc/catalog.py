@@ -31,7 +31,7 @@ class CatalogServicer(VersionCalls, AdapterCalls, LineageCalls, LeaseCalls, Verd
         self, request: pb.RegisterBaseModelRequest, context: Context
     ) -> pb.RegisterBaseModelResponse:
         """Make a base model known."""
-        base, created = await self._queries.run(self._catalog.add_base, check_base(base_of(request)))
+        base, created = await self._writes.run(self._catalog.add_base, check_base(base_of(request)))
         self._registry.judging.wake()  # a base that was known may have told of its experts
         return pb.RegisterBaseModelResponse(base_model=base_answer(base), created=created)
 
@@ -49,7 +49,7 @@ class CatalogServicer(VersionCalls, AdapterCalls, LineageCalls, LeaseCalls, Verd
     async def UpdateBaseModel(self, request: pb.UpdateBaseModelRequest, context: Context) -> pb.UpdateBaseModelResponse:
         """Write the masked fields of a base's family."""
         name, (derived_from, carry_over) = updated_base(request), masked_family(request)
-        base = await self._queries.run(update_family, self._catalog, name, derived_from, carry_over)
+        base = await self._writes.run(update_family, self._catalog, name, derived_from, carry_over)
         self._registry.judging.wake()
         return pb.UpdateBaseModelResponse(base_model=base_answer(base, modules=False))
 

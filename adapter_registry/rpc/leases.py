@@ -22,7 +22,7 @@ class LeaseCalls(Calls):
     async def RenewLeases(self, request: pb.RenewLeasesRequest, context: Context) -> pb.RenewLeasesResponse:
         """Put these leases in the place of all that the holder has."""
         holder, ttl = _own(check_holder(request.holder)), ttl_of(request)
-        renewal = await self._queries.run(self._catalog.renew_leases, holder, leased(request), ttl)
+        renewal = await self._writes.run(self._catalog.renew_leases, holder, leased(request), ttl)
         return pb.RenewLeasesResponse(
             expire_time=timestamp_to_pb(renewal.expires),
             missing=[request.adapters[index] for index in renewal.missing],

@@ -36,7 +36,7 @@ class NamespaceCalls(Calls):
     async def UpdateNamespace(self, request: pb.UpdateNamespaceRequest, context: Context) -> pb.UpdateNamespaceResponse:
         """Write the masked fields."""
         change = check_change(_change(request))
-        record = await self._queries.run(self._registry.namespaces.update_namespace, change)
+        record = await self._writes.run(self._registry.namespaces.update_namespace, change)
         return pb.UpdateNamespaceResponse(namespace=_answer(record))
 
 

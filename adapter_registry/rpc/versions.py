@@ -37,13 +37,13 @@ class VersionCalls(Calls):
     async def YankVersion(self, request: pb.YankVersionRequest, context: Context) -> pb.YankVersionResponse:
         """Hide a version from resolution by name."""
         reference, reason = parse_reference(request.adapter), check_reason(request.reason)
-        version = await self._queries.run(self._catalog.yank_version, reference, reason)
+        version = await self._writes.run(self._catalog.yank_version, reference, reason)
         return pb.YankVersionResponse(version=version_answer(version))
 
     async def DeleteVersion(self, request: pb.DeleteVersionRequest, context: Context) -> pb.DeleteVersionResponse:
         """Delete the one version that the reference names."""
         reference = exact_reference(request.adapter)
-        deletion = await self._queries.run(self._catalog.delete_version, reference, force=request.force)
+        deletion = await self._writes.run(self._catalog.delete_version, reference, force=request.force)
         return pb.DeleteVersionResponse(
             digest=deletion.versions[0],
             deleted_aliases=told(deletion.aliases),

@@ -20,7 +20,7 @@ from typing import Final
 
 from adapter_registry.domain.acting import ALL_RIGHTS, Actor, actor
 from adapter_registry.domain.principals import NewPrincipal, PrincipalRecord, PrincipalStore
-from adapter_registry.service.pool import Pool
+from adapter_registry.service.pool import Pools
 from lorry.errors import InvalidInput, InvalidName, LorryError, PermissionDenied, Unauthenticated
 from lorry.format.reference import check_name
 
@@ -76,9 +76,9 @@ def check_principal(new: NewPrincipal) -> NewPrincipal:
 class Access:
     """Principals of a registry; `required` False lets everybody do everything."""
 
-    def __init__(self, store: PrincipalStore, queries: Pool, *, required: bool) -> None:
+    def __init__(self, store: PrincipalStore, pools: Pools, *, required: bool) -> None:
         self._store = store
-        self._queries = queries
+        self._queries, self._writes = pools.queries, pools.writes
         self._required = required
         self._known: dict[tuple[str, str], tuple[float, PrincipalRecord]] = {}
         self._writing: set[asyncio.Task[None]] = set()
@@ -124,8 +124,7 @@ class Access:
 
     def _note_seen(self, principal: PrincipalRecord) -> None:
         now = datetime.now(UTC)
-        # One at a time: a note waits for the turn to write, in a thread that reads need. Who is passed over is noted
-        # the next time.
+        # One at a time: a note waits for the turn to write. Who is passed over is noted the next time.
         if not self._writing and (principal.last_seen is None or now - principal.last_seen >= _SEEN_EVERY):
             task = asyncio.create_task(self._saw(principal.name, now.replace(second=0, microsecond=0)))
             self._writing.add(task)
@@ -133,7 +132,7 @@ class Access:
 
     async def _saw(self, name: str, moment: datetime) -> None:
         try:
-            await self._queries.run(self._store.saw_principal, name, moment)
+            await self._writes.run(self._store.saw_principal, name, moment)
         except LorryError as error:
             _log.warning("could not note when %s was last seen: %s", name, error.message)
 

@@ -18,7 +18,7 @@ from typing import Protocol, TypeAlias
 from adapter_registry.blobs.protocol import BlobStore, Stored
 from adapter_registry.domain.blobs import Ledger
 from adapter_registry.domain.garbage import BlobState, CheckProgress, Finding, Problem, Upkeep
-from adapter_registry.service.pool import Pool
+from adapter_registry.service.pool import Pools
 from adapter_registry.service.stored_reading import put_aside
 from lorry.errors import BlobNotFound, CorruptBlob
 from lorry.format.digest import Hasher
@@ -56,13 +56,12 @@ class _Tally:
 
 
 class Checker:
-    """Checks. `queries` runs the catalogue's calls, `transfers` the store's."""
+    """Checks."""
 
-    def __init__(self, catalog: Recorded, store: BlobStore, *, queries: Pool, transfers: Pool) -> None:
+    def __init__(self, catalog: Recorded, store: BlobStore, pools: Pools) -> None:
         self._catalog = catalog
         self._store = store
-        self._queries = queries
-        self._transfers = transfers
+        self._queries, self._transfers = pools.queries, pools.transfers
 
     async def check(self) -> AsyncGenerator[Report, None]:
         """Findings as they come and how far the check is; the last report is done.

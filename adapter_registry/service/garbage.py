@@ -17,7 +17,7 @@ from typing import Protocol
 from adapter_registry.blobs.protocol import BlobStore, Stored
 from adapter_registry.domain.garbage import Ages, Collection, StoredBlob, Turn, Upkeep
 from adapter_registry.domain.records import Expired
-from adapter_registry.service.pool import Pool
+from adapter_registry.service.pool import Pools
 from adapter_registry.service.quarantine import Quarantine
 from lorry.errors import InvalidInput
 
@@ -81,17 +81,15 @@ class Keeping:
 
 
 class GarbageCollector:
-    """Collects. `queries` runs the catalogue's calls, `transfers` the store's."""
+    """Collects."""
 
-    def __init__(
-        self, catalog: Retained, store: BlobStore, *, queries: Pool, transfers: Pool, keeping: Keeping
-    ) -> None:
+    def __init__(self, catalog: Retained, store: BlobStore, pools: Pools, keeping: Keeping) -> None:
         self._catalog = catalog
         self._store = store
-        self._queries = queries
-        self._transfers = transfers
+        self._queries, self._writes, self._transfers = pools.queries, pools.writes, pools.transfers
+        self._removals = pools.removals
         self._keeping = keeping
-        self._quarantine = Quarantine(catalog, store, queries=queries, transfers=transfers)
+        self._quarantine = Quarantine(catalog, store, pools)
         self.collected = Collected()
 
     async def collect(self, *, dry_run: bool = False, grace: timedelta | None = None) -> Collection:
@@ -117,12 +115,12 @@ class GarbageCollector:
         What is left of deleted adapters whose deleter died goes too, uncounted: nobody could see it.
         """
         if not dry_run:
-            await self._queries.run(self._catalog.finish_deletions)
+            await self._removals.run(self._catalog.finish_deletions)
         old = await self._queries.run(self._catalog.expire_versions, _ALL, dry_run=True)
         gone = old if dry_run else []
         while len(gone) < len(old):
             some = min(_EXPIRED, len(old) - len(gone))
-            batch = await self._queries.run(self._catalog.expire_versions, some, dry_run=False)
+            batch = await self._writes.run(self._catalog.expire_versions, some, dry_run=False)
             if not batch:
                 break
             gone += batch
@@ -152,7 +150,7 @@ class GarbageCollector:
             young = _kept(young, await self._adopt(found, settled), 1)
         async for page in self._pages(lambda after, limit: self._catalog.unnamed(before, after, limit)):
             digests = [blob.digest for blob in page]
-            done = await self._delete(done, turn, await self._queries.run(self._catalog.condemn, digests, before))
+            done = await self._delete(done, turn, await self._writes.run(self._catalog.condemn, digests, before))
         held, held_bytes = await self._queries.run(self._catalog.held)
         return replace(done, kept_blobs=young.kept_blobs + held, kept_bytes=young.kept_bytes + held_bytes)
 
@@ -160,7 +158,7 @@ class GarbageCollector:
         """Rows for blobs that have none, as older releases and crashes left them; those that are too young yet."""
         strays = await self._queries.run(self._catalog.strays, found)
         if old := [blob for blob, _ in strays if blob.since < settled]:
-            await self._queries.run(self._catalog.adopt, old)
+            await self._writes.run(self._catalog.adopt, old)
         return [blob for blob, _ in strays if blob.since >= settled]
 
     async def _delete(self, done: Collection, turn: Turn, doomed: Sequence[StoredBlob]) -> Collection:
@@ -175,7 +173,7 @@ class GarbageCollector:
                 if outcome is not None:
                     raise outcome
         if doomed:
-            await self._queries.run(self._catalog.remove, [blob.digest for blob in doomed])
+            await self._writes.run(self._catalog.remove, [blob.digest for blob in doomed])
         return _swept(done, doomed)
 
     async def _forget(self, now: datetime, *, dry_run: bool) -> int:
@@ -184,7 +182,7 @@ class GarbageCollector:
         if dry_run:
             return await self._queries.run(self._catalog.forgettable, ages)
         count = 0
-        while some := await self._queries.run(self._catalog.forget, ages, _BATCH):
+        while some := await self._writes.run(self._catalog.forget, ages, _BATCH):
             count += some
         return count
 

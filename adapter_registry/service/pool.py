@@ -1,7 +1,7 @@
 """Blocking work off the event loop, a bounded number of jobs at a time.
 
-Owns one thread pool. Does not know what the jobs do: one pool works on the catalogue's database (as
-many threads as it has connections), another on the blob store.
+Owns thread pools, one for each kind of work, so that none waits behind another kind. Does not know
+what the jobs do.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from contextvars import copy_context
+from dataclasses import dataclass, fields
 from functools import partial
 from typing import ParamSpec, Protocol, TypeVar
 
@@ -57,6 +58,31 @@ class Pool:
     def close(self) -> None:
         """Wait for the running jobs; take no more."""
         self._executor.shutdown(cancel_futures=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Pools:
+    """The threads of a registry.
+
+    queries: for what reads the catalogue. writes: for its short transactions that write, which wait for
+    each other, and for as long as ten seconds where another process does not give up the turn to write.
+    removals: for what writes a batch after the other for seconds. transfers: for the blob store.
+    """
+
+    queries: Pool
+    writes: Pool
+    removals: Pool
+    transfers: Pool
+
+    @classmethod
+    def of(cls, *, queries: int, writes: int, transfers: int) -> Pools:
+        """So many threads each; removals go one after the other."""
+        return cls(Pool(queries, "catalog"), Pool(writes, "writes"), Pool(1, "removals"), Pool(transfers, "blobs"))
+
+    def close(self) -> None:
+        """Wait for the running jobs; take no more."""
+        for field in fields(self):
+            getattr(self, field.name).close()
 
 
 async def _result(future: Future[T]) -> T:

@@ -15,7 +15,7 @@ from adapter_registry.domain.catalog import Catalog
 from adapter_registry.domain.records import NewVersion, VersionRecord
 from adapter_registry.service.bundles import inspect
 from adapter_registry.service.compatibility import verdict
-from adapter_registry.service.pool import Pool
+from adapter_registry.service.pool import Pools
 from adapter_registry.service.rules import MAX_PARENTS, check_description, check_labels, check_recipe
 from adapter_registry.service.signatures import check_signatures
 from adapter_registry.service.stored import StoredBlobs
@@ -54,13 +54,12 @@ class Submission:
 
 
 class Publisher:
-    """Publishes versions. `queries` runs the catalogue's calls, `transfers` reads the blobs."""
+    """Publishes versions."""
 
-    def __init__(self, catalog: Catalog, blobs: StoredBlobs, *, queries: Pool, transfers: Pool) -> None:
+    def __init__(self, catalog: Catalog, blobs: StoredBlobs, pools: Pools) -> None:
         self._catalog = catalog
         self._blobs = blobs
-        self._queries = queries
-        self._transfers = transfers
+        self._pools = pools
         self._inspecting = asyncio.Semaphore(_AT_ONCE)
 
     async def publish(self, submission: Submission) -> tuple[VersionRecord, bool]:
@@ -70,17 +69,23 @@ class Publisher:
         StorageUnavailable. Where it raises, nothing was written.
         """
         if submission.signatures and not submission.files:
-            return await self._queries.run(self._sign, submission), False
+            return await self._pools.writes.run(self._sign, submission), False
         _check(submission)
         digests = [file.digest for file in submission.files]
         blobs = await self._blobs.require(digests, submission.adapter.namespace)
         try:
             async with self._inspecting:
-                facts = await self._transfers.run(inspect, blobs, submission.files)
+                facts = await self._pools.transfers.run(inspect, blobs, submission.files)
         except BlobNotFound as error:
             # Swept since it was looked for: to be sent again, as if it had never come.
             raise missing_blobs(await self._blobs.missing(digests, submission.adapter.namespace) or digests) from error
-        return await self._queries.run(self._write, submission, facts)
+        await self._end_deletion(submission.adapter)
+        return await self._pools.writes.run(self._write, submission, facts)
+
+    async def _end_deletion(self, name: AdapterName) -> None:
+        """Where an adapter of this name is being deleted, see to the end of it, as its deleter may have died."""
+        if await self._pools.queries.run(self._catalog.being_deleted, name):
+            await self._pools.removals.run(self._catalog.finish_deletion, name)
 
     def _write(self, submission: Submission, facts: AdapterFacts) -> tuple[VersionRecord, bool]:
         judged = verdict(self._catalog, facts, submission.base)

@@ -13,20 +13,19 @@ from itertools import islice
 
 from adapter_registry.blobs.protocol import BlobStore, Stored
 from adapter_registry.domain.garbage import Upkeep
-from adapter_registry.service.pool import Pool
+from adapter_registry.service.pool import Pools
 
 # Listed at once; a quarantine with more than a few is a broken disk.
 _BATCH = 250
 
 
 class Quarantine:
-    """Empties it. `queries` runs the catalogue's calls, `transfers` the store's."""
+    """Empties it."""
 
-    def __init__(self, catalog: Upkeep, store: BlobStore, *, queries: Pool, transfers: Pool) -> None:
+    def __init__(self, catalog: Upkeep, store: BlobStore, pools: Pools) -> None:
         self._catalog = catalog
         self._store = store
-        self._queries = queries
-        self._transfers = transfers
+        self._queries, self._transfers = pools.queries, pools.transfers
 
     async def empty(self, before: datetime, *, dry_run: bool) -> tuple[int, int]:
         """How many blobs went, or with `dry_run` would, and their bytes. Raises StorageUnavailable."""

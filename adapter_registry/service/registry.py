@@ -1,7 +1,7 @@
 """The registry's rules and resources in one place, as the wire layer meets them.
 
-Owns the judgement of what is published, and which pool each kind of work goes to. Reads and writes
-that have no rule of their own go to the catalogue directly, in the pool `queries`.
+Owns the judgement of what is published. Reads and writes that have no rule of their own go to the
+catalogue directly, in the pool of their kind.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from adapter_registry.service.access import Access
 from adapter_registry.service.compatibility import Verdict, verdict
 from adapter_registry.service.fsck import Checker
 from adapter_registry.service.garbage import GarbageCollector
-from adapter_registry.service.pool import Pool
+from adapter_registry.service.pool import Pools
 from adapter_registry.service.publish import Publisher
 from adapter_registry.service.stored import StoredBlobs
 from adapter_registry.service.verdicts import Judging
@@ -25,14 +25,13 @@ from lorry.format.facts import AdapterFacts
 
 @dataclass(frozen=True, slots=True)
 class Registry:
-    """queries: as many threads as the catalogue has connections. transfers: for the blob store."""
+    """The parts of one process."""
 
     catalog: Catalog
     namespaces: Namespaces
     store: BlobStore
     blobs: StoredBlobs
-    queries: Pool
-    transfers: Pool
+    pools: Pools
     publisher: Publisher
     watcher: Watcher
     access: Access
@@ -45,4 +44,4 @@ class Registry:
 
         Raises BaseNotFound, InvalidInput.
         """
-        return await self.queries.run(verdict, self.catalog, facts, base)
+        return await self.pools.queries.run(verdict, self.catalog, facts, base)

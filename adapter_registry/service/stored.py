@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from adapter_registry.blobs.protocol import BLOCK_BYTES, BlobStore, Progress
 from adapter_registry.domain.blobs import Ledger, being_swept, missing_blobs
-from adapter_registry.service.pool import Pool
+from adapter_registry.service.pool import Pools
 from adapter_registry.service.stored_reading import Verified, open_verified
 from lorry.errors import BlobNotFound
 from lorry.overlap import ahead, behind
@@ -46,13 +46,12 @@ class Traffic:
 
 
 class StoredBlobs:
-    """The blobs of a registry. `queries` runs the ledger's calls, `transfers` the store's."""
+    """The blobs of a registry."""
 
-    def __init__(self, store: BlobStore, ledger: Ledger, *, queries: Pool, transfers: Pool) -> None:
+    def __init__(self, store: BlobStore, ledger: Ledger, pools: Pools) -> None:
         self._store = store
         self._ledger = ledger
-        self._queries = queries
-        self._transfers = transfers
+        self._queries, self._writes, self._transfers = pools.queries, pools.writes, pools.transfers
         self.traffic = Traffic()
 
     async def find_missing(self, digests: Sequence[str], namespace: str) -> list[str]:
@@ -64,7 +63,7 @@ class StoredBlobs:
 
     async def missing(self, digests: Sequence[str], namespace: str) -> list[str]:
         """Those that the namespace has to send before it may publish them, in order. Raises StorageUnavailable."""
-        known = await self._queries.run(self._ledger.present, digests, namespace)
+        known = await self._writes.run(self._ledger.present, digests, namespace)
         gone = set(await self._transfers.run(self._store.missing, [digest for digest in digests if digest in known]))
         return [digest for digest in digests if digest not in known or digest in gone]
 
@@ -139,7 +138,7 @@ class StoredBlobs:
 
     async def _keep(self, digest: str, size: int, blocks: bytes | None, namespace: str) -> None:
         """Behind durable bytes: the row and the claim. Only then may the sender be answered."""
-        await self._queries.run(self._ledger.record, digest, size, blocks, namespace)
+        await self._writes.run(self._ledger.record, digest, size, blocks, namespace)
         # Garbage collection may have taken bytes of no row between their coming and the row's.
         if await self._transfers.run(self._store.missing, [digest]):
             raise being_swept(digest)

@@ -18,7 +18,7 @@ from adapter_registry.domain.records import Listing, Page, VersionRecord
 from adapter_registry.domain.verdicts import Verdict
 from adapter_registry.service.bundles import outline_of
 from adapter_registry.service.compatibility import verdict_of_version
-from adapter_registry.service.pool import Pool
+from adapter_registry.service.pool import Pools
 from lorry.errors import LorryError, StorageUnavailable
 from lorry.format.facts import AdapterFacts
 from lorry.format.findings import Finding
@@ -36,15 +36,12 @@ _RETRY_SECONDS = 10.0
 
 
 class Judging:
-    """The verdicts of a registry. `queries` runs the catalogue's calls, `transfers` the store's."""
+    """The verdicts of a registry."""
 
-    def __init__(
-        self, catalog: Catalog, store: BlobStore, *, queries: Pool, transfers: Pool, draining: asyncio.Event
-    ) -> None:
+    def __init__(self, catalog: Catalog, store: BlobStore, pools: Pools, draining: asyncio.Event) -> None:
         self._catalog = catalog
         self._store = store
-        self._queries = queries
-        self._transfers = transfers
+        self._queries, self._writes, self._transfers = pools.queries, pools.writes, pools.transfers
         self._draining = draining
         self._woken = asyncio.Event()
         # Bases whose verdicts may not be complete.
@@ -103,14 +100,14 @@ class Judging:
             found = {manifest.digest: await self._read(manifest) for manifest in lacking}
             facts = {digest: one for digest, one in found.items() if one is not None}
             if facts:
-                await self._queries.run(self._catalog.add_facts, facts)
+                await self._writes.run(self._catalog.add_facts, facts)
             behind = lacking[-1].digest
         bases = list((await self._queries.run(self._catalog.families)).kin)
         self.queue = len(bases)
         for base_id in bases:
             at: int | None = 0
             while at is not None and not self._draining.is_set():
-                at = await self._queries.run(self._catalog.judge_versions, base_id, at, _BATCH)
+                at = await self._writes.run(self._catalog.judge_versions, base_id, at, _BATCH)
             self.queue -= 1
 
     async def _read(self, manifest: Manifest) -> AdapterFacts | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, select
+from sqlalchemy import ColumnElement, select, true
 from sqlalchemy.orm import Session, aliased
 
 from adapter_registry.domain.records import Deletion
@@ -18,7 +18,7 @@ from adapter_registry.store.database import Database
 from adapter_registry.store.keeping import LeaseRow
 from adapter_registry.store.leases import now_of
 from adapter_registry.store.models import AdapterRow, AliasRow, LineageRow, VersionRow
-from adapter_registry.store.reading import adapter_row, locate, name_of, readable
+from adapter_registry.store.reading import adapter_row, locate, name_of, named, readable
 from adapter_registry.store.removal import TOLD, Going, remove, remove_batch, take_apart
 from adapter_registry.store.versions import write_labels
 from lorry.errors import VersionInUse
@@ -66,14 +66,27 @@ class Deletions:
             gone += take_apart(self._database, row.id)
         return Deletion(tuple(gone[:TOLD]), users.aliases, users.children, users.leases)
 
+    def being_deleted(self, adapter: AdapterName) -> bool:
+        """See Catalog."""
+        return bool(self._halves(named(adapter)))
+
+    def finish_deletion(self, adapter: AdapterName) -> None:
+        """See Catalog."""
+        for half in self._halves(named(adapter)):
+            take_apart(self._database, half)
+
     def finish_deletions(self) -> int:
         """See Catalog."""
-        query = select(AdapterRow.id).where(AdapterRow.deleted, AdapterRow.version_count > 0)
-        with self._database.read() as session:
-            halves = session.scalars(query).all()
+        halves = self._halves(true())
         for adapter in halves:
             take_apart(self._database, adapter)
         return len(halves)
+
+    def _halves(self, which: ColumnElement[bool]) -> Sequence[int]:
+        """Adapters that are deleted and have versions left, by id."""
+        query = select(AdapterRow.id).where(AdapterRow.deleted, AdapterRow.version_count > 0, which)
+        with self._database.read() as session:
+            return session.scalars(query).all()
 
 
 @dataclass(frozen=True, slots=True)

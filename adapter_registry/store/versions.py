@@ -37,7 +37,7 @@ from adapter_registry.store.reading import (
     record_of,
     version_record,
 )
-from adapter_registry.store.removal import renew_latest, take_apart
+from adapter_registry.store.removal import renew_latest
 from adapter_registry.store.signatures import admit
 from lorry.errors import ParentNotFound, Unavailable
 from lorry.format.manifest import Manifest, manifest_from_json
@@ -53,7 +53,6 @@ class Versions:
     def create_version(self, new: NewVersion) -> tuple[VersionRecord, bool]:
         """See Catalog."""
         verdicts = self._judge.ahead(new)
-        self._clear(AdapterName(new.namespace, new.name))
         with self._database.write() as session:
             adapter = _owner(session, new)
             stored = (VersionRow.adapter == adapter.id) & (VersionRow.digest == new.manifest.digest)
@@ -66,14 +65,6 @@ class Versions:
             if new.alias is not None:
                 point(session, adapter, version, new.alias, None)
             return version_record(session, version), created
-
-    def _clear(self, adapter: AdapterName) -> None:
-        """Where an adapter of this name is being deleted, see to the end of it: its versions must not come back."""
-        left = AdapterRow.deleted & (AdapterRow.version_count > 0)
-        with self._database.read() as session:
-            half = session.scalar(select(AdapterRow.id).where(named(adapter), left))
-        if half is not None:
-            take_apart(self._database, half)
 
     def get_version(self, reference: Reference) -> VersionRecord:
         """See Catalog."""

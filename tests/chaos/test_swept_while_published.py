@@ -23,8 +23,8 @@ async def test_what_is_swept_while_it_is_being_published_has_to_be_sent_again(pl
         for data in contents.values():
             await parts.send(data)
         store = Waiting(parts.store, "open")
-        blobs = StoredBlobs(store, parts.catalog, queries=parts.queries, transfers=parts.transfers)
-        publisher = Publisher(parts.catalog, blobs, queries=parts.queries, transfers=parts.transfers)
+        blobs = StoredBlobs(store, parts.catalog, parts.pools)
+        publisher = Publisher(parts.catalog, blobs, parts.pools)
         publishing = asyncio.create_task(publisher.publish(Submission(adapter("cat"), files)))
         await asyncio.to_thread(store.reached.wait)
         await parts.collector().collect(grace=AT_ONCE)

@@ -11,7 +11,7 @@ from adapter_registry.rpc import rules
 from adapter_registry.rpc.access_guard import AccessGuard
 from adapter_registry.rpc.rules import RULES, unruled
 from adapter_registry.service.access import Access
-from adapter_registry.service.pool import Pool
+from adapter_registry.service.pool import Pools
 from lorry.errors import InvalidName, InvalidReference, PermissionDenied
 from lorry.rpc.pieces import Piece
 from lorry.v1 import blob_pb2, catalog_pb2, types_pb2
@@ -30,11 +30,11 @@ def test_every_rpc_has_a_rule_and_every_rule_an_rpc() -> None:
 
 def test_a_server_with_an_rpc_without_a_rule_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(RULES, f"{CATALOG}Resolve")
-    pool = Pool(1, "test")
+    pools = Pools.of(queries=1, writes=1, transfers=1)
     store: Any = None  # never asked: nobody calls
     with pytest.raises(RuntimeError, match="CatalogService/Resolve"):
-        AccessGuard(Access(store, pool, required=True))
-    pool.close()
+        AccessGuard(Access(store, pools, required=True))
+    pools.close()
 
 
 @pytest.mark.parametrize(

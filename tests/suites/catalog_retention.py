@@ -13,7 +13,7 @@ from adapter_registry.domain.records import EventKind, Expired, Page
 from adapter_registry.store import removal, retention
 from adapter_registry.store.keeping import BlobRow, NamespaceRow, VersionBlobRow, VersionModuleRow
 from adapter_registry.store.models import AliasRow, LineageRow, MoveRow, VersionRow
-from lorry.errors import AdapterNotFound, ParentNotFound, QuotaExceeded, VersionNotFound
+from lorry.errors import AdapterNotFound, ParentNotFound, QuotaExceeded, Unavailable, VersionNotFound
 from tests.suites.catalog_values import a_version, adapter, publish, ref
 
 CAT = adapter("cat")
@@ -195,7 +195,13 @@ class RemovalRules(Batches):
         assert half_deleted.finish_deletions() == 0
 
     def test_a_name_comes_back_without_what_was_left_of_it(self, half_deleted: Catalog) -> None:
-        version, created = half_deleted.create_version(replace(a_version("cat", 4), description="new"))
+        again = replace(a_version("cat", 4), description="new")
+        assert half_deleted.being_deleted(CAT)
+        with pytest.raises(Unavailable, match="free in a moment"):
+            half_deleted.create_version(again)
+        half_deleted.finish_deletion(CAT)
+        assert not half_deleted.being_deleted(CAT)
+        version, created = half_deleted.create_version(again)
         assert (version.number, version.aliases, created) == (6, (), True)
         assert (numbers(half_deleted), used_versions(half_deleted)) == ([6], 1)
         with pytest.raises(VersionNotFound):

@@ -25,7 +25,7 @@ from adapter_registry.blobs.s3_places import locate
 from adapter_registry.domain.records import NewVersion
 from adapter_registry.service.fsck import Checker
 from adapter_registry.service.garbage import GarbageCollector, Keeping
-from adapter_registry.service.pool import Pool
+from adapter_registry.service.pool import Pools
 from adapter_registry.service.stored import Piece, StoredBlobs
 from adapter_registry.store.catalog import SqlCatalog, open_catalog
 from adapter_registry.store.migrate import upgrade
@@ -85,30 +85,23 @@ class Parts:
         self.place = place
         self.catalog: SqlCatalog = open_catalog(place.url)
         self.store = place.open_store()
-        self.queries, self.transfers = Pool(4, "catalog"), Pool(4, "blobs")
+        self.pools = Pools.of(queries=4, writes=2, transfers=4)
         self.keeping = Keeping(unnamed=DAY, events=30 * DAY, settling=settling)
 
     def close(self) -> None:
-        self.queries.close()
-        self.transfers.close()
+        self.pools.close()
         self.catalog.close()
 
     def collector(self, *, store: Any = None, catalog: Any = None) -> GarbageCollector:
         """A collector, perhaps on a store or a catalogue that misbehaves."""
-        return GarbageCollector(
-            catalog or self.catalog,
-            store or self.store,
-            queries=self.queries,
-            transfers=self.transfers,
-            keeping=self.keeping,
-        )
+        return GarbageCollector(catalog or self.catalog, store or self.store, self.pools, self.keeping)
 
     def checker(self, store: Any = None) -> Checker:
         """A checker, perhaps on a store that misbehaves."""
-        return Checker(self.catalog, store or self.store, queries=self.queries, transfers=self.transfers)
+        return Checker(self.catalog, store or self.store, self.pools)
 
     def blobs(self, ledger: Any = None) -> StoredBlobs:
-        return StoredBlobs(self.store, ledger or self.catalog, queries=self.queries, transfers=self.transfers)
+        return StoredBlobs(self.store, ledger or self.catalog, self.pools)
 
     async def send(self, data: bytes, *, ledger: Any = None) -> str:
         """Store a blob as an upload does."""

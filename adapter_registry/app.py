@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import resource
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -135,11 +136,18 @@ async def registry(settings: Settings) -> AsyncIterator[str]:
 async def serve(settings: Settings, ready: Callable[[str], None]) -> None:
     """Serve until SIGTERM or SIGINT, then drain. `ready` gets the bound address. Raises what registry raises."""
     keep_memory()
+    _open_many_files()
     async with registry(settings) as address:
         _log.info("serving on %s", address)
         ready(address)
         await stop_signal()
         _log.info("draining")
+
+
+def _open_many_files() -> None:
+    """As many as this process may: the usual 1,024 are sixteen principals with all their uploads."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 async def _tell(state: State, listening: Listening, *, well: bool) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from lorry.errors import BlobBeingSwept, MissingBlobs
 
@@ -31,6 +31,26 @@ class BlobRecord:
     damaged: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """What is said before the first byte of an upload. known: the blob where it is within reach, else None, and
+    its bytes have to come. metered: they need a reservation first, since the namespace has a limit of bytes.
+    """
+
+    known: BlobRecord | None
+    metered: bool
+
+
+class Reservation(NamedTuple):
+    """What an upload's room in its namespace's quota is known by. place: tells uploads of one digest apart, a
+    process numbers its own from 0; so one that goes on behind a crash finds what it had.
+    """
+
+    namespace: str
+    digest: str
+    place: int
+
+
 class Ledger(Protocol):
     """Rows of blobs and the claims on them. Every method is one transaction and may be called from any
     thread; each raises StorageUnavailable where the database cannot be reached.
@@ -42,14 +62,26 @@ class Ledger(Protocol):
     def find(self, digests: Sequence[str], namespace: str = "") -> dict[str, BlobRecord]:
         """Those that are live or damaged, and within reach, with what is known of them, by digest."""
 
-    def admit(self, digest: str, size: int, namespace: str) -> BlobRecord | None:
-        """Before the first byte: the blob where it is within reach, else None, and its bytes have to come.
+    def admit(self, digest: str, size: int, namespace: str) -> Admission:
+        """Before the first byte.
 
-        Raises BlobBeingSwept, and QuotaExceeded where the claim would be too much.
+        Raises BlobBeingSwept, and QuotaExceeded where the claim on a known blob would be too much.
         """
 
-    def record(self, digest: str, size: int, blocks: bytes | None, namespace: str) -> None:
-        """Behind the last byte: the bytes are durable in the store, the namespace claims them.
+    def reserve(self, held: Reservation, size: int) -> None:
+        """Count these bytes for the namespace until they are recorded or released, in the place of what the
+        same reservation counted; or until nobody reserved them anew for a while (see domain.garbage.Ages).
+
+        Raises QuotaExceeded.
+        """
+
+    def release(self, held: Reservation, kept: int) -> None:
+        """The upload broke off: of what was reserved the store keeps so many bytes."""
+
+    def record(
+        self, digest: str, size: int, blocks: bytes | None, namespace: str, held: Reservation | None = None
+    ) -> None:
+        """Behind the last byte: the bytes are durable in the store, the namespace claims them. held: ends with it.
 
         blocks: of bytes that came now, None where the stored ones were not needed again. A damaged
         blob is live again. Raises BlobBeingSwept, QuotaExceeded; then nothing is written.

@@ -37,10 +37,11 @@ class BlobState:
 @dataclass(frozen=True, slots=True)
 class Ages:
     """What is old, by kind: rows of before these moments are forgotten. audit: None keeps all of it.
-    Leases need none: they say when they end.
+    uploads: reservations that nobody renewed since. Leases need none: they say when they end.
     """
 
     events: datetime
+    uploads: datetime
     audit: datetime | None
 
 

@@ -15,13 +15,16 @@ from lorry.errors import QuotaExceeded
 
 @dataclass(frozen=True, slots=True)
 class NamespaceRecord:
-    """Limits are 0 where there are none. trusted_keys: PEM. used_bytes: of its claims, each blob once."""
+    """Limits are 0 where there are none. trusted_keys: PEM. used_bytes: of its claims, each blob once; uploading_bytes:
+    of uploads that are not finished, counted where there is a limit.
+    """
 
     name: str
     max_bytes: int = 0
     max_versions: int = 0
     trusted_keys: tuple[str, ...] = ()
     used_bytes: int = 0
+    uploading_bytes: int = 0
     used_versions: int = 0
     adapter_count: int = 0
     revision: int = 0

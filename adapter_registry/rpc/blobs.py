@@ -5,6 +5,7 @@ Owns the protocol of the streams. Does not know where the bytes lie, whose they 
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
@@ -17,7 +18,7 @@ from adapter_registry.rpc.access_guard import judge_again
 from adapter_registry.rpc.calls import Context
 from adapter_registry.service import stored
 from adapter_registry.service.stored import StoredBlobs
-from lorry.errors import BlobTooLarge, InvalidInput, OutOfRange, UploadIncomplete
+from lorry.errors import BlobTooLarge, InvalidInput, OutOfRange, Unavailable, UploadIncomplete
 from lorry.format.digest import check_digest
 from lorry.format.reference import DEFAULT_NAMESPACE, check_name
 from lorry.rpc.chunks import MAX_CHUNK_BYTES, MAX_DIGESTS
@@ -28,6 +29,9 @@ from lorry.v1 import blob_pb2 as pb
 Message = pb.UploadRequest | Piece
 # Between two looks at whether who reads may still do so: a large blob takes minutes.
 _JUDGED_SECONDS = 1.0
+# An upload whose sender says nothing for so long is broken off: it holds a file, and its place among the caller's.
+# Senders of ours take a connection for dead sooner.
+_SILENCE_SECONDS = 60.0
 
 
 class BlobServicer:
@@ -92,7 +96,7 @@ def _namespace(text: str) -> str:
 
 
 async def _header(messages: AsyncIterator[Message]) -> pb.UploadHeader:
-    message = await anext(messages, None)
+    message = await _next(messages)
     if isinstance(message, pb.UploadRequest) and message.WhichOneof("message") == "header":
         return message.header
     raise InvalidInput("upload: expected a header as the first message")
@@ -100,7 +104,7 @@ async def _header(messages: AsyncIterator[Message]) -> pb.UploadHeader:
 
 async def _pieces(messages: AsyncIterator[Message]) -> AsyncGenerator[stored.Piece, None]:
     """The chunks up to the finish."""
-    async for message in messages:
+    while (message := await _next(messages)) is not None:
         if not isinstance(message, pb.UploadRequest):
             yield _checked(message)
             continue
@@ -110,6 +114,16 @@ async def _pieces(messages: AsyncIterator[Message]) -> AsyncGenerator[stored.Pie
             return
         raise InvalidInput(f"upload: expected a chunk or the finish, got {kind or 'an empty message'}")
     raise UploadIncomplete("upload: expected a finish behind the last chunk, the stream ended without one")
+
+
+async def _next(messages: AsyncIterator[Message]) -> Message | None:
+    try:
+        async with asyncio.timeout(_SILENCE_SECONDS):
+            return await anext(messages, None)
+    except TimeoutError as error:
+        raise Unavailable(
+            f"upload: expected a message within {_SILENCE_SECONDS:g} s, none came; what came before is kept"
+        ) from error
 
 
 def _checked(piece: Piece) -> stored.Piece:

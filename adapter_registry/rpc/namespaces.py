@@ -61,6 +61,7 @@ def _answer(record: NamespaceRecord) -> pb.Namespace:
         max_versions=record.max_versions,
         trusted_keys=record.trusted_keys,
         used_bytes=record.used_bytes,
+        uploading_bytes=record.uploading_bytes,
         used_versions=record.used_versions,
         adapter_count=record.adapter_count,
         revision=record.revision,

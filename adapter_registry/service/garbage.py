@@ -104,7 +104,7 @@ class GarbageCollector:
             uploads = await self._transfers.run(self._store.sweep_uploads, settled, dry_run=dry_run)
             count, size = await self._quarantine.empty(settled, dry_run=dry_run)
             done = replace(done, swept_uploads=uploads, discarded_blobs=count, discarded_bytes=size)
-            done = replace(done, forgotten_rows=await self._forget(now, dry_run=dry_run))
+            done = replace(done, forgotten_rows=await self._forget(now, settled, dry_run=dry_run))
         if not dry_run:
             self.collected.add(done)
         return done
@@ -176,9 +176,9 @@ class GarbageCollector:
             await self._writes.run(self._catalog.remove, [blob.digest for blob in doomed])
         return _swept(done, doomed)
 
-    async def _forget(self, now: datetime, *, dry_run: bool) -> int:
+    async def _forget(self, now: datetime, settled: datetime, *, dry_run: bool) -> int:
         audit = self._keeping.audit
-        ages = Ages(events=now - self._keeping.events, audit=now - audit if audit else None)
+        ages = Ages(events=now - self._keeping.events, uploads=settled, audit=now - audit if audit else None)
         if dry_run:
             return await self._queries.run(self._catalog.forgettable, ages)
         count = 0

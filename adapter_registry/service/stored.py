@@ -14,9 +14,10 @@ from functools import partial
 from typing import NamedTuple
 
 from adapter_registry.blobs.protocol import BLOCK_BYTES, BlobStore, Progress
-from adapter_registry.domain.blobs import Ledger, being_swept, missing_blobs
+from adapter_registry.domain.blobs import Ledger, Reservation, being_swept, missing_blobs
 from adapter_registry.service.pool import Pools
 from adapter_registry.service.stored_reading import Verified, open_verified
+from adapter_registry.service.uploading import Room, Uploading
 from lorry.errors import BlobNotFound
 from lorry.overlap import ahead, behind
 
@@ -52,6 +53,7 @@ class StoredBlobs:
         self._store = store
         self._ledger = ledger
         self._queries, self._writes, self._transfers = pools.queries, pools.writes, pools.transfers
+        self._uploading = Uploading(store, ledger, pools)
         self.traffic = Traffic()
 
     async def find_missing(self, digests: Sequence[str], namespace: str) -> list[str]:
@@ -94,7 +96,8 @@ class StoredBlobs:
         """
         self.traffic.uploading += 1
         try:
-            size, existed = await self._receive(digest, size, namespace, pieces)
+            with self._uploading.admitted():
+                size, existed = await self._receive(digest, size, namespace, pieces)
         finally:
             self.traffic.uploading -= 1
         self.traffic.uploads += 1
@@ -103,21 +106,29 @@ class StoredBlobs:
         return size, existed
 
     async def _receive(self, digest: str, size: int, namespace: str, pieces: AsyncIterator[Piece]) -> tuple[int, bool]:
-        known = await self._queries.run(self._ledger.admit, digest, size, namespace)
+        admission = await self._queries.run(self._ledger.admit, digest, size, namespace)
+        known = admission.known
         if known is not None and not await self._transfers.run(self._store.missing, [digest]):
             await self._keep(digest, known.size, None, namespace)
             return known.size, True
+        async with self._uploading.room(digest, size, namespace, metered=admission.metered) as room:
+            await self._take(digest, size, room, pieces)
+        return size, False
+
+    async def _take(self, digest: str, size: int, room: Room, pieces: AsyncIterator[Piece]) -> None:
+        namespace = room.held.namespace
         # Hidden: whoever may not know of a blob brings all of it, whoever else has it.
         async with self._transfers.opened(self._store.upload, digest, size, namespace, hidden=True) as upload:
 
             async def write(piece: Piece) -> None:
                 self.traffic.received += len(piece.data)
+                await room.renew()
                 await self._transfers.run(upload.write, piece.offset, piece.data)
 
             await behind(write, pieces)
             await self._transfers.run(upload.finish)
-            await self._keep(digest, size, upload.blocks, namespace)
-        return size, False
+            room.filled = True
+            await self._keep(digest, size, upload.blocks, namespace, room.held)
 
     async def read(self, digest: str, offset: int, limit: int) -> AsyncGenerator[Piece, None]:
         """A blob or a part of it, in order, in blocks that were verified; limit 0 means up to the end.
@@ -136,9 +147,11 @@ class StoredBlobs:
                     offset += len(data)
                     self.traffic.sent += len(data)
 
-    async def _keep(self, digest: str, size: int, blocks: bytes | None, namespace: str) -> None:
+    async def _keep(
+        self, digest: str, size: int, blocks: bytes | None, namespace: str, held: Reservation | None = None
+    ) -> None:
         """Behind durable bytes: the row and the claim. Only then may the sender be answered."""
-        await self._writes.run(self._ledger.record, digest, size, blocks, namespace)
+        await self._writes.run(self._ledger.record, digest, size, blocks, namespace, held)
         # Garbage collection may have taken bytes of no row between their coming and the row's.
         if await self._transfers.run(self._store.missing, [digest]):
             raise being_swept(digest)

@@ -22,6 +22,7 @@ from adapter_registry.store.leases import Leases
 from adapter_registry.store.lineage import Lineages
 from adapter_registry.store.namespaces import NamespaceBook
 from adapter_registry.store.principals import Principals
+from adapter_registry.store.reservations import Reservations
 from adapter_registry.store.retention import Retention
 from adapter_registry.store.signatures import Signatures
 from adapter_registry.store.sweeping import Sweeping
@@ -41,6 +42,7 @@ class SqlCatalog(
     Retention,
     Events,
     Claims,
+    Reservations,
     NamespaceBook,
     Sweeping,
     Integrity,

@@ -14,13 +14,13 @@ from sqlalchemy import ColumnElement, exists, select, true, update
 from sqlalchemy.orm import Session
 
 from adapter_registry.domain.acting import Permission, actor
-from adapter_registry.domain.blobs import BlobRecord, being_swept, missing_blobs
-from adapter_registry.domain.namespaces import over_quota
+from adapter_registry.domain.blobs import Admission, BlobRecord, Reservation, being_swept, missing_blobs
 from adapter_registry.store.audit import note
 from adapter_registry.store.database import Database
 from adapter_registry.store.keeping import BlobRow, ClaimRow, NamespaceRow, VersionBlobRow
 from adapter_registry.store.models import AdapterRow, VersionRow
 from adapter_registry.store.namespaces import namespace_row
+from adapter_registry.store.reservations import fill, require_room
 from lorry.format.manifest import ManifestFile
 
 # Being asked for begins a blob's grace anew, but is not worth a write each time: the grace counts from
@@ -52,19 +52,25 @@ class Claims:
         with self._database.read() as session:
             return _found(session, digests, namespace)
 
-    def admit(self, digest: str, size: int, namespace: str) -> BlobRecord | None:
+    def admit(self, digest: str, size: int, namespace: str) -> Admission:
         """See Ledger."""
         with self._database.read() as session:
             _refuse_condemned(session, digest)
             found = _found(session, [digest], namespace).get(digest)
             known = None if found is None or found.damaged else found
-            _require_room(session, namespace, _unclaimed(session, namespace, {digest: known.size if known else size}))
-            return known
+            metered = _metered(session, namespace) and bool(_unclaimed(session, namespace, {digest: size}))
+            if known is not None and metered:
+                require_room(session, namespace, known.size)
+            return Admission(known, metered=metered)
 
-    def record(self, digest: str, size: int, blocks: bytes | None, namespace: str) -> None:
+    def record(
+        self, digest: str, size: int, blocks: bytes | None, namespace: str, held: Reservation | None = None
+    ) -> None:
         """See Ledger."""
         with self._database.write() as session:
             _refuse_condemned(session, digest)
+            if held is not None:
+                fill(session, held)
             now = datetime.now(UTC)
             row = session.get(BlobRow, digest)
             if row is None:
@@ -145,10 +151,8 @@ def _unclaimed(session: Session, namespace: str, sizes: dict[str, int]) -> dict[
     return {digest: size for digest, size in sizes.items() if digest not in claimed}
 
 
-def _require_room(session: Session, namespace: str, sizes: dict[str, int]) -> None:
-    row, asked = session.get(NamespaceRow, namespace), sum(sizes.values())
-    if row is not None and row.max_bytes and sizes and row.used_bytes + asked > row.max_bytes:
-        raise over_quota(namespace, "bytes", limit=row.max_bytes, used=row.used_bytes, asked=asked)
+def _metered(session: Session, namespace: str) -> bool:
+    return bool(session.scalar(select(NamespaceRow.max_bytes).where(NamespaceRow.name == namespace)))
 
 
 def _claim(session: Session, namespace: str, sizes: dict[str, int]) -> bool:
@@ -156,7 +160,7 @@ def _claim(session: Session, namespace: str, sizes: dict[str, int]) -> bool:
     new = _unclaimed(session, namespace, sizes)
     if not new:
         return False
-    _require_room(session, namespace, new)
+    require_room(session, namespace, sum(new.values()))
     now = datetime.now(UTC)
     session.add_all(ClaimRow(digest=digest, namespace=namespace, created=now) for digest in new)
     namespace_row(session, namespace).used_bytes += sum(new.values())

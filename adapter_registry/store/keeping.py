@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated
 
-from sqlalchemy import ForeignKey, Index, LargeBinary
+from sqlalchemy import BigInteger, ForeignKey, Index, LargeBinary
 from sqlalchemy.orm import Mapped, mapped_column
 
 from adapter_registry.store.models import BIG, Big, Id, Json, Moment, Name, Row, UtcTime, Words, words
@@ -50,6 +50,20 @@ class ClaimRow(Row):
     digest: Mapped[str] = mapped_column(words(71), ForeignKey("blobs.digest"), primary_key=True)
     namespace: Mapped[str] = mapped_column(words(63), primary_key=True, index=True)
     created: Mapped[Moment]
+
+
+class UploadRow(Row):
+    """Bytes of an upload that is not finished, of a namespace with a limit: those that were announced while
+    it is open, those that the store has kept once it broke off. place: tells uploads of one digest apart.
+    """
+
+    __tablename__ = "uploads"
+
+    namespace: Mapped[str] = mapped_column(words(63), primary_key=True)
+    digest: Mapped[Key]
+    place: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    size: Mapped[Big]
+    touched: Mapped[datetime] = mapped_column(UtcTime, index=True)
 
 
 class VersionBlobRow(Row):

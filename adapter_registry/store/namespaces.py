@@ -18,6 +18,7 @@ from adapter_registry.store.audit import note
 from adapter_registry.store.database import Database
 from adapter_registry.store.keeping import NamespaceRow
 from adapter_registry.store.models import AdapterRow
+from adapter_registry.store.reservations import uploading
 from lorry.errors import RevisionConflict
 
 
@@ -99,7 +100,8 @@ def _counts(session: Session, names: Sequence[str]) -> dict[str, int]:
 
 
 def _records(session: Session, rows: Sequence[NamespaceRow]) -> list[NamespaceRecord]:
-    counts = _counts(session, [row.name for row in rows])
+    names = [row.name for row in rows]
+    counts, coming = _counts(session, names), uploading(session, names)
     return [
         NamespaceRecord(
             name=row.name,
@@ -107,6 +109,7 @@ def _records(session: Session, rows: Sequence[NamespaceRow]) -> list[NamespaceRe
             max_versions=row.max_versions,
             trusted_keys=tuple(row.trusted_keys),
             used_bytes=row.used_bytes,
+            uploading_bytes=coming.get(row.name, 0),
             used_versions=row.used_versions,
             adapter_count=counts.get(row.name, 0),
             revision=row.revision,

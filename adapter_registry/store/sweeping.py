@@ -18,7 +18,15 @@ from adapter_registry.domain.garbage import Ages, StoredBlob, Turn
 from adapter_registry.store.audit import note_each
 from adapter_registry.store.database import Database
 from adapter_registry.store.events import outlived
-from adapter_registry.store.keeping import AuditRow, BlobRow, ClaimRow, LeaseRow, NamespaceRow, VersionBlobRow
+from adapter_registry.store.keeping import (
+    AuditRow,
+    BlobRow,
+    ClaimRow,
+    LeaseRow,
+    NamespaceRow,
+    UploadRow,
+    VersionBlobRow,
+)
 from adapter_registry.store.leases import now_of
 from adapter_registry.store.models import EventRow, Row
 from adapter_registry.store.sweeping_turn import take_turn
@@ -119,6 +127,7 @@ def _old(session: Session, ages: Ages) -> list[tuple[type[Row], ColumnElement[bo
     old: list[tuple[type[Row], ColumnElement[bool]]] = [
         (LeaseRow, LeaseRow.expires <= now_of(session)),
         (EventRow, outlived(ages.events)),
+        (UploadRow, UploadRow.touched < ages.uploads),
     ]
     return [*old, (AuditRow, AuditRow.time < ages.audit)] if ages.audit else old
 

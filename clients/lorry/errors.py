@@ -13,7 +13,8 @@
     |    AdapterInUse, MissingBlobs, UploadIncomplete, ResumeTokenExpired, AlreadyRunning, MissingExtra
     |- DataLoss: DigestMismatch, CorruptBlob
     |- Unauthenticated, PermissionDenied, OutOfRange, DeadlineExceeded, Cancelled, Internal
-    |- Exhausted (RESOURCE_EXHAUSTED): QueueFull and CacheBusy (both retryable), RequestTooLarge, QuotaExceeded
+    |- Exhausted (RESOURCE_EXHAUSTED): QueueFull, CacheBusy and TooManyUploads (retryable), RequestTooLarge,
+    |    QuotaExceeded
     |- Unavailable (retryable): RegistryUnavailable, StorageUnavailable, DeviceUnavailable, BlobBeingSwept,
     |    Draining, Lagging
 
@@ -260,6 +261,13 @@ class Exhausted(LorryError):
 
 class QueueFull(Exhausted):
     """The worker's queue is full."""
+
+    retryable = True
+    retry_after = 1.0
+
+
+class TooManyUploads(Exhausted):
+    """As many uploads of the caller run as may at a time."""
 
     retryable = True
     retry_after = 1.0

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import resource
 import signal
 import sqlite3
 from contextlib import closing
@@ -134,3 +135,13 @@ async def test_a_postgresql_database_is_migrated_by_its_operator_alone(tmp_path:
         await client.register()
         version = await client.publish("team/pirate", alias="prod")
         assert (await client.call("Resolve", adapter="team/pirate:prod")).version == version
+
+
+def test_it_may_open_as_many_files_as_the_system_lets_it(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 1024), hard))
+    try:
+        with registry_process(tmp_path) as running:
+            assert psutil.Process(running.process.pid).rlimit(psutil.RLIMIT_NOFILE) == (hard, hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

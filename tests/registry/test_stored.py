@@ -13,7 +13,7 @@ from adapter_registry.domain.acting import Actor, Permission, Rights, acting
 from adapter_registry.domain.namespaces import NamespaceChange
 from adapter_registry.service.stored import Piece
 from adapter_registry.store.keeping import BlobRow
-from lorry.errors import BlobBeingSwept, BlobNotFound, DigestMismatch, MissingBlobs, QuotaExceeded, StorageUnavailable
+from lorry.errors import BlobBeingSwept, BlobNotFound, DigestMismatch, MissingBlobs, StorageUnavailable
 from lorry.format.digest import digest_of
 from tests.support.sending import DATA, DIGEST, pieces, read, send, used, write
 from tests.support.upkeep import Failing, Parts, Place, naming, parts_at
@@ -102,33 +102,6 @@ async def test_a_reader_reads_what_its_namespaces_hold(parts: Parts) -> None:
         await send(parts, "ours")
     with acting(READER):
         assert await read(parts) == DATA
-
-
-async def test_quota_is_checked_before_a_byte_comes(parts: Parts) -> None:
-    parts.catalog.update_namespace(NamespaceChange("ours", max_bytes=len(DATA) - 1))
-
-    async def never() -> AsyncIterator[Piece]:
-        pytest.fail("a piece was asked for")
-        yield
-
-    with pytest.raises(QuotaExceeded) as refused:
-        await parts.blobs().receive(DIGEST, len(DATA), "ours", never())
-    assert refused.value.metadata == {"limit": str(len(DATA) - 1), "used": "0", "asked": str(len(DATA))}
-    assert await send(parts, "ours", b"small") is False
-
-
-async def test_quota_is_checked_again_with_the_claim(parts: Parts) -> None:
-    parts.catalog.update_namespace(NamespaceChange("ours", max_bytes=len(DATA)))
-
-    async def overtaken() -> AsyncIterator[Piece]:
-        async for piece in pieces(DATA):
-            yield piece
-        await send(parts, "ours", b"another came first")
-
-    with pytest.raises(QuotaExceeded):
-        await parts.blobs().receive(DIGEST, len(DATA), "ours", overtaken())
-    assert used(parts, "ours") == len(b"another came first")
-    assert await parts.blobs().missing([DIGEST], "ours") == [DIGEST]
 
 
 async def test_what_a_namespace_has_counts_once_and_is_never_too_much(parts: Parts) -> None:

@@ -191,7 +191,7 @@ async def test_going_on_behind_forgotten_events_is_refused(catalog: CountingCata
     catalog.happen(5)
     catalog.happen(5)
     later = datetime.now(UTC) + timedelta(days=1)
-    catalog.forget(Ages(events=later, audit=None), 100)
+    catalog.forget(Ages(events=later, uploads=later, audit=None), 100)
     async with a_watcher(catalog) as watcher:
         for behind in ("1", "8"):
             with pytest.raises(ResumeTokenExpired):

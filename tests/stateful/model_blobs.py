@@ -43,15 +43,36 @@ class Blobs(State):
         """Raise QuotaExceeded where the namespace cannot claim these too."""
         space = self.space(namespace)
         asked = sum(size for digest, size in sizes.items() if digest not in space.claims)
-        if asked and space.max_bytes and self.used_bytes(namespace) + asked > space.max_bytes:
+        self.require_bytes(namespace, asked)
+
+    def require_bytes(self, namespace: str, asked: int) -> None:
+        space = self.space(namespace)
+        used = self.used_bytes(namespace) + sum(space.uploading.values())
+        if asked > 0 and space.max_bytes and used + asked > space.max_bytes:
             raise QuotaExceeded("")
 
     def upload(self, namespace: str, digest: str, size: int, offset: int, data: bytes, *, finish: bool) -> bool:
         """One stream of a header, a chunk (where it is not empty) and perhaps a finish; whether the blob existed."""
-        self.require_room(namespace, {digest: size})
+        space = self.space(namespace)
         if self.there(digest):
-            self.space(namespace).claims.add(digest)
+            self.require_room(namespace, {digest: size})
+            space.claims.add(digest)
             return True
+        metered = space.max_bytes and digest not in space.claims
+        if metered:
+            self.require_bytes(namespace, size - space.uploading.get(digest, 0))
+            space.uploading[digest] = size
+        try:
+            self._take(namespace, digest, size, offset, data, finish=finish)
+            space.uploading.pop(digest, None)
+        finally:
+            if metered and (left := len(self.uploads.get((namespace, digest), b""))):
+                space.uploading[digest] = left
+            elif metered:
+                space.uploading.pop(digest, None)
+        return False
+
+    def _take(self, namespace: str, digest: str, size: int, offset: int, data: bytes, *, finish: bool) -> None:
         kept = self.uploads.get((namespace, digest), b"")
         if data:
             if offset != len(kept):
@@ -65,7 +86,6 @@ class Blobs(State):
         if digest_of(kept) != digest:
             raise DigestMismatch("")
         self._store(namespace, digest, kept)
-        return False
 
     def send(self, namespace: str, data: bytes) -> None:
         """The SDK's upload: from where it was cut, to the end; nothing where the blob is complete."""
@@ -120,5 +140,5 @@ class Blobs(State):
         space = self.spaces.get(name, Space())
         adapters = [adapter for adapter in self.alive() if adapter.key[0] == name]
         versions = sum(len(adapter.versions) for adapter in adapters)
-        used = sum(len(self.blobs[digest]) for digest in space.claims)
-        return (name, space.max_bytes, space.max_versions, space.revision, used, versions, len(adapters))
+        used, coming = self.used_bytes(name), sum(space.uploading.values())
+        return (name, space.max_bytes, space.max_versions, space.revision, used, coming, versions, len(adapters))

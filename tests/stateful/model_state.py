@@ -72,12 +72,13 @@ class Adapter:
 
 @dataclass
 class Space:
-    """A namespace: limits, and the blobs that it claims."""
+    """A namespace: limits, the blobs that it claims, and the bytes of unfinished uploads that count."""
 
     max_bytes: int = 0
     max_versions: int = 0
     revision: int = 0
     claims: set[str] = field(default_factory=set)
+    uploading: dict[str, int] = field(default_factory=dict)
 
 
 class State:

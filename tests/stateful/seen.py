@@ -44,7 +44,14 @@ def lease(message: catalog_pb2.Lease) -> Row:
 
 def namespace(message: admin_pb2.Namespace) -> Row:
     limits = (message.max_bytes, message.max_versions, message.revision)
-    return (message.name, *limits, message.used_bytes, message.used_versions, message.adapter_count)
+    return (
+        message.name,
+        *limits,
+        message.used_bytes,
+        message.uploading_bytes,
+        message.used_versions,
+        message.adapter_count,
+    )
 
 
 def verdict(message: catalog_pb2.Verdict | catalog_pb2.CheckCompatibilityResponse) -> Row:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import event, text
 
+from adapter_registry.domain.blobs import Reservation
 from adapter_registry.domain.filters import parse_filter
 from adapter_registry.domain.records import Page
 from adapter_registry.store.catalog import SqlCatalog
@@ -127,6 +128,8 @@ def plans(catalog: SqlCatalog) -> Iterator[list[str]]:
         lambda c: c.events(1, OURS, 10),
         lambda c: publish(c, "child", 9, parents=(c.resolve(ref("cat@2")).digest,)),
         lambda c: c.yank_version(ref("cat@2"), "why"),
+        lambda c: c.reserve(Reservation("team", a_manifest(1).digest, 0), 1),
+        lambda c: c.record(a_manifest(1).digest, 1, b"", "team", Reservation("team", a_manifest(1).digest, 0)),
     ],
 )
 def test_no_call_sorts_or_reads_a_whole_table(

@@ -16,6 +16,7 @@ from tests.suites.catalog_leases import LeaseRules
 from tests.suites.catalog_lineage import LineageRules
 from tests.suites.catalog_principals import PrincipalRules
 from tests.suites.catalog_races import RaceRules
+from tests.suites.catalog_reservations import ReservationRules
 from tests.suites.catalog_retention import RemovalRules, RetentionRules
 from tests.suites.catalog_signatures import SignatureRules
 from tests.suites.catalog_upkeep import UpkeepRules
@@ -41,6 +42,7 @@ class CatalogSuite(
     VerdictRules,
     PrincipalRules,
     SignatureRules,
+    ReservationRules,
     UpkeepRules,
 ):
     """All of it."""

@@ -25,7 +25,7 @@ def told(events: list[Event]) -> list[tuple[EventKind, str, str, int, str]]:
 
 def forget(catalog: SqlCatalog, before: datetime) -> None:
     """Let go of the events that were committed before then."""
-    while catalog.forget(Ages(events=before, audit=None), 3):
+    while catalog.forget(Ages(events=before, uploads=before, audit=None), 3):
         pass
 
 

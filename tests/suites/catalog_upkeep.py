@@ -127,7 +127,7 @@ class UpkeepRules:
     def test_old_leases_events_and_entries_are_forgotten(self, catalog: SqlCatalog) -> None:
         for seed in (1, 2, 3):
             publish(catalog, "cat", seed)
-        later = Ages(events=now(), audit=None)
+        later = Ages(events=now(), uploads=now(), audit=None)
         cat = ref(f"cat@{catalog.resolve(ref('cat')).digest}")
         catalog.renew_leases("gone", [cat], timedelta(seconds=-1))
         catalog.renew_leases("worker", [cat], timedelta(seconds=30))
@@ -140,10 +140,10 @@ class UpkeepRules:
         publish(catalog, "cat", 1)
         catalog.set_alias(ref("cat@1"), "prod", None)
         long_ago = now() - timedelta(days=1)
-        entries = catalog.forgettable(Ages(events=long_ago, audit=now()))
+        entries = catalog.forgettable(Ages(events=long_ago, uploads=long_ago, audit=now()))
         assert entries > 0
-        assert catalog.forgettable(Ages(events=long_ago, audit=None)) == 0
-        assert catalog.forget(Ages(events=long_ago, audit=now()), 100) == entries
+        assert catalog.forgettable(Ages(events=long_ago, uploads=long_ago, audit=None)) == 0
+        assert catalog.forget(Ages(events=long_ago, uploads=long_ago, audit=now()), 100) == entries
 
     def test_states_hold_what_rows_and_versions_name(self, catalog: SqlCatalog) -> None:
         publish(catalog, "cat", 1)

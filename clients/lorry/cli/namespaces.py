@@ -114,6 +114,7 @@ def _tell(namespace: Namespace, *, as_json: bool) -> None:
             ("versions", namespace.used_versions),
             ("at most", namespace.max_versions or ""),
             ("bytes", used),
+            ("of unfinished uploads", output.size(namespace.uploading_bytes) if namespace.uploading_bytes else ""),
             ("at most", most),
             ("trusted keys", len(namespace.trusted_keys) or ""),
             ("revision", namespace.revision),

@@ -27,47 +27,47 @@ from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mas
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14lorry/v1/admin.proto\x12\x08lorry.v1\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xac\x01\n\tNamespace\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tmax_bytes\x18\x02 \x01(\x03\x12\x14\n\x0cmax_versions\x18\x03 \x01(\x03\x12\x14\n\x0ctrusted_keys\x18\x04 \x03(\t\x12\x12\n\nused_bytes\x18\x05 \x01(\x03\x12\x15\n\rused_versions\x18\x06 \x01(\x03\x12\x15\n\radapter_count\x18\x07 \x01(\x03\x12\x10\n\x08revision\x18\x08 \x01(\x03\"(\n\x13GetNamespaceRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\">\n\x14GetNamespaceResponse\x12&\n\tnamespace\x18\x01 \x01(\x0b\x32\x13.lorry.v1.Namespace\">\n\x15ListNamespacesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"Z\n\x16ListNamespacesResponse\x12\'\n\nnamespaces\x18\x01 \x03(\x0b\x32\x13.lorry.v1.Namespace\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"q\n\x16UpdateNamespaceRequest\x12&\n\tnamespace\x18\x01 \x01(\x0b\x32\x13.lorry.v1.Namespace\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"A\n\x17UpdateNamespaceResponse\x12&\n\tnamespace\x18\x01 \x01(\x0b\x32\x13.lorry.v1.Namespace\"R\n\x15\x43ollectGarbageRequest\x12\x0f\n\x07\x64ry_run\x18\x01 \x01(\x08\x12(\n\x05grace\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x84\x02\n\x16\x43ollectGarbageResponse\x12\x18\n\x10\x65xpired_versions\x18\x01 \x03(\t\x12\x1d\n\x15\x65xpired_version_count\x18\x02 \x01(\x03\x12\x13\n\x0bswept_blobs\x18\x03 \x01(\x03\x12\x13\n\x0bswept_bytes\x18\x04 \x01(\x03\x12\x12\n\nkept_blobs\x18\x05 \x01(\x03\x12\x12\n\nkept_bytes\x18\x06 \x01(\x03\x12\x15\n\rswept_uploads\x18\x07 \x01(\x03\x12\x16\n\x0e\x66orgotten_rows\x18\x08 \x01(\x03\x12\x17\n\x0f\x64iscarded_blobs\x18\t \x01(\x03\x12\x17\n\x0f\x64iscarded_bytes\x18\n \x01(\x03\"\r\n\x0b\x46sckRequest\"n\n\x0c\x46sckResponse\x12*\n\x08progress\x18\x01 \x01(\x0b\x32\x16.lorry.v1.FsckProgressH\x00\x12(\n\x07\x66inding\x18\x02 \x01(\x0b\x32\x15.lorry.v1.FsckFindingH\x00\x42\x08\n\x06report\"_\n\x0c\x46sckProgress\x12\x15\n\rchecked_blobs\x18\x01 \x01(\x03\x12\x15\n\rchecked_bytes\x18\x02 \x01(\x03\x12\x13\n\x0btotal_blobs\x18\x03 \x01(\x03\x12\x0c\n\x04\x64one\x18\x04 \x01(\x08\"h\n\x0b\x46sckFinding\x12&\n\x07problem\x18\x01 \x01(\x0e\x32\x15.lorry.v1.FsckProblem\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x10\n\x08versions\x18\x03 \x03(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\"\xe4\x01\n\x17ListAuditEntriesRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x11\n\tprincipal\x18\x02 \x01(\t\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x04 \x01(\t\x12.\n\nstart_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tpage_size\x18\x07 \x01(\x05\x12\x12\n\npage_token\x18\x08 \x01(\t\"Z\n\x18ListAuditEntriesResponse\x12%\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x14.lorry.v1.AuditEntry\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xbb\x01\n\nAuditEntry\x12(\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tprincipal\x18\x02 \x01(\t\x12\x0b\n\x03via\x18\x03 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x04 \x01(\t\x12\x11\n\tnamespace\x18\x05 \x01(\t\x12\x0c\n\x04name\x18\x06 \x01(\t\x12\x0e\n\x06\x64igest\x18\x07 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x08 \x01(\t\x12\x12\n\nrequest_id\x18\t \x01(\t*\x98\x01\n\x0b\x46sckProblem\x12\x1c\n\x18\x46SCK_PROBLEM_UNSPECIFIED\x10\x00\x12\x18\n\x14\x46SCK_PROBLEM_CORRUPT\x10\x01\x12\x18\n\x14\x46SCK_PROBLEM_MISSING\x10\x02\x12\x1c\n\x18\x46SCK_PROBLEM_QUARANTINED\x10\x03\x12\x19\n\x15\x46SCK_PROBLEM_MANIFEST\x10\x04\x32\xf3\x03\n\x0c\x41\x64minService\x12M\n\x0cGetNamespace\x12\x1d.lorry.v1.GetNamespaceRequest\x1a\x1e.lorry.v1.GetNamespaceResponse\x12S\n\x0eListNamespaces\x12\x1f.lorry.v1.ListNamespacesRequest\x1a .lorry.v1.ListNamespacesResponse\x12V\n\x0fUpdateNamespace\x12 .lorry.v1.UpdateNamespaceRequest\x1a!.lorry.v1.UpdateNamespaceResponse\x12S\n\x0e\x43ollectGarbage\x12\x1f.lorry.v1.CollectGarbageRequest\x1a .lorry.v1.CollectGarbageResponse\x12\x37\n\x04\x46sck\x12\x15.lorry.v1.FsckRequest\x1a\x16.lorry.v1.FsckResponse0\x01\x12Y\n\x10ListAuditEntries\x12!.lorry.v1.ListAuditEntriesRequest\x1a\".lorry.v1.ListAuditEntriesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14lorry/v1/admin.proto\x12\x08lorry.v1\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc5\x01\n\tNamespace\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tmax_bytes\x18\x02 \x01(\x03\x12\x14\n\x0cmax_versions\x18\x03 \x01(\x03\x12\x14\n\x0ctrusted_keys\x18\x04 \x03(\t\x12\x12\n\nused_bytes\x18\x05 \x01(\x03\x12\x15\n\rused_versions\x18\x06 \x01(\x03\x12\x15\n\radapter_count\x18\x07 \x01(\x03\x12\x10\n\x08revision\x18\x08 \x01(\x03\x12\x17\n\x0fuploading_bytes\x18\t \x01(\x03\"(\n\x13GetNamespaceRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\">\n\x14GetNamespaceResponse\x12&\n\tnamespace\x18\x01 \x01(\x0b\x32\x13.lorry.v1.Namespace\">\n\x15ListNamespacesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"Z\n\x16ListNamespacesResponse\x12\'\n\nnamespaces\x18\x01 \x03(\x0b\x32\x13.lorry.v1.Namespace\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"q\n\x16UpdateNamespaceRequest\x12&\n\tnamespace\x18\x01 \x01(\x0b\x32\x13.lorry.v1.Namespace\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"A\n\x17UpdateNamespaceResponse\x12&\n\tnamespace\x18\x01 \x01(\x0b\x32\x13.lorry.v1.Namespace\"R\n\x15\x43ollectGarbageRequest\x12\x0f\n\x07\x64ry_run\x18\x01 \x01(\x08\x12(\n\x05grace\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x84\x02\n\x16\x43ollectGarbageResponse\x12\x18\n\x10\x65xpired_versions\x18\x01 \x03(\t\x12\x1d\n\x15\x65xpired_version_count\x18\x02 \x01(\x03\x12\x13\n\x0bswept_blobs\x18\x03 \x01(\x03\x12\x13\n\x0bswept_bytes\x18\x04 \x01(\x03\x12\x12\n\nkept_blobs\x18\x05 \x01(\x03\x12\x12\n\nkept_bytes\x18\x06 \x01(\x03\x12\x15\n\rswept_uploads\x18\x07 \x01(\x03\x12\x16\n\x0e\x66orgotten_rows\x18\x08 \x01(\x03\x12\x17\n\x0f\x64iscarded_blobs\x18\t \x01(\x03\x12\x17\n\x0f\x64iscarded_bytes\x18\n \x01(\x03\"\r\n\x0b\x46sckRequest\"n\n\x0c\x46sckResponse\x12*\n\x08progress\x18\x01 \x01(\x0b\x32\x16.lorry.v1.FsckProgressH\x00\x12(\n\x07\x66inding\x18\x02 \x01(\x0b\x32\x15.lorry.v1.FsckFindingH\x00\x42\x08\n\x06report\"_\n\x0c\x46sckProgress\x12\x15\n\rchecked_blobs\x18\x01 \x01(\x03\x12\x15\n\rchecked_bytes\x18\x02 \x01(\x03\x12\x13\n\x0btotal_blobs\x18\x03 \x01(\x03\x12\x0c\n\x04\x64one\x18\x04 \x01(\x08\"h\n\x0b\x46sckFinding\x12&\n\x07problem\x18\x01 \x01(\x0e\x32\x15.lorry.v1.FsckProblem\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x10\n\x08versions\x18\x03 \x03(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\"\xe4\x01\n\x17ListAuditEntriesRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x11\n\tprincipal\x18\x02 \x01(\t\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x04 \x01(\t\x12.\n\nstart_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tpage_size\x18\x07 \x01(\x05\x12\x12\n\npage_token\x18\x08 \x01(\t\"Z\n\x18ListAuditEntriesResponse\x12%\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x14.lorry.v1.AuditEntry\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xbb\x01\n\nAuditEntry\x12(\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tprincipal\x18\x02 \x01(\t\x12\x0b\n\x03via\x18\x03 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x04 \x01(\t\x12\x11\n\tnamespace\x18\x05 \x01(\t\x12\x0c\n\x04name\x18\x06 \x01(\t\x12\x0e\n\x06\x64igest\x18\x07 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x08 \x01(\t\x12\x12\n\nrequest_id\x18\t \x01(\t*\x98\x01\n\x0b\x46sckProblem\x12\x1c\n\x18\x46SCK_PROBLEM_UNSPECIFIED\x10\x00\x12\x18\n\x14\x46SCK_PROBLEM_CORRUPT\x10\x01\x12\x18\n\x14\x46SCK_PROBLEM_MISSING\x10\x02\x12\x1c\n\x18\x46SCK_PROBLEM_QUARANTINED\x10\x03\x12\x19\n\x15\x46SCK_PROBLEM_MANIFEST\x10\x04\x32\xf3\x03\n\x0c\x41\x64minService\x12M\n\x0cGetNamespace\x12\x1d.lorry.v1.GetNamespaceRequest\x1a\x1e.lorry.v1.GetNamespaceResponse\x12S\n\x0eListNamespaces\x12\x1f.lorry.v1.ListNamespacesRequest\x1a .lorry.v1.ListNamespacesResponse\x12V\n\x0fUpdateNamespace\x12 .lorry.v1.UpdateNamespaceRequest\x1a!.lorry.v1.UpdateNamespaceResponse\x12S\n\x0e\x43ollectGarbage\x12\x1f.lorry.v1.CollectGarbageRequest\x1a .lorry.v1.CollectGarbageResponse\x12\x37\n\x04\x46sck\x12\x15.lorry.v1.FsckRequest\x1a\x16.lorry.v1.FsckResponse0\x01\x12Y\n\x10ListAuditEntries\x12!.lorry.v1.ListAuditEntriesRequest\x1a\".lorry.v1.ListAuditEntriesResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'lorry.v1.admin_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_FSCKPROBLEM']._serialized_start=1943
-  _globals['_FSCKPROBLEM']._serialized_end=2095
+  _globals['_FSCKPROBLEM']._serialized_start=1968
+  _globals['_FSCKPROBLEM']._serialized_end=2120
   _globals['_NAMESPACE']._serialized_start=134
-  _globals['_NAMESPACE']._serialized_end=306
-  _globals['_GETNAMESPACEREQUEST']._serialized_start=308
-  _globals['_GETNAMESPACEREQUEST']._serialized_end=348
-  _globals['_GETNAMESPACERESPONSE']._serialized_start=350
-  _globals['_GETNAMESPACERESPONSE']._serialized_end=412
-  _globals['_LISTNAMESPACESREQUEST']._serialized_start=414
-  _globals['_LISTNAMESPACESREQUEST']._serialized_end=476
-  _globals['_LISTNAMESPACESRESPONSE']._serialized_start=478
-  _globals['_LISTNAMESPACESRESPONSE']._serialized_end=568
-  _globals['_UPDATENAMESPACEREQUEST']._serialized_start=570
-  _globals['_UPDATENAMESPACEREQUEST']._serialized_end=683
-  _globals['_UPDATENAMESPACERESPONSE']._serialized_start=685
-  _globals['_UPDATENAMESPACERESPONSE']._serialized_end=750
-  _globals['_COLLECTGARBAGEREQUEST']._serialized_start=752
-  _globals['_COLLECTGARBAGEREQUEST']._serialized_end=834
-  _globals['_COLLECTGARBAGERESPONSE']._serialized_start=837
-  _globals['_COLLECTGARBAGERESPONSE']._serialized_end=1097
-  _globals['_FSCKREQUEST']._serialized_start=1099
-  _globals['_FSCKREQUEST']._serialized_end=1112
-  _globals['_FSCKRESPONSE']._serialized_start=1114
-  _globals['_FSCKRESPONSE']._serialized_end=1224
-  _globals['_FSCKPROGRESS']._serialized_start=1226
-  _globals['_FSCKPROGRESS']._serialized_end=1321
-  _globals['_FSCKFINDING']._serialized_start=1323
-  _globals['_FSCKFINDING']._serialized_end=1427
-  _globals['_LISTAUDITENTRIESREQUEST']._serialized_start=1430
-  _globals['_LISTAUDITENTRIESREQUEST']._serialized_end=1658
-  _globals['_LISTAUDITENTRIESRESPONSE']._serialized_start=1660
-  _globals['_LISTAUDITENTRIESRESPONSE']._serialized_end=1750
-  _globals['_AUDITENTRY']._serialized_start=1753
-  _globals['_AUDITENTRY']._serialized_end=1940
-  _globals['_ADMINSERVICE']._serialized_start=2098
-  _globals['_ADMINSERVICE']._serialized_end=2597
+  _globals['_NAMESPACE']._serialized_end=331
+  _globals['_GETNAMESPACEREQUEST']._serialized_start=333
+  _globals['_GETNAMESPACEREQUEST']._serialized_end=373
+  _globals['_GETNAMESPACERESPONSE']._serialized_start=375
+  _globals['_GETNAMESPACERESPONSE']._serialized_end=437
+  _globals['_LISTNAMESPACESREQUEST']._serialized_start=439
+  _globals['_LISTNAMESPACESREQUEST']._serialized_end=501
+  _globals['_LISTNAMESPACESRESPONSE']._serialized_start=503
+  _globals['_LISTNAMESPACESRESPONSE']._serialized_end=593
+  _globals['_UPDATENAMESPACEREQUEST']._serialized_start=595
+  _globals['_UPDATENAMESPACEREQUEST']._serialized_end=708
+  _globals['_UPDATENAMESPACERESPONSE']._serialized_start=710
+  _globals['_UPDATENAMESPACERESPONSE']._serialized_end=775
+  _globals['_COLLECTGARBAGEREQUEST']._serialized_start=777
+  _globals['_COLLECTGARBAGEREQUEST']._serialized_end=859
+  _globals['_COLLECTGARBAGERESPONSE']._serialized_start=862
+  _globals['_COLLECTGARBAGERESPONSE']._serialized_end=1122
+  _globals['_FSCKREQUEST']._serialized_start=1124
+  _globals['_FSCKREQUEST']._serialized_end=1137
+  _globals['_FSCKRESPONSE']._serialized_start=1139
+  _globals['_FSCKRESPONSE']._serialized_end=1249
+  _globals['_FSCKPROGRESS']._serialized_start=1251
+  _globals['_FSCKPROGRESS']._serialized_end=1346
+  _globals['_FSCKFINDING']._serialized_start=1348
+  _globals['_FSCKFINDING']._serialized_end=1452
+  _globals['_LISTAUDITENTRIESREQUEST']._serialized_start=1455
+  _globals['_LISTAUDITENTRIESREQUEST']._serialized_end=1683
+  _globals['_LISTAUDITENTRIESRESPONSE']._serialized_start=1685
+  _globals['_LISTAUDITENTRIESRESPONSE']._serialized_end=1775
+  _globals['_AUDITENTRY']._serialized_start=1778
+  _globals['_AUDITENTRY']._serialized_end=1965
+  _globals['_ADMINSERVICE']._serialized_start=2123
+  _globals['_ADMINSERVICE']._serialized_end=2622
 # @@protoc_insertion_point(module_scope)

@@ -68,6 +68,7 @@ class Namespace(_message.Message):
     USED_VERSIONS_FIELD_NUMBER: _builtins.int
     ADAPTER_COUNT_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
+    UPLOADING_BYTES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name."""
     max_bytes: _builtins.int
@@ -82,6 +83,10 @@ class Namespace(_message.Message):
     """Adapters now. Set by the registry."""
     revision: _builtins.int
     """Grows by one with every change of limits or policy; for a safe update."""
+    uploading_bytes: _builtins.int
+    """Bytes of uploads that are not finished: as announced while they run, as kept once they broke off.
+    Counted, for `max_bytes` too, where there is such a limit. Set by the registry.
+    """
     @_builtins.property
     def trusted_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Ed25519 public keys (PEM): a version is published here only where one of them signed it. None
@@ -99,10 +104,11 @@ class Namespace(_message.Message):
         used_versions: _builtins.int = ...,
         adapter_count: _builtins.int = ...,
         revision: _builtins.int = ...,
+        uploading_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_count", b"adapter_count", "max_bytes", b"max_bytes", "max_versions", b"max_versions", "name", b"name", "revision", b"revision", "trusted_keys", b"trusted_keys", "used_bytes", b"used_bytes", "used_versions", b"used_versions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_count", b"adapter_count", "max_bytes", b"max_bytes", "max_versions", b"max_versions", "name", b"name", "revision", b"revision", "trusted_keys", b"trusted_keys", "uploading_bytes", b"uploading_bytes", "used_bytes", b"used_bytes", "used_versions", b"used_versions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -74,9 +74,11 @@ class BlobServiceServicer:
 
     def Upload(self, request_iterator, context):
         """Stores one blob. The stream is a header, chunks in order, then a finish. A stream that breaks
-        keeps what arrived: ask QueryUpload and go on from there. Errors: INVALID_DIGEST,
-        DIGEST_MISMATCH, OFFSET_MISMATCH, UPLOAD_INCOMPLETE, BLOB_TOO_LARGE, QUOTA_EXCEEDED,
-        STORAGE_UNAVAILABLE.
+        keeps what arrived: ask QueryUpload and go on from there. So does one whose sender says nothing for
+        a minute (UNAVAILABLE). Of the namespace's limit of bytes an upload takes what its header announces, and
+        once it broke off what is kept of it, until it is gone on from or swept. A caller has at most 64 at a time.
+        Errors: INVALID_DIGEST, DIGEST_MISMATCH, OFFSET_MISMATCH, UPLOAD_INCOMPLETE, BLOB_TOO_LARGE, QUOTA_EXCEEDED,
+        TOO_MANY_UPLOADS, STORAGE_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

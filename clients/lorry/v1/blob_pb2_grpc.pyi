@@ -42,9 +42,11 @@ class BlobServiceStub:
     """
     Upload: _grpc.StreamUnaryMultiCallable[_blob_pb2.UploadRequest, _blob_pb2.UploadResponse]
     """Stores one blob. The stream is a header, chunks in order, then a finish. A stream that breaks
-    keeps what arrived: ask QueryUpload and go on from there. Errors: INVALID_DIGEST,
-    DIGEST_MISMATCH, OFFSET_MISMATCH, UPLOAD_INCOMPLETE, BLOB_TOO_LARGE, QUOTA_EXCEEDED,
-    STORAGE_UNAVAILABLE.
+    keeps what arrived: ask QueryUpload and go on from there. So does one whose sender says nothing for
+    a minute (UNAVAILABLE). Of the namespace's limit of bytes an upload takes what its header announces, and
+    once it broke off what is kept of it, until it is gone on from or swept. A caller has at most 64 at a time.
+    Errors: INVALID_DIGEST, DIGEST_MISMATCH, OFFSET_MISMATCH, UPLOAD_INCOMPLETE, BLOB_TOO_LARGE, QUOTA_EXCEEDED,
+    TOO_MANY_UPLOADS, STORAGE_UNAVAILABLE.
     """
     QueryUpload: _grpc.UnaryUnaryMultiCallable[_blob_pb2.QueryUploadRequest, _blob_pb2.QueryUploadResponse]
     """Says how many bytes of an upload are kept, so that it can go on. Reads only.
@@ -69,9 +71,11 @@ class BlobServiceAsyncStub(BlobServiceStub):
     """
     Upload: _aio.StreamUnaryMultiCallable[_blob_pb2.UploadRequest, _blob_pb2.UploadResponse]  # type: ignore[assignment]
     """Stores one blob. The stream is a header, chunks in order, then a finish. A stream that breaks
-    keeps what arrived: ask QueryUpload and go on from there. Errors: INVALID_DIGEST,
-    DIGEST_MISMATCH, OFFSET_MISMATCH, UPLOAD_INCOMPLETE, BLOB_TOO_LARGE, QUOTA_EXCEEDED,
-    STORAGE_UNAVAILABLE.
+    keeps what arrived: ask QueryUpload and go on from there. So does one whose sender says nothing for
+    a minute (UNAVAILABLE). Of the namespace's limit of bytes an upload takes what its header announces, and
+    once it broke off what is kept of it, until it is gone on from or swept. A caller has at most 64 at a time.
+    Errors: INVALID_DIGEST, DIGEST_MISMATCH, OFFSET_MISMATCH, UPLOAD_INCOMPLETE, BLOB_TOO_LARGE, QUOTA_EXCEEDED,
+    TOO_MANY_UPLOADS, STORAGE_UNAVAILABLE.
     """
     QueryUpload: _aio.UnaryUnaryMultiCallable[_blob_pb2.QueryUploadRequest, _blob_pb2.QueryUploadResponse]  # type: ignore[assignment]
     """Says how many bytes of an upload are kept, so that it can go on. Reads only.
@@ -105,9 +109,11 @@ class BlobServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_blob_pb2.UploadResponse, _abc.Awaitable[_blob_pb2.UploadResponse]]:
         """Stores one blob. The stream is a header, chunks in order, then a finish. A stream that breaks
-        keeps what arrived: ask QueryUpload and go on from there. Errors: INVALID_DIGEST,
-        DIGEST_MISMATCH, OFFSET_MISMATCH, UPLOAD_INCOMPLETE, BLOB_TOO_LARGE, QUOTA_EXCEEDED,
-        STORAGE_UNAVAILABLE.
+        keeps what arrived: ask QueryUpload and go on from there. So does one whose sender says nothing for
+        a minute (UNAVAILABLE). Of the namespace's limit of bytes an upload takes what its header announces, and
+        once it broke off what is kept of it, until it is gone on from or swept. A caller has at most 64 at a time.
+        Errors: INVALID_DIGEST, DIGEST_MISMATCH, OFFSET_MISMATCH, UPLOAD_INCOMPLETE, BLOB_TOO_LARGE, QUOTA_EXCEEDED,
+        TOO_MANY_UPLOADS, STORAGE_UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod

@@ -10,11 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import NamedTuple, Protocol
 
 from lorry.errors import BlobBeingSwept, MissingBlobs
 
+# Being asked for begins a blob's grace anew, but is not worth a write each time: `touched` may be so much older
+# than the last question, and who counts the grace from it adds as much.
+TOUCH_EVERY = timedelta(minutes=5)
 # Digests that a message lists.
 _LISTED = 20
 

@@ -34,6 +34,10 @@ class Listing(Generic[T]):
     next_token: str
 
 
+# Further names of a base: what a page of bases takes has to fit a message.
+MAX_KNOWN_AS = 64
+
+
 @dataclass(frozen=True, slots=True)
 class BaseRecord:
     """A registered base model. `derived_from`: base_id of the base that it is a variant of; `carry_over`:

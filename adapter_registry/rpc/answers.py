@@ -5,6 +5,8 @@ Owns the fields of every answer. Does not know requests.
 
 from __future__ import annotations
 
+from itertools import accumulate
+
 from adapter_registry.domain.records import (
     AdapterRecord,
     AliasRecord,
@@ -95,12 +97,23 @@ def lease_answer(lease: LeaseRecord) -> catalog_pb2.Lease:
     )
 
 
+# Beside 10,000 edges of 150 bytes, below what a message takes.
+_LINEAGE_BYTES = 6 << 20
+
+
 def lineage_answer(lineage: Lineage) -> catalog_pb2.GetLineageResponse:
-    """A graph of versions."""
+    """A graph of versions; of recipes that are too long for a message, the nearest."""
+    nodes = [_node(node) for node in lineage.nodes]
+    told = nodes[: max(1, sum(size <= _LINEAGE_BYTES for size in accumulate(node.ByteSize() for node in nodes)))]
+    names = {node.digest for node in told}
     return catalog_pb2.GetLineageResponse(
-        nodes=[_node(node) for node in lineage.nodes],
-        edges=[catalog_pb2.LineageEdge(child=child, parent=parent) for child, parent in lineage.edges],
-        truncated=lineage.truncated,
+        nodes=told,
+        edges=[
+            catalog_pb2.LineageEdge(child=child, parent=parent)
+            for child, parent in lineage.edges
+            if {child, parent} <= names
+        ],
+        truncated=lineage.truncated or len(told) < len(nodes),
     )
 
 

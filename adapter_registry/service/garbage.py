@@ -15,6 +15,7 @@ from itertools import islice
 from typing import Protocol
 
 from adapter_registry.blobs.protocol import BlobStore, Stored
+from adapter_registry.domain.blobs import TOUCH_EVERY
 from adapter_registry.domain.garbage import Ages, Collection, StoredBlob, Turn, Upkeep
 from adapter_registry.domain.records import Expired
 from adapter_registry.service.pool import Pools
@@ -100,7 +101,7 @@ class GarbageCollector:
         async with self._queries.opened(self._catalog.take_turn, "gc") as turn:
             done = await self._expire(dry_run=dry_run)
             sweep = self._would_sweep if dry_run else self._sweep
-            done = await sweep(done, turn, now - grace, settled)
+            done = await sweep(done, turn, now - grace - min(grace, TOUCH_EVERY), settled)
             uploads = await self._transfers.run(self._store.sweep_uploads, settled, dry_run=dry_run)
             count, size = await self._quarantine.empty(settled, dry_run=dry_run)
             done = replace(done, swept_uploads=uploads, discarded_blobs=count, discarded_bytes=size)

@@ -7,13 +7,16 @@ say it. Writes one transaction, at the end. Does not know the wire, SQL, or how 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from weakref import WeakValueDictionary
 
+from adapter_registry.domain.acting import actor
 from adapter_registry.domain.blobs import missing_blobs
 from adapter_registry.domain.catalog import Catalog
 from adapter_registry.domain.records import NewVersion, VersionRecord
-from adapter_registry.service.bundles import inspect
+from adapter_registry.service.bundles import inspect, outline_of_claimed
 from adapter_registry.service.compatibility import verdict
 from adapter_registry.service.pool import Pools
 from adapter_registry.service.rules import MAX_PARENTS, check_description, check_labels, check_recipe
@@ -61,6 +64,7 @@ class Publisher:
         self._blobs = blobs
         self._pools = pools
         self._inspecting = asyncio.Semaphore(_AT_ONCE)
+        self._own: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def publish(self, submission: Submission) -> tuple[VersionRecord, bool]:
         """The published version, and whether it is new.
@@ -74,8 +78,10 @@ class Publisher:
         digests = [file.digest for file in submission.files]
         blobs = await self._blobs.require(digests, submission.adapter.namespace)
         try:
-            async with self._inspecting:
-                facts = await self._pools.transfers.run(inspect, blobs, submission.files)
+            facts = await self._pools.transfers.run(outline_of_claimed, blobs, submission.files)
+            if not await self._pools.queries.run(self._is_published, submission, facts):
+                async with self._turn():
+                    await self._pools.transfers.run(inspect, blobs, submission.files)
         except BlobNotFound as error:
             # Swept since it was looked for: to be sent again, as if it had never come.
             raise missing_blobs(await self._blobs.missing(digests, submission.adapter.namespace) or digests) from error
@@ -87,25 +93,41 @@ class Publisher:
         if await self._pools.queries.run(self._catalog.being_deleted, name):
             await self._pools.removals.run(self._catalog.finish_deletion, name)
 
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """To read a whole bundle: one of each principal at a time, so that none keeps all others waiting."""
+        async with self._own.setdefault(actor().principal, asyncio.Lock()), self._inspecting:
+            yield
+
+    def _is_published(self, submission: Submission, facts: AdapterFacts) -> bool:
+        """Whether the adapter has this very version. Raises what `_write` would, in so far as it can be told."""
+        manifest = self._new(submission, facts).manifest
+        try:
+            self._catalog.get_version(Reference(submission.adapter, digest=manifest.digest))
+        except NotFound:
+            return False
+        return True
+
     def _write(self, submission: Submission, facts: AdapterFacts) -> tuple[VersionRecord, bool]:
+        return self._catalog.create_version(self._new(submission, facts))
+
+    def _new(self, submission: Submission, facts: AdapterFacts) -> NewVersion:
         judged = verdict(self._catalog, facts, submission.base)
         refuse(judged.findings)
         sources = submission.recipe.sources if submission.recipe else ()
         parents = list(dict.fromkeys([*self._digests(submission.parents), *(source.digest for source in sources)]))
         manifest = build_manifest(submission.files, facts, judged.base.base_id, parents, submission.recipe)
         _compare(manifest, submission.expected_digest)
-        return self._catalog.create_version(
-            NewVersion(
-                namespace=submission.adapter.namespace,
-                name=submission.adapter.name,
-                manifest=manifest,
-                warnings=tuple(f"{finding.code}: {finding.message}" for finding in judged.findings),
-                alias=submission.alias,
-                description=submission.description,
-                labels=submission.labels,
-                facts=facts,
-                signatures=check_signatures(submission.signatures, manifest.digest, submission.adapter),
-            )
+        return NewVersion(
+            namespace=submission.adapter.namespace,
+            name=submission.adapter.name,
+            manifest=manifest,
+            warnings=tuple(f"{finding.code}: {finding.message}" for finding in judged.findings),
+            alias=submission.alias,
+            description=submission.description,
+            labels=submission.labels,
+            facts=facts,
+            signatures=check_signatures(submission.signatures, manifest.digest, submission.adapter),
         )
 
     def _sign(self, submission: Submission) -> VersionRecord:

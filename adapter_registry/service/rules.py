@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from adapter_registry.domain.records import BaseRecord
+from adapter_registry.domain.records import MAX_KNOWN_AS, BaseRecord
 from lorry.errors import InvalidInput
 from lorry.format.base import BaseModule, ModuleKind
 from lorry.format.digest import check_digest
@@ -25,7 +25,6 @@ MAX_KEEP_LAST = 1_000_000
 MAX_HOLDER = 200
 MAX_REASON = 1_000
 # Hub names are two words of up to 96 characters; local paths come too.
-MAX_KNOWN_AS = 64
 MAX_BASE_NAME = 500
 # The largest mixtures of experts have some 45,000 linears.
 MAX_MODULES = 100_000

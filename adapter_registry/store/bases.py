@@ -15,11 +15,11 @@ from sqlalchemy.orm import Session
 
 from adapter_registry.domain.families import Families, Kin
 from adapter_registry.domain.paging import Cursor, page_size
-from adapter_registry.domain.records import BaseRecord, EventKind, Listing, Page
+from adapter_registry.domain.records import MAX_KNOWN_AS, BaseRecord, EventKind, Listing, Page
 from adapter_registry.store.database import Database
 from adapter_registry.store.events import tell
 from adapter_registry.store.models import BaseRow, KnownAsRow
-from lorry.errors import BaseConflict, BaseNotFound
+from lorry.errors import BaseConflict, BaseNotFound, Exhausted
 from lorry.format.base import BaseFacts, BaseModule, ModuleKind
 from lorry.format.compatibility import CarryOver
 
@@ -46,7 +46,8 @@ class Bases:
                 tell(session, EventKind.BASE_REGISTERED, None, base.facts.base_id)
             elif base_facts(row) != base.facts:
                 _learn_experts(session, row, base.facts)
-            _add_names(session, row, {base.name, *base.known_as})
+            if _add_names(session, row, {base.name, *base.known_as}) and not created:
+                tell(session, EventKind.BASE_UPDATED, None, row.base_id)
             return _records(session, [row])[0], created
 
     def get_base(self, name: str) -> BaseRecord:
@@ -163,10 +164,18 @@ def _table(facts: BaseFacts) -> list[list[object]]:
     ]
 
 
-def _add_names(session: Session, row: BaseRow, names: set[str]) -> None:
+def _add_names(session: Session, row: BaseRow, names: set[str]) -> bool:
+    """Whether there were new ones. Raises Exhausted."""
     known = set(session.scalars(select(KnownAsRow.name).where(KnownAsRow.base == row.id)))
-    session.add_all(KnownAsRow(base=row.id, name=name) for name in sorted(names - known - {row.name}))
+    new = sorted(names - known - {row.name})
+    if new and len(known) + len(new) > MAX_KNOWN_AS:
+        raise Exhausted(
+            f"base {row.name!r}: expected at most {MAX_KNOWN_AS} further names, it has {len(known)} and {len(new)} "
+            f"more came, {new[0]!r} among them"
+        )
+    session.add_all(KnownAsRow(base=row.id, name=name) for name in new)
     session.flush()
+    return bool(new)
 
 
 def base_facts(row: BaseRow) -> BaseFacts:

@@ -8,13 +8,13 @@ not touch bytes: a row is written after its bytes are durable and goes after the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 from sqlalchemy import ColumnElement, exists, select, true, update
 from sqlalchemy.orm import Session
 
 from adapter_registry.domain.acting import Permission, actor
-from adapter_registry.domain.blobs import Admission, BlobRecord, Reservation, being_swept, missing_blobs
+from adapter_registry.domain.blobs import TOUCH_EVERY, Admission, BlobRecord, Reservation, being_swept, missing_blobs
 from adapter_registry.store.audit import note
 from adapter_registry.store.database import Database
 from adapter_registry.store.keeping import BlobRow, ClaimRow, NamespaceRow, VersionBlobRow
@@ -22,10 +22,6 @@ from adapter_registry.store.models import AdapterRow, VersionRow
 from adapter_registry.store.namespaces import namespace_row
 from adapter_registry.store.reservations import fill, require_room
 from lorry.format.manifest import ManifestFile
-
-# Being asked for begins a blob's grace anew, but is not worth a write each time: the grace counts from
-# up to so long before the last question.
-TOUCH_EVERY = timedelta(hours=1)
 
 
 class Claims:

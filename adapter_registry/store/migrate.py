@@ -15,25 +15,41 @@ from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
 import adapter_registry
 from adapter_registry.store.database import create_engine_for, for_writing, typed_errors
+from lorry.errors import FailedPrecondition
 
 _SCRIPTS = Path(adapter_registry.__file__).parent / "migrations"
 
 
 def upgrade(url: str) -> None:
-    """Make all tables as this release wants them. Raises InvalidInput, StorageUnavailable."""
+    """Make all tables as this release wants them.
+
+    Raises InvalidInput, StorageUnavailable, FailedPrecondition where a later release made them.
+    """
     with migration(url) as config:
+        _heads(config.attributes["connection"])
         command.upgrade(config, "head")
 
 
 def current_is_head(url: str) -> bool:
-    """Whether the database has the tables of this release. Raises InvalidInput, StorageUnavailable."""
+    """Whether the database has the tables of this release. Raises as `upgrade`."""
     with _engine(url) as engine, engine.begin() as connection:
-        current = MigrationContext.configure(connection).get_current_heads()
-    return set(current) == set(ScriptDirectory(str(_SCRIPTS)).get_heads())
+        return _heads(connection) == set(ScriptDirectory(str(_SCRIPTS)).get_heads())
+
+
+def _heads(connection: Connection) -> set[str]:
+    """What the database was migrated to. Raises FailedPrecondition where this release does not know it."""
+    current = set(MigrationContext.configure(connection).get_current_heads())
+    known = {script.revision for script in ScriptDirectory(str(_SCRIPTS)).walk_revisions()}
+    if unknown := current - known:
+        raise FailedPrecondition(
+            f"expected a database of this release ({max(known)}) or of an earlier one, got one of a later release "
+            f"({', '.join(sorted(unknown))}): run that release, or restore a backup of before"
+        )
+    return current
 
 
 @contextmanager

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import text, update
 
 from adapter_registry.domain.garbage import Collection
+from adapter_registry.store.keeping import BlobRow
 from lorry.errors import (
     AlreadyRunning,
     BlobBeingSwept,
@@ -65,6 +66,20 @@ async def test_what_no_version_names_is_swept_once_its_grace_is_over(parts: Part
     assert await parts.read(named) == NAMED
     with pytest.raises(BlobNotFound):
         await parts.read(garbage)
+
+
+async def test_a_grace_is_counted_from_the_last_question_though_not_each_is_written(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("adapter_registry.service.garbage.TOUCH_EVERY", DAY)
+    _, garbage = await a_stock(parts)
+    asked = datetime.now(UTC)
+    with parts.catalog._database.write() as session:
+        session.execute(update(BlobRow).values(touched=asked - DAY / 2))
+    swept = await parts.collector().collect(grace=DAY / 3)
+    assert swept.swept_blobs == 0
+    assert (await parts.collector().collect(grace=DAY / 5)).swept_blobs == 1
+    assert garbage not in stored(parts)
 
 
 async def test_a_blob_that_two_versions_name_goes_with_the_second(parts: Parts) -> None:

@@ -19,7 +19,6 @@ from adapter_registry.store import removal
 from lorry import RegistryClient
 from lorry.errors import AdapterNotFound
 from lorry.format.digest import digest_of
-from lorry.format.facts import AdapterFacts
 from tests.support.adapters import adapter_bytes
 from tests.support.certificates import Authority
 from tests.support.registry import Client, running_registry, until
@@ -114,9 +113,9 @@ async def test_publications_whose_files_are_read_leave_threads_to_readers(
 ) -> None:
     gate, inspect = threading.Event(), publish.inspect
 
-    def slow(*given: Any) -> AdapterFacts:
+    def slow(*given: Any) -> None:
         gate.wait(60)
-        return inspect(*given)
+        inspect(*given)
 
     monkeypatch.setattr(publish, "inspect", slow)
     async with running_registry(tmp_path / "registry") as target, AsyncExitStack() as stack:

@@ -10,7 +10,7 @@ from sqlalchemy import inspect
 
 from adapter_registry.store.database import create_engine_for
 from adapter_registry.store.migrate import current_is_head, migration, upgrade
-from lorry.errors import InvalidInput, StorageUnavailable
+from lorry.errors import FailedPrecondition, InvalidInput, StorageUnavailable
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
@@ -51,6 +51,15 @@ def test_head_is_told_from_anything_else(empty_url: str) -> None:
     with migration(empty_url) as config:
         command.downgrade(config, "base")
     assert not current_is_head(empty_url)
+
+
+def test_a_database_of_a_later_release_is_left_alone(empty_url: str) -> None:
+    upgrade(empty_url)
+    with migration(empty_url) as config:
+        config.attributes["connection"].exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
+    for use in (upgrade, current_is_head):
+        with pytest.raises(FailedPrecondition, match=r"of a later release \(9999\)"):
+            use(empty_url)
 
 
 def test_an_upgrade_of_an_upgraded_database_changes_nothing(empty_url: str) -> None:

@@ -8,8 +8,9 @@ from datetime import UTC
 import pytest
 
 from adapter_registry.domain.catalog import Catalog
-from adapter_registry.domain.records import EventKind, Page
-from lorry.errors import BaseConflict, BaseNotFound, InvalidInput, InvalidPageToken
+from adapter_registry.domain.principals import AuditQuery
+from adapter_registry.domain.records import MAX_KNOWN_AS, EventKind, Page
+from lorry.errors import BaseConflict, BaseNotFound, Exhausted, InvalidInput, InvalidPageToken
 from tests.suites.catalog_values import a_base, digest, everything, with_experts
 
 
@@ -45,6 +46,22 @@ class BaseRules:
         stored, created = catalog.add_base(a_base(name="tiny-2"))
         assert (stored.name, stored.known_as, created) == ("tiny", ("tiny-2",), False)
         assert catalog.get_base("tiny-2") == stored
+
+    def test_a_further_name_is_told_and_audited(self, catalog: Catalog) -> None:
+        catalog.add_base(a_base())
+        at = catalog.last_event()
+        for _ in range(2):
+            catalog.add_base(a_base(known_as=("a",)))
+        assert [event.kind for event in catalog.events(at, None, 10)] == [EventKind.BASE_UPDATED]
+        assert len(catalog.audit_entries(AuditQuery(), Page()).items) == 2
+
+    def test_a_base_has_so_many_further_names_and_not_more(self, catalog: Catalog) -> None:
+        names = tuple(f"name-{number:02}" for number in range(MAX_KNOWN_AS))
+        catalog.add_base(a_base(known_as=names))
+        for another in (a_base(name="another"), a_base(known_as=("another",))):
+            with pytest.raises(Exhausted, match="'another'"):
+                catalog.add_base(another)
+        assert catalog.add_base(a_base(known_as=names))[0].known_as == names
 
     def test_the_name_of_another_base_is_refused(self, catalog: Catalog) -> None:
         catalog.add_base(a_base(1, "tiny", known_as=("small",)))

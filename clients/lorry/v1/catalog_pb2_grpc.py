@@ -164,7 +164,7 @@ class CatalogServiceServicer:
     def RegisterBaseModel(self, request, context):
         """Makes a base model known. Idempotent: the same base again answers the stored one, with new
         `known_as` names added. Errors: INVALID_NAME, INVALID_DIGEST, INVALID_ARGUMENT,
-        BASE_CONFLICT (the name is another base's).
+        BASE_CONFLICT (the name is another base's), RESOURCE_EXHAUSTED (more than 64 further names).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

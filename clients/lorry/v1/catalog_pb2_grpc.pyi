@@ -36,7 +36,7 @@ class CatalogServiceStub:
     RegisterBaseModel: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.RegisterBaseModelRequest, _catalog_pb2.RegisterBaseModelResponse]
     """Makes a base model known. Idempotent: the same base again answers the stored one, with new
     `known_as` names added. Errors: INVALID_NAME, INVALID_DIGEST, INVALID_ARGUMENT,
-    BASE_CONFLICT (the name is another base's).
+    BASE_CONFLICT (the name is another base's), RESOURCE_EXHAUSTED (more than 64 further names).
     """
     GetBaseModel: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.GetBaseModelRequest, _catalog_pb2.GetBaseModelResponse]
     """Reads one base model by name or base_id. Errors: BASE_NOT_FOUND."""
@@ -137,7 +137,7 @@ class CatalogServiceAsyncStub(CatalogServiceStub):
     RegisterBaseModel: _aio.UnaryUnaryMultiCallable[_catalog_pb2.RegisterBaseModelRequest, _catalog_pb2.RegisterBaseModelResponse]  # type: ignore[assignment]
     """Makes a base model known. Idempotent: the same base again answers the stored one, with new
     `known_as` names added. Errors: INVALID_NAME, INVALID_DIGEST, INVALID_ARGUMENT,
-    BASE_CONFLICT (the name is another base's).
+    BASE_CONFLICT (the name is another base's), RESOURCE_EXHAUSTED (more than 64 further names).
     """
     GetBaseModel: _aio.UnaryUnaryMultiCallable[_catalog_pb2.GetBaseModelRequest, _catalog_pb2.GetBaseModelResponse]  # type: ignore[assignment]
     """Reads one base model by name or base_id. Errors: BASE_NOT_FOUND."""
@@ -241,7 +241,7 @@ class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_catalog_pb2.RegisterBaseModelResponse, _abc.Awaitable[_catalog_pb2.RegisterBaseModelResponse]]:
         """Makes a base model known. Idempotent: the same base again answers the stored one, with new
         `known_as` names added. Errors: INVALID_NAME, INVALID_DIGEST, INVALID_ARGUMENT,
-        BASE_CONFLICT (the name is another base's).
+        BASE_CONFLICT (the name is another base's), RESOURCE_EXHAUSTED (more than 64 further names).
         """
 
     @_abc_1.abstractmethod

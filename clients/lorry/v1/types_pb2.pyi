@@ -221,7 +221,7 @@ class BaseModel(_message.Message):
     """
     @_builtins.property
     def known_as(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Names that adapters' `base_model_name_or_path` may carry for this base; unset means none."""
+        """Names that adapters' `base_model_name_or_path` may carry for this base, 64 at most; unset means none."""
 
     @_builtins.property
     def modules(self) -> _containers.RepeatedCompositeFieldContainer[Global___Module]:

@@ -44,7 +44,8 @@ def _background() -> _Background:
 def wait(work: Coroutine[Any, Any, T]) -> T:
     """The result of the work, done on the background loop; where the wait is interrupted, cancelled and ended there.
 
-    Raises FailedPrecondition in a process that was forked off one whose loop had begun.
+    Raises FailedPrecondition in a process that was forked off one whose loop had begun, and on the loop itself: in
+    what a client calls while it works, such as `progress`.
     """
     background, done = _background(), Future[T]()
     if background.process != os.getpid():
@@ -52,6 +53,12 @@ def wait(work: Coroutine[Any, Any, T]) -> T:
         raise FailedPrecondition(
             "lorry.sync was in use when this process was forked off, and does not work in it: "
             "use it only after the fork, or start processes by spawn"
+        )
+    if threading.current_thread() is background.thread:
+        work.close()
+        raise FailedPrecondition(
+            "lorry.sync was called out of a callback on its own loop, which would wait for itself: "
+            "let the callback note what is to be done, and do it behind the call"
         )
     loop = background.loop
     tasks: list[asyncio.Task[T]] = []

@@ -6,7 +6,7 @@ bytes, and repeats nothing that the channel does not repeat by itself.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Unpack
 
@@ -40,7 +40,7 @@ class CatalogCalls(Connection):
         name: str,
         facts: BaseFacts,
         *,
-        known_as: Iterable[str] = (),
+        known_as: Sequence[str] = (),
         derived_from: str = "",
         carry_over: CarryOver = CarryOver.REFUSE,
     ) -> BaseModel:
@@ -228,7 +228,7 @@ class CatalogCalls(Connection):
         return written(reference, await self.lineage(reference, depth=1))
 
     async def renew_leases(
-        self, holder: str, references: Iterable[str], *, ttl: timedelta | None = None
+        self, holder: str, references: Sequence[str], *, ttl: timedelta | None = None
     ) -> pb.RenewLeasesResponse:
         """Hold these versions (`namespace/name@sha256:...`) in the place of all that the holder held.
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from lorry import errors
+from lorry.cli import output
 from lorry.cli.exits import error_line, exit_code
 from tests.cli.conftest import Lorry
 
@@ -47,6 +48,12 @@ def test_each_kind_of_error_has_its_exit_code(error: type[errors.LorryError], co
 
 def test_an_error_is_one_line_whatever_its_message_holds() -> None:
     assert error_line("REASON", "one\n  two\n\nthree") == "error: REASON: one; two; three"
+
+
+def test_neither_an_error_nor_a_note_drives_the_terminal(capfd: pytest.CaptureFixture[str]) -> None:
+    assert error_line("REASON", "no \x1b[2J such\x9b") == "error: REASON: no ?[2J such?"
+    output.note("warning: \x1b]0;yours\x07\nand more")
+    assert capfd.readouterr().err == "warning: ?]0;yours?\nand more\n"
 
 
 def test_an_error_names_its_request_where_that_is_asked_for(lorry: Lorry) -> None:

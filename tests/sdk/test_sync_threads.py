@@ -18,7 +18,7 @@ from tests.support.worker import running_worker, save_model
 # A client that hangs does so for ever; a process takes two seconds, and more beside others.
 PATIENCE = 60
 BEGIN = """
-import gc, os, sys, threading
+import gc, hashlib, os, pathlib, sys, tempfile, threading
 from lorry import errors, sync
 registry, worker = (os.environ["LORRY_" + name] for name in ("REGISTRY", "WORKER"))
 ITEM = {"prompt": "a", "continuation": "b"}
@@ -81,6 +81,21 @@ background.wait(collect())
 print(len(list(client.base_models())))
 """
     assert said(script, addresses) == ["1"]
+
+
+def test_a_callback_on_the_loop_is_told_that_it_cannot_wait(addresses: dict[str, str]) -> None:
+    script = """
+client = sync.RegistryClient(registry)
+file = pathlib.Path(tempfile.mkdtemp()) / "file"
+file.write_bytes(b"some bytes")
+def ask(*_):
+    try: client.base_model("tiny")
+    except errors.FailedPrecondition as error: print(error.reason, "callback" in error.message, flush=True)
+client.upload(file, "sha256:" + hashlib.sha256(file.read_bytes()).hexdigest(), progress=ask)
+print(len(list(client.base_models())))
+"""
+    told = said(script, addresses)
+    assert (set(told[:-1]), told[-1]) == ({"FAILED_PRECONDITION True"}, "1")
 
 
 def test_a_stream_that_is_never_read_to_its_end_does_not_outlive_the_process(addresses: dict[str, str]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lorry import errors
+from lorry.cli.output import printable
 
 OTHER = 1
 
@@ -48,6 +49,6 @@ telling = Telling()
 
 def error_line(reason: str, message: str, request_id: str = "") -> str:
     """One line, whatever the message holds; with the request's id where that is asked for, or all there is."""
-    line = f"error: {reason}: {'; '.join(line.strip() for line in message.splitlines() if line.strip())}"
+    line = f"error: {reason}: {printable('; '.join(line.strip() for line in message.splitlines() if line.strip()))}"
     told = request_id and (telling.verbose or reason == errors.Internal.reason)
     return f"{line} (request {request_id})" if told else line

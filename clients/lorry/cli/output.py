@@ -42,7 +42,7 @@ def say(text: str) -> None:
 
 def note(text: str) -> None:
     """A line for people on stderr, which no program that reads stdout sees."""
-    print(text, file=sys.stderr)  # noqa: T201 - likewise
+    print("\n".join(map(printable, text.splitlines())), file=sys.stderr)  # noqa: T201 - likewise
 
 
 def write(piece: str) -> None:

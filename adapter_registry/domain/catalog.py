@@ -7,7 +7,7 @@ database cannot be reached.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Protocol
 
@@ -170,11 +170,12 @@ class Catalog(Verdicts, PrincipalStore, AuditLog, Protocol):
     def alias_history(self, adapter: AdapterName, alias: str, page: Page) -> Listing[AliasRecord]:
         """Moves of an alias, newest first. Raises AdapterNotFound, AliasNotFound, InvalidPageToken."""
 
-    def add_signatures(self, reference: Reference, signatures: Mapping[str, bytes]) -> VersionRecord:
-        """Keep envelopes by key id beside those of a version, in the place of one by the same key.
+    def add_signatures(self, reference: Reference, signatures: Sequence[bytes]) -> VersionRecord:
+        """Keep envelopes beside those of a version; in the place of another where a key that the namespace lists is
+        proven to have signed, and the other claims it.
 
         Raises InvalidSignature, SignatureRequired where the namespace's policy is not met then,
-        Exhausted beyond 16 keys or 4 MiB a version, and what get_version raises.
+        Exhausted beyond 16 envelopes or 4 MiB a version, and what get_version raises.
         """
 
     def get_lineage(self, reference: Reference, depth: int) -> Lineage:

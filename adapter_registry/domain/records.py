@@ -58,7 +58,7 @@ class NewVersion:
 
     alias: alias to point to it in the same transaction, or None. description and labels are used
     only where the adapter is new. facts: what the verdicts on other bases are computed from.
-    signatures: verified envelopes by key id.
+    signatures: envelopes about it.
     """
 
     namespace: str
@@ -69,7 +69,7 @@ class NewVersion:
     description: str = ""
     labels: dict[str, str] = field(default_factory=dict)
     facts: AdapterFacts | None = None
-    signatures: dict[str, bytes] = field(default_factory=dict)
+    signatures: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

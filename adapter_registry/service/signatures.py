@@ -16,11 +16,13 @@ from lorry.signing import read
 _MAX_ENVELOPES = 8
 
 
-def check_signatures(envelopes: Sequence[bytes], digest: str, adapter: AdapterName) -> dict[str, bytes]:
-    """Each envelope under the ids of the keys that it says it is signed by.
+def check_signatures(envelopes: Sequence[bytes], digest: str, adapter: AdapterName) -> tuple[bytes, ...]:
+    """The envelopes, each once.
 
     Raises InvalidInput where there are too many, InvalidSignature where one is about another version.
     """
     if len(envelopes) > _MAX_ENVELOPES:
         raise InvalidInput(f"signatures: expected at most {_MAX_ENVELOPES}, got {len(envelopes)}")
-    return {key: envelope for envelope in envelopes for key in read(envelope, digest, adapter).signatures}
+    for envelope in envelopes:
+        read(envelope, digest, adapter)
+    return tuple(dict.fromkeys(envelopes))

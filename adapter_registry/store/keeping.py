@@ -110,13 +110,13 @@ class VerdictRow(Row):
     __table_args__ = (Index(None, "base", "compatible"),)
 
 
-class SignatureRow(Row):
-    """A signature over a version's manifest, by the id of its key."""
+class EnvelopeRow(Row):
+    """Signatures over a version's manifest, in their envelope. digest: of the envelope."""
 
-    __tablename__ = "signatures"
+    __tablename__ = "envelopes"
 
     version: Mapped[Of]
-    key_id: Mapped[str] = mapped_column(words(64), primary_key=True)
+    digest: Mapped[Key]
     envelope: Mapped[Bytes]
     added: Mapped[Moment]
 

@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session, aliased
 
 from adapter_registry.domain.acting import Permission, actor
 from adapter_registry.domain.records import VersionRecord
-from adapter_registry.store.keeping import SignatureRow
+from adapter_registry.store.keeping import EnvelopeRow
 from adapter_registry.store.models import AdapterRow, AliasRow, VersionRow
 from lorry.errors import AdapterNotFound, AliasNotFound, VersionNotFound
 from lorry.format.manifest import Manifest, manifest_from_json
@@ -51,7 +51,7 @@ VERSION = (
     .scalar_subquery()
     .label("aliases"),
 )
-_WHETHER_SIGNED = exists().where(SignatureRow.version == VersionRow.id).label("signed")
+_WHETHER_SIGNED = exists().where(EnvelopeRow.version == VersionRow.id).label("signed")
 
 
 def name_of(row: AdapterRow) -> AdapterName:
@@ -166,10 +166,9 @@ def fitting(sizes: Iterable[int]) -> int:
 
 
 def _signatures_of(session: Session, version: int) -> tuple[bytes, ...]:
-    """Envelopes in the order in which they came, each once: several keys may have signed one."""
-    order = (SignatureRow.added, SignatureRow.key_id)
-    envelopes = session.scalars(select(SignatureRow.envelope).where(SignatureRow.version == version).order_by(*order))
-    return tuple(dict.fromkeys(envelopes))
+    """Envelopes in the order in which they came."""
+    order = (EnvelopeRow.added, EnvelopeRow.digest)
+    return tuple(session.scalars(select(EnvelopeRow.envelope).where(EnvelopeRow.version == version).order_by(*order)))
 
 
 @lru_cache(maxsize=_MANIFESTS)

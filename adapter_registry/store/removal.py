@@ -21,8 +21,8 @@ from adapter_registry.store.database import Database
 from adapter_registry.store.events import tell_each
 from adapter_registry.store.keeping import (
     BlobRow,
+    EnvelopeRow,
     LeaseRow,
-    SignatureRow,
     VerdictRow,
     VersionBlobRow,
     VersionFactsRow,
@@ -37,7 +37,7 @@ BATCH = 250
 # Digests that a deletion tells; an answer has no more of them.
 TOLD = 10_000
 
-_ABOUT_VERSIONS = (VersionBlobRow, VersionModuleRow, VersionFactsRow, VerdictRow, SignatureRow, LeaseRow)
+_ABOUT_VERSIONS = (VersionBlobRow, VersionModuleRow, VersionFactsRow, VerdictRow, EnvelopeRow, LeaseRow)
 
 
 class Going(NamedTuple):

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from compute_worker.combination import CombineMethod, Combiner, CombineSource, Deviation
-from compute_worker.contract import AdapterSource, Publication, PublishedAdapter
+from compute_worker.contract import AdapterSource, Engine, Publication, PublishedAdapter
 from compute_worker.runtime.api import CombineCall, Combined, Dry, PublishAs, ResidentState
 from compute_worker.runtime.cache import AdapterCache
 from compute_worker.runtime.combinations import Combinations, recipe_digest
@@ -31,7 +31,6 @@ from compute_worker.runtime.tokenizers import brought
 from compute_worker.runtime.version import Choice, Version, combined_reference
 from compute_worker.runtime.waiting import Departures, Turns
 from lorry.errors import InvalidCombination, InvalidSelection, VersionNotFound
-from lorry.format.base import BaseFacts
 from lorry.format.bundle import Bundle, check_bundle
 from lorry.format.compatibility import judge, refuse
 from lorry.format.manifest import ManifestFile, Recipe, RecipeSource, build_manifest, canonical_json
@@ -49,7 +48,7 @@ class Combining:
 
     def __init__(  # noqa: PLR0913 - the parts that a combination goes through
         self,
-        base: BaseFacts,
+        engine: Engine,
         source: AdapterSource,
         combiner: Combiner,
         resolver: Resolver,
@@ -61,7 +60,8 @@ class Combining:
         executor: Executor,
         tool: str,
     ) -> None:
-        self._base = base
+        self._engine = engine
+        self._base = engine.base
         self._source = source
         self._combiner = combiner
         self._resolver = resolver
@@ -211,6 +211,7 @@ class Combining:
     def _check(self, folder: Path) -> Bundle:
         bundle = check_bundle(folder)
         refuse(judge(bundle.facts, self._base, claimed=self._base))
+        self._engine.reading(bundle.facts)  # what it could not load is not kept, nor promised by a dry run
         return bundle
 
     async def _publish(self, version: Version, recipe: Recipe, target: PublishAs) -> PublishedAdapter:

@@ -111,7 +111,7 @@ class Runtime:
             patience=settings.default_wait,
         )
         self._combining = Combining(
-            engine.base,
+            engine,
             source,
             combiner,
             held.resolver,

@@ -21,11 +21,15 @@ class Bases(State):
             if other.base_id != base.base_id and base.name in {other.name, *other.known_as}:
                 raise BaseConflict("")
         stored = self.bases.get(base.base_id)
+        created = stored is None
         if stored is None:
             self._refuse_circle(base.base_id, base.derived_from)
             stored = self.bases[base.base_id] = Base(base.base_id, base.name, set(), base.derived_from, base.carry_over)
             self.tell("base_registered", None, base.base_id)
-        stored.known_as |= {base.name, *base.known_as} - {stored.name}
+        new = {base.name, *base.known_as} - {stored.name} - stored.known_as
+        stored.known_as |= new
+        if new and not created:
+            self.tell("base_updated", None, base.base_id)
         return stored
 
     def update_base(self, name: str, derived_from: str | None, carry_over: str | None) -> Base:

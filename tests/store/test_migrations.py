@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from alembic import command
-from sqlalchemy import inspect
+from sqlalchemy import inspect, text
 
 from adapter_registry.store.database import create_engine_for
 from adapter_registry.store.migrate import current_is_head, migration, upgrade
 from lorry.errors import FailedPrecondition, InvalidInput, StorageUnavailable
+from lorry.format.digest import digest_of
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
@@ -51,6 +54,32 @@ def test_head_is_told_from_anything_else(empty_url: str) -> None:
     with migration(empty_url) as config:
         command.downgrade(config, "base")
     assert not current_is_head(empty_url)
+
+
+def test_signatures_by_key_become_envelopes_and_again_signatures(empty_url: str) -> None:
+    values = {"moment": datetime(2026, 1, 2, tzinfo=UTC)}
+    one, both = (json.dumps({"signatures": [{"keyid": key} for key in keys]}).encode() for keys in ("a", "ab"))
+    before = [(1, "a", one), (1, "b", both), (2, "a", both), (2, "b", both)]
+    with migration(empty_url) as config:
+        command.upgrade(config, "0002")
+        run = config.attributes["connection"].execute
+        run(text("INSERT INTO adapters VALUES (1, 'default', 'cat', :moment, 1, 2, 2, 2, false, '', 0)"), values)
+        version = "INSERT INTO versions VALUES (:n, 1, :n, :v, 'base', 'lora', 4, 10, :moment, NULL, '[]', '{}')"
+        for number in (1, 2):
+            run(text(version), values | {"n": number, "v": f"v{number}"})
+        for number, key, envelope in before:
+            row = values | {"version": number, "key": key, "envelope": envelope}
+            run(text("INSERT INTO signatures VALUES (:version, :key, :envelope, :moment)"), row)
+    with migration(empty_url) as config:
+        command.upgrade(config, "head")
+        held = config.attributes["connection"].execute(text("SELECT version, digest, envelope FROM envelopes")).all()
+        assert {tuple(row) for row in held} == {
+            (number, digest_of(each), each) for number, each in ((1, one), (1, both), (2, both))
+        }
+    with migration(empty_url) as config:
+        command.downgrade(config, "0002")
+        back = config.attributes["connection"].execute(text("SELECT version, key_id, envelope FROM signatures")).all()
+        assert {row[:2] for row in back} == {row[:2] for row in before}
 
 
 def test_a_database_of_a_later_release_is_left_alone(empty_url: str) -> None:

@@ -8,14 +8,22 @@ from typing import Any
 
 import pytest
 
-from lorry.errors import AdapterNotFound, InvalidCombination, UnsupportedCombination, VersionNotFound
+from lorry.errors import (
+    AdapterNotFound,
+    InvalidCombination,
+    UnsupportedAdapter,
+    UnsupportedCombination,
+    VersionNotFound,
+)
+from lorry.fingerprint import base_facts
 from lorry.format.bundle import CONFIG_NAME, WEIGHTS_NAME
 from lorry.recipe import read
 from lorry.v1.residency_pb2 import TIER_POOL
 from tests.merge.support import RECIPES
+from tests.support.models import tiny_model
 from tests.support.pair import Answer, Pair, agrees, running_pair
-from tests.support.peft_adapters import QUIET
-from tests.support.worker import tiny_adapter, tiny_llama
+from tests.support.peft_adapters import QUIET, save_adapter
+from tests.support.worker import MODEL_NAME, save_model, tiny_adapter, tiny_llama
 
 pytestmark = QUIET
 
@@ -192,3 +200,16 @@ async def test_the_wording_of_the_sources_comes_along_where_they_bring_one(pair:
     assert (pair.folder / "pulled" / TEMPLATE).read_text() == "{{ 1 }}"
     unlike = await pair.worker.combine(["one", "other"], "cat", publish="unlike")
     assert {file.name for file in unlike.version.manifest.files} == {CONFIG_NAME, WEIGHTS_NAME}
+
+
+async def test_what_the_base_could_not_serve_no_dry_run_promises(tmp_path: Path) -> None:
+    model = tiny_model("qwen3")  # embedding and head are one
+    async with running_pair(tmp_path, save_model(tmp_path / "tied", model), base_facts(model)) as pair:
+        for name, trained in (
+            ("head", {"target_modules": ["lm_head"]}),
+            ("tokens", {"target_modules": ["q_proj"], "trainable_token_indices": [3, 4]}),
+        ):
+            await pair.registry.push(save_adapter(model, tmp_path / name, r=2, **trained), name, base=MODEL_NAME)
+        for dry_run in (True, False):
+            with pytest.raises(UnsupportedAdapter, match="got two of them for one module"):
+                await pair.worker.combine({"head": 1, "tokens": 1}, "cat", dry_run=dry_run)

@@ -301,8 +301,8 @@ class CreateVersionRequest(_message.Message):
     @_builtins.property
     def signatures(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
         """Signatures over the manifest as a version of this adapter: DSSE envelopes as JSON, each at most
-        1 MiB, at most 8. Those of an existing version are added to it, in the place of one by the same
-        key; it keeps those of 16 keys, 4 MiB together. Unset means none.
+        1 MiB, at most 8. Those of an existing version are added to it, in the place of such as claim
+        a key of the namespace's that these prove; it keeps 16 envelopes, 4 MiB together. Unset means none.
         """
 
     def __init__(

@@ -120,7 +120,11 @@ class FileStore:
             if is_sound(digest, blob.chunks(0, 0, READ_BYTES)) or not blob.is_at(path):
                 return False
             blob.touch()  # when it was put aside
-            path.rename(self._quarantine / path.name)
+            aside = self._quarantine / path.name
+            path.rename(aside)
+            if not blob.is_at(aside):  # a sound one came in between, and was acknowledged perhaps
+                aside.rename(path)
+                return False
             sync_folder(self._quarantine)
             sync_folder(path.parent)
         return True

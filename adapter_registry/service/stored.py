@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
+from adapter_registry.blobs.intake import check_size
 from adapter_registry.blobs.protocol import BLOCK_BYTES, BlobStore, Progress
 from adapter_registry.domain.blobs import Ledger, Reservation, being_swept, missing_blobs
 from adapter_registry.service.pool import Pools
@@ -94,6 +95,7 @@ class StoredBlobs:
         `pieces` end where the sender has said that there are no more, and raise where the stream
         breaks: then what came is kept. Raises that, and what BlobService.Upload documents.
         """
+        check_size(size)
         self.traffic.uploading += 1
         try:
             with self._uploading.admitted():

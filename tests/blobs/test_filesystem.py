@@ -250,6 +250,25 @@ def test_a_blob_that_was_cut_short_is_damaged(root: Path) -> None:
     assert (root / "quarantine" / digest[7:]).stat().st_size == 25_000
 
 
+def test_a_sound_blob_that_comes_while_a_damaged_one_is_put_aside_stays(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, data, other = FileStore(root), blob(100_000), root / "other"
+    digest, rename = put(store, data), Path.rename
+    os.truncate(path_in(root, digest), 25_000)
+
+    def overtaken(self: Path, target: Path) -> Path:
+        if target.parent.name == "quarantine":
+            other.write_bytes(data)
+            rename(other, path_in(root, digest))  # as the end of an upload does
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", overtaken)
+    assert not store.quarantine(digest)
+    assert path_in(root, digest).read_bytes() == data
+    assert list(store.quarantined()) == []
+
+
 def test_a_reader_comes_to_the_end_of_a_blob_that_is_deleted_meanwhile(root: Path) -> None:
     store, data = FileStore(root), blob(100_000)
     opened = store.open(put(store, data))

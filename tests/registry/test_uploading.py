@@ -7,12 +7,20 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from adapter_registry.blobs.protocol import BLOCK_BYTES
+from adapter_registry.blobs.protocol import BLOCK_BYTES, MAX_BLOB_BYTES
 from adapter_registry.domain.acting import Actor, Permission, Rights, acting
 from adapter_registry.domain.namespaces import NamespaceChange
 from adapter_registry.service import uploading
 from adapter_registry.service.stored import Piece
-from lorry.errors import DigestMismatch, QuotaExceeded, StorageUnavailable, TooManyUploads
+from lorry.errors import (
+    BlobTooLarge,
+    DigestMismatch,
+    InvalidInput,
+    LorryError,
+    QuotaExceeded,
+    StorageUnavailable,
+    TooManyUploads,
+)
 from lorry.format.digest import digest_of
 from tests.support.registry import until
 from tests.support.sending import DATA, DIGEST, pieces, send, used
@@ -181,3 +189,9 @@ async def test_a_namespace_without_a_limit_reserves_nothing(parts: Parts) -> Non
     limit(parts, 2 * len(DATA))
     with pytest.raises(StorageUnavailable):
         await send(parts, "ours", b"small", ledger=Failing(parts.catalog, "reserve", behind=False))
+
+
+@pytest.mark.parametrize(("size", "refusal"), [(-len(DATA), InvalidInput), (MAX_BLOB_BYTES + 1, BlobTooLarge)])
+async def test_a_size_that_is_none_reserves_nothing(parts: Parts, size: int, refusal: type[LorryError]) -> None:
+    with pytest.raises(refusal):
+        await parts.blobs(Failing(parts.catalog, "reserve", behind=False)).receive(DIGEST, size, "ours", pieces(DATA))

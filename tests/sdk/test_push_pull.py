@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from adapter_registry.service import uploading
 from lorry import RegistryClient
 from lorry.errors import (
     BaseNotFound,
@@ -29,6 +30,16 @@ async def test_what_is_pushed_comes_back_byte_for_byte(client: RegistryClient, f
     pulled = await client.pull("team/pirate:prod", tmp_path / "out")
     assert pulled.digest == pushed.digest
     assert contents(tmp_path / "out") == contents(folder)
+
+
+async def test_a_push_waits_where_too_many_uploads_of_the_caller_run(
+    client: RegistryClient, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uploading, "MAX_UPLOADS", 1)
+    for name in ("README.md", "merges.txt"):
+        (folder / name).write_text(f"of {name}\n" * 300_000)
+    version = await client.push(folder, "pirate", base=BASE_NAME)
+    assert len(version.manifest.files) == 4
 
 
 async def test_the_same_push_again_is_the_same_version(client: RegistryClient, folder: Path) -> None:

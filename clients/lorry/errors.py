@@ -285,7 +285,9 @@ class RequestTooLarge(Exhausted):
 
 
 class QuotaExceeded(Exhausted):
-    """A namespace's limit of bytes or versions (metadata `limit`, `used`, `asked`), or a caller's of sessions."""
+    """A namespace's limit of bytes or versions (metadata `limit`, `used`, `asked`), a caller's of sessions,
+    or what pins and routes may keep of a pool.
+    """
 
 
 class Unavailable(LorryError):

@@ -113,7 +113,7 @@ class Routes:
         """Make all branches resident, then point the route to them in one stroke; made where there is none.
 
         expected: the revision that the route must have, 0: it must not exist, None: no condition.
-        Raises InvalidName, RevisionConflict, StorageUnavailable, what resolving and loading raise.
+        Raises InvalidName, RevisionConflict, StorageUnavailable, QuotaExceeded, what resolving and loading raise.
         """
         check_name(name, "route")
         named = checked(targets)
@@ -173,7 +173,9 @@ class Routes:
         lease = await self._cache.acquire_each(choices, None)
         try:
             self._check_revision(name, expected)
-            self._swap(after(self._routes.get(name), name, shape, choices, change, rights().holder))
+            before = self._routes.get(name)
+            self._cache.check_share(versions_of(choices), before.held if before else ())
+            self._swap(after(before, name, shape, choices, change, rights().holder))
         finally:
             lease.release()
         self.switched(name)

@@ -6,7 +6,7 @@ import pytest
 
 from compute_worker.runtime.api import Weighted
 from compute_worker.runtime.rights import ALL_RIGHTS, Permission, Rights, acting
-from lorry.errors import AdapterNotFound, PermissionDenied
+from lorry.errors import AdapterNotFound, PermissionDenied, QuotaExceeded
 from tests.support.toy_registry import ToyRegistry
 from tests.support.toy_world import World, call, running
 
@@ -90,3 +90,25 @@ async def test_residents_and_routes_know_their_homes(world: World) -> None:
 
 async def test_without_access_control_everybody_may_do_everything() -> None:
     assert ALL_RIGHTS.reach(Permission.ADMIN, (A, B))
+
+
+async def test_what_tenants_keep_leaves_rows_to_requests(tmp_path: Path) -> None:
+    async with running(tmp_path) as world:
+        rows = world.engine.limits.pool_rows
+        for name, rank in (("a/one", rows * 3 // 8), ("a/two", rows * 3 // 8), ("b/small", 1), ("b/other", 1)):
+            world.registry.add(name, rank=rank)
+        pin, tenants = world.runtime.pin, Rights({"a": PUSH, "b": PUSH})
+        with acting(tenants):
+            await pin("a/one")
+            await world.switch("live", (Weighted("a/two"),), None)
+            for keep in (lambda: pin("b/small"), lambda: world.switch("new", (Weighted("b/small"),), None)):
+                with pytest.raises(QuotaExceeded, match=f"at most {rows * 3 // 4} of the pool's {rows} rows"):
+                    await keep()
+            await world.ask(call("hello", "b/small"))
+            await pin("a/one")  # is kept already
+        await pin("b/small")  # by who may do everything
+        with acting(tenants):
+            with pytest.raises(QuotaExceeded):
+                await pin("b/other")
+            await world.switch("live", (Weighted("b/other"),), None)  # in the place of more
+            await world.switch("new", (Weighted("b/small"),), None)

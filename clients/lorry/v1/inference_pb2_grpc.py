@@ -107,7 +107,7 @@ class InferenceServiceServicer:
     def Switch(self, request, context):
         """Gives a route new branches: makes every adapter of them resident, then swaps them in one stroke.
         Requests that came before keep what they started with. Errors: those of Generate that concern
-        adapters, INVALID_NAME, REVISION_CONFLICT.
+        adapters, INVALID_NAME, REVISION_CONFLICT, QUOTA_EXCEEDED (as Pin).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

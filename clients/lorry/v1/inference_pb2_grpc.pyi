@@ -51,7 +51,7 @@ class InferenceServiceStub:
     Switch: _grpc.UnaryUnaryMultiCallable[_inference_pb2.SwitchRequest, _inference_pb2.SwitchResponse]
     """Gives a route new branches: makes every adapter of them resident, then swaps them in one stroke.
     Requests that came before keep what they started with. Errors: those of Generate that concern
-    adapters, INVALID_NAME, REVISION_CONFLICT.
+    adapters, INVALID_NAME, REVISION_CONFLICT, QUOTA_EXCEEDED (as Pin).
     """
     GetRoute: _grpc.UnaryUnaryMultiCallable[_inference_pb2.GetRouteRequest, _inference_pb2.GetRouteResponse]
     """Reads one route. Errors: ROUTE_NOT_FOUND."""
@@ -93,7 +93,7 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     Switch: _aio.UnaryUnaryMultiCallable[_inference_pb2.SwitchRequest, _inference_pb2.SwitchResponse]  # type: ignore[assignment]
     """Gives a route new branches: makes every adapter of them resident, then swaps them in one stroke.
     Requests that came before keep what they started with. Errors: those of Generate that concern
-    adapters, INVALID_NAME, REVISION_CONFLICT.
+    adapters, INVALID_NAME, REVISION_CONFLICT, QUOTA_EXCEEDED (as Pin).
     """
     GetRoute: _aio.UnaryUnaryMultiCallable[_inference_pb2.GetRouteRequest, _inference_pb2.GetRouteResponse]  # type: ignore[assignment]
     """Reads one route. Errors: ROUTE_NOT_FOUND."""
@@ -150,7 +150,7 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_inference_pb2.SwitchResponse, _abc.Awaitable[_inference_pb2.SwitchResponse]]:
         """Gives a route new branches: makes every adapter of them resident, then swaps them in one stroke.
         Requests that came before keep what they started with. Errors: those of Generate that concern
-        adapters, INVALID_NAME, REVISION_CONFLICT.
+        adapters, INVALID_NAME, REVISION_CONFLICT, QUOTA_EXCEEDED (as Pin).
         """
 
     @_abc_1.abstractmethod

@@ -95,7 +95,9 @@ class ResidencyServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Pin(self, request, context):
-        """Loads an adapter and keeps it from eviction, or lets it go. Idempotent. Errors: those of Load.
+        """Loads an adapter and keeps it from eviction, or lets it go. Idempotent. Errors: those of Load;
+        QUOTA_EXCEEDED where pins and routes would keep more than three quarters of the pool's rows, and
+        the caller does not administer everything.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

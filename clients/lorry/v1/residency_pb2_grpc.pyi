@@ -44,7 +44,10 @@ class ResidencyServiceStub:
     one is refused. Idempotent. Errors: INVALID_REFERENCE, ADAPTER_PINNED, ADAPTER_IN_USE.
     """
     Pin: _grpc.UnaryUnaryMultiCallable[_residency_pb2.PinRequest, _residency_pb2.PinResponse]
-    """Loads an adapter and keeps it from eviction, or lets it go. Idempotent. Errors: those of Load."""
+    """Loads an adapter and keeps it from eviction, or lets it go. Idempotent. Errors: those of Load;
+    QUOTA_EXCEEDED where pins and routes would keep more than three quarters of the pool's rows, and
+    the caller does not administer everything.
+    """
     ListResident: _grpc.UnaryUnaryMultiCallable[_residency_pb2.ListResidentRequest, _residency_pb2.ListResidentResponse]
     """Lists what is resident, most recently used first. Errors: INVALID_PAGE_TOKEN."""
     WatchResidency: _grpc.UnaryStreamMultiCallable[_residency_pb2.WatchResidencyRequest, _residency_pb2.WatchResidencyResponse]
@@ -75,7 +78,10 @@ class ResidencyServiceAsyncStub(ResidencyServiceStub):
     one is refused. Idempotent. Errors: INVALID_REFERENCE, ADAPTER_PINNED, ADAPTER_IN_USE.
     """
     Pin: _aio.UnaryUnaryMultiCallable[_residency_pb2.PinRequest, _residency_pb2.PinResponse]  # type: ignore[assignment]
-    """Loads an adapter and keeps it from eviction, or lets it go. Idempotent. Errors: those of Load."""
+    """Loads an adapter and keeps it from eviction, or lets it go. Idempotent. Errors: those of Load;
+    QUOTA_EXCEEDED where pins and routes would keep more than three quarters of the pool's rows, and
+    the caller does not administer everything.
+    """
     ListResident: _aio.UnaryUnaryMultiCallable[_residency_pb2.ListResidentRequest, _residency_pb2.ListResidentResponse]  # type: ignore[assignment]
     """Lists what is resident, most recently used first. Errors: INVALID_PAGE_TOKEN."""
     WatchResidency: _aio.UnaryStreamMultiCallable[_residency_pb2.WatchResidencyRequest, _residency_pb2.WatchResidencyResponse]  # type: ignore[assignment]
@@ -121,7 +127,10 @@ class ResidencyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _residency_pb2.PinRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_residency_pb2.PinResponse, _abc.Awaitable[_residency_pb2.PinResponse]]:
-        """Loads an adapter and keeps it from eviction, or lets it go. Idempotent. Errors: those of Load."""
+        """Loads an adapter and keeps it from eviction, or lets it go. Idempotent. Errors: those of Load;
+        QUOTA_EXCEEDED where pins and routes would keep more than three quarters of the pool's rows, and
+        the caller does not administer everything.
+        """
 
     @_abc_1.abstractmethod
     def ListResident(

@@ -8,7 +8,7 @@ claimed or published. Whoever acts is `domain.acting.actor()`. Does not know the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import NamedTuple, Protocol
@@ -80,6 +80,14 @@ class Ledger(Protocol):
 
     def release(self, held: Reservation, kept: int) -> None:
         """The upload broke off: of what was reserved the store keeps so many bytes."""
+
+    def reserves(self, digest: str, namespace: str) -> bool:
+        """Whether anything is reserved for uploads of the digest."""
+
+    def trim(self, digest: str, namespace: str, kept: int, running: Collection[int], began: datetime) -> None:
+        """Of uploads of the digest in other places than these, and not begun since, the store keeps at most so many
+        bytes each.
+        """
 
     def record(
         self, digest: str, size: int, blocks: bytes | None, namespace: str, held: Reservation | None = None

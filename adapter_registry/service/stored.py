@@ -19,7 +19,7 @@ from adapter_registry.domain.blobs import Ledger, Reservation, being_swept, miss
 from adapter_registry.service.pool import Pools
 from adapter_registry.service.stored_reading import Verified, open_verified
 from adapter_registry.service.uploading import Room, Uploading
-from lorry.errors import BlobNotFound
+from lorry.errors import BlobNotFound, DigestMismatch
 from lorry.overlap import ahead, behind
 
 
@@ -127,8 +127,14 @@ class StoredBlobs:
                 await room.renew()
                 await self._transfers.run(upload.write, piece.offset, piece.data)
 
-            await behind(write, pieces)
-            await self._transfers.run(upload.finish)
+            try:
+                await behind(write, pieces)
+                await self._transfers.run(upload.finish)
+            except DigestMismatch:
+                raise  # nothing of it is kept
+            except BaseException:
+                room.taken = upload.committed
+                raise
             room.filled = True
             await self._keep(digest, size, upload.blocks, namespace, room.held)
 

@@ -11,6 +11,7 @@ import logging
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from datetime import UTC, datetime
 from time import monotonic
 
 from adapter_registry.blobs.protocol import BlobStore
@@ -29,12 +30,13 @@ _RENEW_SECONDS = 120.0
 
 
 class Room:
-    """One upload's room in its namespace's quota. held: what the ledger knows it by; filled: the bytes are
-    durable, so they take it whatever happens next.
+    """One upload's room in its namespace's quota. held: what the ledger knows it by; taken: bytes that came so
+    far; filled: they are durable, so they take the room whatever happens next.
     """
 
     def __init__(self, held: Reservation, size: int, ledger: Ledger, pools: Pools, *, metered: bool) -> None:
         self.held = held
+        self.taken = 0
         self.filled = False
         self._size = size
         self._ledger = ledger
@@ -81,8 +83,8 @@ class Uploading:
             try:
                 yield room
             finally:
-                if metered and not room.filled:
-                    await ended(asyncio.ensure_future(self._release(room.held)))
+                if metered:
+                    await ended(asyncio.ensure_future(self._settle(room)))
 
     @contextmanager
     def _place(self, digest: str, namespace: str) -> Iterator[int]:
@@ -99,9 +101,17 @@ class Uploading:
             if not self._places[key]:
                 del self._places[key]
 
-    async def _release(self, held: Reservation) -> None:
+    async def _settle(self, room: Room) -> None:
+        """Tell the ledger what the store has kept of the upload, and of others that went on in each other's place."""
+        digest, namespace = room.held.digest, room.held.namespace
         try:
-            kept = await self._pools.transfers.run(self._store.progress, held.digest, held.namespace, hidden=True)
-            await self._pools.writes.run(self._ledger.release, held, kept.committed)
+            if room.filled and not await self._pools.queries.run(self._ledger.reserves, digest, namespace):
+                return
+            # The longest of all uploads of the digest; the store does not tell whose it is.
+            kept = await self._pools.transfers.run(self._store.progress, digest, namespace, hidden=True)
+            running, now = set(self._places[namespace, digest]), datetime.now(UTC)
+            if not room.filled:
+                await self._pools.writes.run(self._ledger.release, room.held, min(room.taken, kept.committed))
+            await self._pools.writes.run(self._ledger.trim, digest, namespace, kept.committed, running, now)
         except LorryError as error:
-            _log.warning("the room of a broken upload of %s stays taken until it expires: %s", held.digest, error)
+            _log.warning("the room of uploads of %s stays taken until it expires: %s", digest, error)

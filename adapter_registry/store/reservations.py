@@ -6,10 +6,10 @@ what lies in the store unfinished counts like what was finished. Does not know h
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import ColumnElement, delete, exists, func, select, update
 from sqlalchemy.orm import Session
 
 from adapter_registry.domain.blobs import Reservation
@@ -49,11 +49,24 @@ class Reservations:
             else:
                 session.delete(row)
 
+    def reserves(self, digest: str, namespace: str) -> bool:
+        """See Ledger."""
+        with self._database.read() as session:
+            return session.scalar(select(exists().where(*_of(digest, namespace)))) or False
+
+    def trim(self, digest: str, namespace: str, kept: int, running: Collection[int], began: datetime) -> None:
+        """See Ledger."""
+        idle = (*_of(digest, namespace), UploadRow.place.not_in(running), UploadRow.touched <= began)
+        larger = (*idle, UploadRow.size > kept)
+        with self._database.write() as session:
+            session.execute(
+                update(UploadRow).where(*larger).values(size=kept) if kept else delete(UploadRow).where(*larger)
+            )
+
 
 def fill(session: Session, held: Reservation) -> None:
     """Its bytes are stored and counted otherwise from here on."""
-    ours = (UploadRow.namespace == held.namespace) & (UploadRow.digest == held.digest)
-    session.execute(delete(UploadRow).where(ours, UploadRow.place == held.place))
+    session.execute(delete(UploadRow).where(*_of(held.digest, held.namespace), UploadRow.place == held.place))
 
 
 def require_room(session: Session, namespace: str, asked: int) -> None:
@@ -70,6 +83,10 @@ def uploading(session: Session, namespaces: Sequence[str]) -> dict[str, int]:
     """Bytes of unfinished uploads by namespace."""
     sums = select(UploadRow.namespace, func.sum(UploadRow.size)).where(UploadRow.namespace.in_(namespaces))
     return {name: int(size) for name, size in session.execute(sums.group_by(UploadRow.namespace))}
+
+
+def _of(digest: str, namespace: str) -> tuple[ColumnElement[bool], ...]:
+    return UploadRow.namespace == namespace, UploadRow.digest == digest
 
 
 def _require_place(session: Session, namespace: str) -> None:

@@ -112,6 +112,29 @@ async def test_what_broke_off_counts_as_much_as_is_kept_and_is_gone_on_from(part
     assert (used(parts, "ours"), coming(parts)) == (len(DATA), 0)
 
 
+async def test_of_several_that_broke_off_and_one_that_went_on_only_what_is_kept_counts(parts: Parts) -> None:
+    limit(parts, 3 * len(DATA))
+    blobs, slow = parts.blobs(), Slow()
+    sending = [asyncio.create_task(blobs.receive(DIGEST, len(DATA), "ours", slow.pieces())) for _ in range(2)]
+
+    async def both() -> bool:
+        return coming(parts) == 2 * len(DATA)
+
+    await until(both)
+    await slow.reached.wait()
+    for each in sending:
+        each.cancel()
+    await asyncio.wait(sending)
+    kept = (await blobs.progress(DIGEST, "ours")).committed  # S3 keeps nothing of so small a blob
+
+    async def rest() -> AsyncIterator[Piece]:
+        yield Piece(kept, memoryview(DATA)[kept:])
+
+    await blobs.receive(DIGEST, len(DATA), "ours", rest())
+    left = parts.store.progress(DIGEST, "ours", hidden=True).committed
+    assert (used(parts, "ours"), coming(parts)) == (len(DATA), left)
+
+
 async def test_of_wrong_bytes_nothing_counts(parts: Parts) -> None:
     with pytest.raises(DigestMismatch):
         await send(parts, "ours", bytes(len(DATA)), digest=DIGEST)

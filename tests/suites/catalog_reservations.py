@@ -78,6 +78,18 @@ class ReservationRules:
         limited.release(room(3), 5)  # of nothing that was reserved
         assert coming(limited) == 7
 
+    def test_uploads_that_nobody_runs_count_no_more_than_the_store_has_of_any(self, limited: SqlCatalog) -> None:
+        for place, size in enumerate((10, 5, 20)):
+            limited.reserve(room(1, place), size)
+        limited.reserve(room(2), 15)
+        now = datetime.now(UTC)
+        limited.reserve(room(1, 3), 11)
+        limited.trim(digest(1), "team", 7, {2}, now)
+        assert coming(limited) == 7 + 5 + 20 + 11 + 15
+        limited.trim(digest(1), "team", 0, set(), datetime.now(UTC))
+        assert coming(limited) == 15
+        assert [limited.reserves(digest(seed), "team") for seed in (1, 2)] == [False, True]
+
     def test_what_nobody_renews_is_forgotten(self, limited: SqlCatalog) -> None:
         limited.reserve(room(1), 10)
         limited.release(room(1), 7)

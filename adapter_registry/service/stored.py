@@ -131,7 +131,8 @@ class StoredBlobs:
                 await behind(write, pieces)
                 await self._transfers.run(upload.finish)
             except DigestMismatch:
-                raise  # nothing of it is kept
+                room.taken = 0  # nothing of it is kept
+                raise
             except BaseException:
                 room.taken = upload.committed
                 raise

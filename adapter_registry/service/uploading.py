@@ -30,13 +30,13 @@ _RENEW_SECONDS = 120.0
 
 
 class Room:
-    """One upload's room in its namespace's quota. held: what the ledger knows it by; taken: bytes that came so
-    far; filled: they are durable, so they take the room whatever happens next.
+    """One upload's room in its namespace's quota. held: what the ledger knows it by; taken: bytes that came, with
+    those of before, None where nobody knows; filled: they are durable, so they take it whatever happens next.
     """
 
     def __init__(self, held: Reservation, size: int, ledger: Ledger, pools: Pools, *, metered: bool) -> None:
         self.held = held
-        self.taken = 0
+        self.taken: int | None = None
         self.filled = False
         self._size = size
         self._ledger = ledger
@@ -79,8 +79,8 @@ class Uploading:
         """For the time of the upload. Raises QuotaExceeded, StorageUnavailable."""
         with self._place(digest, namespace) as place:
             room = Room(Reservation(namespace, digest, place), size, self._ledger, self._pools, metered=metered)
-            await room.renew()
             try:
+                await room.renew()
                 yield room
             finally:
                 if metered:
@@ -111,7 +111,8 @@ class Uploading:
             kept = await self._pools.transfers.run(self._store.progress, digest, namespace, hidden=True)
             running, now = set(self._places[namespace, digest]), datetime.now(UTC)
             if not room.filled:
-                await self._pools.writes.run(self._ledger.release, room.held, min(room.taken, kept.committed))
+                taken = kept.committed if room.taken is None else min(room.taken, kept.committed)
+                await self._pools.writes.run(self._ledger.release, room.held, taken)
             await self._pools.writes.run(self._ledger.trim, digest, namespace, kept.committed, running, now)
         except LorryError as error:
             _log.warning("the room of uploads of %s stays taken until it expires: %s", digest, error)

@@ -24,7 +24,7 @@ from lorry.errors import (
 from lorry.format.digest import digest_of
 from tests.support.registry import until
 from tests.support.sending import DATA, DIGEST, pieces, send, used
-from tests.support.upkeep import AT_ONCE, Failing, Parts, Place, parts_at
+from tests.support.upkeep import AT_ONCE, Failing, Parts, Place, Waiting, parts_at
 
 
 @pytest.fixture
@@ -110,6 +110,31 @@ async def test_what_broke_off_counts_as_much_as_is_kept_and_is_gone_on_from(part
 
     await parts.blobs().receive(DIGEST, len(DATA), "ours", rest())
     assert (used(parts, "ours"), coming(parts)) == (len(DATA), 0)
+
+
+async def test_what_is_kept_counts_whatever_becomes_of_going_on(parts: Parts) -> None:
+    with pytest.raises(ConnectionError):
+        await send(parts, "ours", broken_at=BLOCK_BYTES + 5)
+    kept = coming(parts)
+    broken = parts.blobs()
+    broken._store = Failing(parts.store, "upload", behind=False)
+    with pytest.raises(StorageUnavailable):
+        await broken.receive(DIGEST, len(DATA), "ours", pieces(DATA))
+    assert coming(parts) == kept
+    limit(parts, len(DATA) - 1)
+    with pytest.raises(QuotaExceeded):
+        await send(parts, "ours")
+    assert coming(parts) == kept
+
+
+async def test_a_reservation_that_nobody_waited_for_does_not_stay(parts: Parts) -> None:
+    ledger = Waiting(parts.catalog, "reserve")
+    sending = asyncio.create_task(parts.blobs(ledger).receive(DIGEST, len(DATA), "ours", pieces(DATA)))
+    await asyncio.to_thread(ledger.reached.wait)
+    sending.cancel()
+    ledger.go_on.set()
+    await asyncio.wait([sending])
+    assert coming(parts) == 0
 
 
 async def test_of_several_that_broke_off_and_one_that_went_on_only_what_is_kept_counts(parts: Parts) -> None:

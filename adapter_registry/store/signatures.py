@@ -87,6 +87,8 @@ def _beside(
     Those go whose keys are proven to have signed anew, or are claimed and proven to be another's; and where there is no
     room, for new ones that are all proven, the oldest that nobody here can vouch for. Raises Exhausted.
     """
+    if not new:
+        return list(stored)
     keys = {key for signed in new.values() for key in signed}
     vouched = {envelope for envelope in stored if signers([envelope], *about, trusted)}
 

@@ -9,8 +9,9 @@ import pytest_asyncio
 from lorry.errors import InvalidAdapter, UnsupportedAdapter
 from lorry.format.digest import digest_of
 from lorry.v1 import types_pb2
-from tests.support.adapters import CONFIG, WEIGHTS, adapter_bytes
+from tests.support.adapters import CONFIG, WEIGHTS, adapter_bytes, base_for
 from tests.support.hostile import HOSTILE, HostileCase
+from tests.support.hostile_kinds import THEIRS
 from tests.support.registry import Client, running_registry
 
 # These exist on the pusher's disk alone: the wire carries names and bytes.
@@ -25,7 +26,7 @@ async def client(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Clie
     """One registry for all cases: what each leaves behind would show up in the next."""
     folder = tmp_path_factory.mktemp("registry")
     async with running_registry(folder) as target, Client(target) as client:
-        await client.register()
+        await client.register(base_for(vocab_size=THEIRS))
         yield client
 
 

@@ -29,8 +29,8 @@ from tests.support.tiny_kinds import (
 
 Write = Callable[[Path], object]
 NAN = float("nan")
-# Tokens of the base on whose worker the corpus is tried: what fits it is refused for its values alone.
-_THEIRS = 131
+# Tokens of the base on which the corpus is tried: what fits it is refused for its values alone.
+THEIRS = 131
 _HEAD_WEIGHT = {f"{HEAD}.weight": (VOCAB, 8)}
 
 
@@ -82,7 +82,7 @@ _SAVED = {
     "saved-original-alone": _saved({f"{HEAD}.original_module.weight": (VOCAB, 8)}),
     "saved-original-of-another-shape": _saved({**_HEAD_WEIGHT, f"{HEAD}.original_module.weight": (VOCAB, 9)}),
     "saved-original-of-a-linear": _with({f"{Q}.original_module.weight": (8, 8)}),
-    "saved-nan": _saved({f"{HEAD}.weight": (_THEIRS, 8)}, fill=NAN),
+    "saved-nan": _saved({f"{HEAD}.weight": (THEIRS, 8)}, fill=NAN),
     "saved-name-empty": _saved(_HEAD_WEIGHT, ("",)),
     "saved-name-a-bomb": _saved(_HEAD_WEIGHT, ("(a+)+" * 6 + "$",)),
     "saved-name-a-number": _saved(_HEAD_WEIGHT, (7,)),
@@ -122,7 +122,7 @@ _OTHERS = {
     "embedding-of-another-rank": _embedding(embedding_lora(rank=3)),
     "embedding-no-target": _with(embedding_lora()),
     "embedding-and-linear": _embedding({**embedding_lora(), f"{EMBED}.lora_A.weight": (2, VOCAB)}),
-    "embedding-nan": _embedding(embedding_lora(_THEIRS), fill=NAN),
+    "embedding-nan": _embedding(embedding_lora(THEIRS), fill=NAN),
     "embedding-copy-of-another-shape": _embedding({**embedding_lora(), f"{EMBED}.base_layer.weight": (VOCAB, 9)}),
     "copy-without-lora": _with({f"{HEAD}.base_layer.weight": (VOCAB, 8)}),
     "copy-of-a-linear-turned-around": _with({"model.layers.0.mlp.down_proj.base_layer.weight": (16, 8)}),

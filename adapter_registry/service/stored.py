@@ -14,13 +14,13 @@ from functools import partial
 from typing import NamedTuple
 
 from adapter_registry.blobs.intake import check_size
-from adapter_registry.blobs.protocol import BLOCK_BYTES, BlobStore, Progress
+from adapter_registry.blobs.protocol import BLOCK_BYTES, BlobStore, Progress, Upload
 from adapter_registry.domain.blobs import Ledger, Reservation, being_swept, missing_blobs
 from adapter_registry.service.pool import Pools
 from adapter_registry.service.stored_reading import Verified, open_verified
 from adapter_registry.service.uploading import Room, Uploading
 from lorry.errors import BlobNotFound, DigestMismatch
-from lorry.overlap import ahead, behind
+from lorry.overlap import ahead, behind, whole
 
 
 class Piece(NamedTuple):
@@ -129,15 +129,19 @@ class StoredBlobs:
 
             try:
                 await behind(write, pieces)
-                await self._transfers.run(upload.finish)
+                # A sender who has gone meanwhile need not come again with all of it.
+                await whole(self._finish(upload, digest, size, room))
             except DigestMismatch:
                 room.taken = 0  # nothing of it is kept
                 raise
             except BaseException:
                 room.taken = upload.committed
                 raise
-            room.filled = True
-            await self._keep(digest, size, upload.blocks, namespace, room.held)
+
+    async def _finish(self, upload: Upload, digest: str, size: int, room: Room) -> None:
+        await self._transfers.run(upload.finish)
+        room.filled = True
+        await self._keep(digest, size, upload.blocks, room.held.namespace, room.held)
 
     async def read(self, digest: str, offset: int, limit: int) -> AsyncGenerator[Piece, None]:
         """A blob or a part of it, in order, in blocks that were verified; limit 0 means up to the end.

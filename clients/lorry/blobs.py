@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing, suppress
+from contextlib import AbstractAsyncContextManager, aclosing, suppress
 from functools import partial
 from pathlib import Path
 from typing import IO, TypeAlias, Unpack
@@ -16,7 +16,7 @@ from typing import IO, TypeAlias, Unpack
 import grpc.aio
 
 from lorry.connection import SILENCE_SECONDS, Connection, heard_within, received, within
-from lorry.errors import DeadlineExceeded, DigestMismatch, Internal, Unavailable
+from lorry.errors import DeadlineExceeded, DigestMismatch, Internal, OffsetMismatch, Unavailable
 from lorry.overlap import ahead, behind
 from lorry.partfile import PartFile, Sink
 from lorry.retry import Patience
@@ -31,6 +31,9 @@ _Uploading: TypeAlias = "grpc.aio.StreamUnaryCall[pb.UploadRequest | Piece, pb.U
 
 # Told the file's name, the bytes of it that are there, and its size; from the event loop, so keep it short.
 Progress = Callable[[str, int, int], None]
+
+# A slow disk, or a bucket: what goes on or is done may be read again before there is another word.
+_BYTES_PER_SECOND = 20e6
 
 # What grpc.aio says when a write failed and the reason came too late to be told.
 _CORE_ERROR = "Internal error from Core"
@@ -89,7 +92,10 @@ class BlobCalls(Connection):
             async for attempt in Patience(lambda: source.stored).retrying():
                 with attempt:
                     state = await self._state_of(digest, namespace)
-                    source.stored = source.size if state.complete else state.committed_bytes
+                    # Who was refused knows better: what was told may be of a stream that is still open elsewhere.
+                    kept = state.committed_bytes if source.wanted is None else source.wanted
+                    source.wanted = None
+                    source.stored = source.size if state.complete else kept
                     source.advance(source.stored)
                     if not state.complete:
                         await self._send(source)
@@ -159,8 +165,13 @@ class BlobCalls(Connection):
                 # A write fails once the call has ended, and does not say why; the call itself does.
                 with suppress(asyncio.InvalidStateError, grpc.aio.AioRpcError):
                     await source.write_to(call)
-                async with heard_within(SILENCE_SECONDS, f"upload of {source.path.name}"):
+                # The registry makes all of it durable before it answers; that the connection lives, keepalive sees to.
+                async with source.heard(source.size):
                     await call
+        except OffsetMismatch as error:
+            offset = error.metadata.get("committed_bytes", "")
+            source.wanted = int(offset) if offset.isdecimal() and int(offset) <= source.size else None
+            raise
         except Internal as error:
             if error.message.endswith(_CORE_ERROR):
                 raise Unavailable(f"{source.path.name}: the connection broke while bytes were sent") from error
@@ -171,13 +182,16 @@ class BlobCalls(Connection):
 
 
 class _Source:
-    """A file on its way out: `sent` bytes of it have left, `stored` are those that the registry confirmed."""
+    """A file on its way out: `sent` bytes of it have left, `stored` are those that the registry confirmed, `wanted`:
+    where it wanted to go on when it refused the last ones.
+    """
 
     def __init__(self, path: Path, digest: str, namespace: str, progress: Progress) -> None:
         self.path = path
         self.size = path.stat().st_size
         self.sent = 0
         self.stored = 0
+        self.wanted: int | None = None
         self._header = pb.UploadHeader(digest=digest, size_bytes=self.size, namespace=namespace)
         self._progress = progress
 
@@ -199,8 +213,12 @@ class _Source:
         await call.done_writing()
 
     async def _write(self, call: _Uploading, message: pb.UploadRequest | Piece) -> None:
-        async with heard_within(SILENCE_SECONDS, f"upload of {self.path.name}"):
+        async with self.heard(self.stored):
             await call.write(message)
+
+    def heard(self, size: int) -> AbstractAsyncContextManager[None]:
+        """Raises Unavailable where the registry says nothing for longer than it may take with so many bytes."""
+        return heard_within(SILENCE_SECONDS + size / _BYTES_PER_SECOND, f"upload of {self.path.name}")
 
 
 async def _chunk(file: IO[bytes]) -> bytes | None:

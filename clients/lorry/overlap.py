@@ -1,8 +1,8 @@
 """Two things at once with a stream: an item is worked on while its neighbour is on the wire.
 
 Owns the overlap, of one item and not more, so that a stream holds two chunks whatever passes through
-it; and that work which has begun is waited for before what it uses is closed. Does not know what the
-items are.
+it; and that work which has begun is waited for before what it uses is closed, or done whole. Does not
+know what the items are.
 """
 
 from __future__ import annotations
@@ -46,6 +46,15 @@ async def behind(work: Callable[[T], Coroutine[Any, Any, None]], items: AsyncIte
     finally:
         if working is not None:
             await ended(working)
+
+
+async def whole(work: Coroutine[Any, Any, T]) -> T:
+    """What the work gives; it comes to its end also where the caller is cancelled, who is so behind that."""
+    working = asyncio.create_task(work)
+    try:
+        return await asyncio.shield(working)
+    finally:
+        await ended(working)
 
 
 async def ended(outcome: asyncio.Future[T]) -> None:

@@ -42,6 +42,7 @@ class Patience:
     def _worth(self, error: BaseException) -> bool:
         if isinstance(error, DigestMismatch):
             self._mismatches += 1
+            self._moved = 0  # what came is worth nothing
             return self._mismatches == 1
         # The last two: somebody else sends the same blob, or the store kept less than it said. Ask again.
         return isinstance(error, LorryError) and (
@@ -51,7 +52,8 @@ class Patience:
     def _exhausted(self, _state: RetryCallState) -> bool:
         moved = self._position()
         self._failures = 1 if moved > self._moved else self._failures + 1
-        self._moved = moved
+        # The furthest: what falls back and comes as far again, for ever, does not move.
+        self._moved = max(self._moved, moved)
         return self._failures >= MAX_FAILURES
 
     def _pause(self, state: RetryCallState) -> float:

@@ -118,9 +118,15 @@ async def test_a_download_is_patient_while_it_moves(
 ) -> None:
     monkeypatch.setattr(retry, "MAX_FAILURES", 3)
     await client.upload(source.path, source.digest)
-    # Each connection brings one chunk and dies in the next, as often as failures in a row would be the end.
-    async with through(address, always(Fault(Kind.CUT, Way.DOWN, MIB + 5_000))) as (faulty, proxy):
-        await faulty.download(source.digest, SIZE, tmp_path / "out")
+
+    def a_chunk_each(_number: int) -> Fault:
+        proxy.released.clear()
+        return Fault(Kind.STALL, Way.DOWN, MIB + 5_000)
+
+    # Each connection brings one chunk and dies in the next, as often as failures in a row would be the end; not
+    # before the chunk was taken, as gRPC drops what nobody has taken when the connection ends.
+    async with through(address, a_chunk_each) as (faulty, proxy):
+        await faulty.download(source.digest, SIZE, tmp_path / "out", progress=lambda *_: proxy.released.set())
     assert (tmp_path / "out").read_bytes() == source.data
     assert proxy.connections >= 4
 

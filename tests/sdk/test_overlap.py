@@ -6,7 +6,7 @@ from contextlib import aclosing
 
 import pytest
 
-from lorry.overlap import ahead, behind, ended
+from lorry.overlap import ahead, behind, ended, whole
 
 
 async def numbers(count: int, end: Exception | None = None) -> AsyncIterator[int]:
@@ -122,3 +122,32 @@ async def test_whoever_is_cancelled_while_it_waits_for_an_end_is_cancelled_behin
     with pytest.raises(asyncio.CancelledError):
         await waiting
     assert said == []
+
+
+async def test_what_must_not_stop_halfway_is_done_before_its_caller_is_cancelled() -> None:
+    may_end, done = asyncio.Event(), []
+
+    async def work() -> None:
+        await may_end.wait()
+        done.append(1)
+
+    caller = asyncio.create_task(whole(work()))
+    await asyncio.sleep(0)
+    caller.cancel()
+    await asyncio.sleep(0)
+    caller.cancel()
+    await asyncio.sleep(0)
+    assert not caller.done()
+    may_end.set()
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    assert done == [1]
+
+
+async def test_what_is_done_whole_gives_its_result_and_its_error() -> None:
+    async def work(number: int) -> float:
+        return 1 / number
+
+    assert await whole(work(2)) == 0.5
+    with pytest.raises(ZeroDivisionError):
+        await whole(work(0))

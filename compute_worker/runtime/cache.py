@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import ExitStack
 
@@ -20,7 +20,6 @@ from compute_worker.runtime.known import Known
 from compute_worker.runtime.loader import Loader
 from compute_worker.runtime.pool import Lease, Pool
 from compute_worker.runtime.residency import Entry, Ledger
-from compute_worker.runtime.rights import EVERYWHERE, Permission, rights
 from compute_worker.runtime.tokenizers import spokesman
 from compute_worker.runtime.version import Choice, Version
 from compute_worker.runtime.waiting import until
@@ -29,17 +28,15 @@ from lorry.errors import (
     AdapterPinned,
     DeadlineExceeded,
     InvalidSelection,
-    QuotaExceeded,
     RequestTooLarge,
     StorageUnavailable,
+    VersionNotFound,
 )
 from lorry.format.facts import AdapterFacts
 from lorry.format.reference import AdapterName
 
 _log = logging.getLogger(__name__)
 _LISTED = 3  # modules that a refusal names
-# The part of the pool's rows that pins and routes leave to requests, where not everybody may do everything.
-_LEFT = 1 / 4
 
 
 class AdapterCache:
@@ -139,11 +136,16 @@ class AdapterCache:
             return self._ledger.state(entry)
 
     async def pin(self, choice: Choice, ttl: float | None) -> ResidentState:
-        """Load an adapter and keep it for `ttl` seconds, None: until `unpin`. Raises as `acquire` and `check_share`."""
+        """Load an adapter and keep it for `ttl` seconds, None: until `unpin`.
+
+        Raises as `acquire` and Pool.check_share, VersionNotFound where it was deleted meanwhile.
+        """
         lease = await self.acquire([choice], None)
         lease.release()
         entry = lease.entries[0]
-        self.check_share([choice.version])
+        if choice.exact is not None and choice.exact.adapter not in entry.adapters:
+            raise VersionNotFound(f"{choice.exact} was deleted while it was being loaded")
+        self._pool.check_share([choice.version])
         self._set_pin(entry, pinned=True)
         if ttl is not None:
             entry.pin_timer = asyncio.get_running_loop().call_later(ttl, lambda: self._set_pin(entry, pinned=False))
@@ -154,27 +156,6 @@ class AdapterCache:
         with self._ledger.using(version) as entry:
             self._set_pin(entry, pinned=False)
             return self._ledger.state(entry)
-
-    def check_share(self, versions: Iterable[Version], instead: Iterable[Version] = ()) -> None:
-        """Raise QuotaExceeded where the caller may not keep these in the pool as well, or instead of a route's.
-
-        What is kept for longer than a request is nobody else's: those who do not administer everything keep no more
-        once it is three quarters of the rows, whoever was first.
-        """
-        if rights().may(Permission.ADMIN, EVERYWHERE):
-            return
-        new, old = ({version.digest for version in each} for each in (versions, instead))
-        entries = self._ledger.entries.items()
-        before = sum(entry.rank for _, entry in entries if entry.pinned or entry.holds)
-        rows = sum(e.rank for digest, e in entries if digest in new or e.pinned or e.holds > (digest in old))
-        most = int(self._pool.rows * (1 - _LEFT))
-        if rows > max(most, before):
-            raise QuotaExceeded(
-                f"expected pins and routes to keep at most {most} of the pool's {self._pool.rows} rows, "
-                f"with these they would keep {rows}: unpin what is not needed, or have an administrator do it",
-                limit=str(most),
-                asked=str(rows),
-            )
 
     async def unload(self, version: Version) -> bool:
         """Drop an adapter from pool and host memory, after the requests that use it.
@@ -199,12 +180,25 @@ class AdapterCache:
         """
         with self._ledger.using(version) as entry:
             entry.adapters.discard(adapter)
-            while not entry.adapters and (entry.leases or entry.holds or entry.installing):
-                await self._pool.room.wait()
+            entry.retiring += 1
+            try:
+                await self._disused(entry)
+            finally:
+                entry.retiring -= 1
             if not entry.adapters:  # else published again meanwhile, or another adapter's as well
                 self._set_pin(entry, pinned=False)
                 self._drop(entry)
                 self._discard(version)
+
+    async def _disused(self, entry: Entry) -> None:
+        """Until nobody uses an entry, or is about to, or an adapter has it again."""
+        while not entry.adapters:
+            if entry.users > entry.retiring:  # it is being loaded
+                await entry.left.wait()
+            elif entry.leases or entry.holds or entry.installing:
+                await self._pool.room.wait()
+            else:
+                return
 
     def held(self, digest: str) -> Version | None:
         """The version, where it is near the base in any tier; else None."""

@@ -14,6 +14,7 @@ import random
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import aclosing
+from weakref import WeakValueDictionary
 
 from compute_worker.contract import AdapterSource, CatalogEvent, Change
 from compute_worker.runtime.cache import AdapterCache
@@ -31,8 +32,10 @@ _log = logging.getLogger(__name__)
 _FIRST_PAUSE_SECONDS = 0.1
 _LONGEST_PAUSE_SECONDS = 2.0
 _MOST_DOUBLINGS = 8
-# Names that are asked about and loaded at a time: requests come first.
-_AT_ONCE = 4
+# Names that are asked about at a time, and names of one namespace that are loaded: requests come first, and nobody
+# waits for what another tenant's names mean now.
+_ASKED_AT_ONCE = 4
+_LOADED_AT_ONCE = 2
 
 
 class Following:
@@ -65,7 +68,8 @@ class Following:
         self._cache = cache
         self._patience = patience
         self._token = ""
-        self._turns = asyncio.Semaphore(_AT_ONCE)
+        self._asking = asyncio.Semaphore(_ASKED_AT_ONCE)
+        self._turns: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
         self._moving: dict[Reference, bool] = {}  # names at work; True: they moved again meanwhile
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -85,6 +89,7 @@ class Following:
         """A version was yanked, with this reason, or deleted (None): nothing new gets it by name, or at all."""
         bare, digest = Reference(exact.adapter), exact.digest or ""
         followed = self._followed(bare)
+        self._names.overtake(exact.adapter)
         self._names.forget_version(exact.adapter, digest)
         if yank_reason is None:
             self._delete(exact, digest)
@@ -141,7 +146,7 @@ class Following:
         exact = Reference(adapter, digest=event.digest)
         match event.change:
             case Change.CREATED:
-                self._withdrawn.restore(exact)
+                self._withdrawn.learn(exact, None)
                 self._move_followed(Reference(adapter))
             case Change.ALIAS_MOVED:
                 self._move_followed(Reference(adapter, alias=event.alias))
@@ -182,18 +187,25 @@ class Following:
             done = False
             while not done or self._moving[reference]:
                 self._moving[reference] = False
-                async with self._turns:
+                async with self._turn(reference.adapter.namespace):
                     done = await self._adopt_once(reference) or not self._followed(reference)
                 if not done:
                     await asyncio.sleep(_LONGEST_PAUSE_SECONDS)
         finally:
             del self._moving[reference]
 
+    def _turn(self, namespace: str) -> asyncio.Semaphore:
+        turn = self._turns.get(namespace)
+        if turn is None:
+            turn = self._turns[namespace] = asyncio.Semaphore(_LOADED_AT_ONCE)
+        return turn
+
     async def _adopt_once(self, reference: Reference) -> bool:
         """Move memory and routes to what a name means; False where that is worth another try."""
         spell = self._names.spell
         try:
-            version = await self._resolver.ask(reference)
+            async with self._asking:
+                version = await self._resolver.ask(reference)
         except LorryError as error:
             _log.warning("%s moved, each request asks for it: %s", reference, error)
             self._names.forget(reference)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 from base64 import b64decode, b64encode
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from compute_worker.contract import PublishedAdapter
 from compute_worker.runtime.files import write_whole
 from compute_worker.runtime.signatures import ANYTHING, SignaturePolicy
 from compute_worker.runtime.version import Version, wording_of
-from lorry.errors import DigestMismatch, LorryError
+from lorry.errors import DigestMismatch, LorryError, SignatureRequired
 from lorry.format.bundle import CONFIG_NAME, WEIGHTS_NAME
 from lorry.format.digest import digest_of
 from lorry.format.manifest import Manifest, manifest_from_json
@@ -51,10 +52,12 @@ class _Record:
 
 @dataclass(frozen=True, slots=True)
 class _Kept:
-    """What is known of a file without reading it: digests of the files that serving needs, and its adapters."""
+    """What is known of a file without reading it: digests of the files that serving needs, and its adapters with
+    their signatures.
+    """
 
     files: frozenset[str]
-    adapters: frozenset[AdapterName]
+    adapters: Mapping[AdapterName, tuple[bytes, ...]]
 
 
 class Known:
@@ -95,6 +98,9 @@ class Known:
         """Know a version that the registry answered. Raises DigestMismatch, SignatureRequired."""
         reference = Reference(adapter, digest=published.digest)
         if reference in self._versions:
+            with suppress(SignatureRequired):  # those that it was let in with stay
+                self._policy.check(adapter, published.digest, published.signatures)
+                self._signatures[reference] = published.signatures
             return self._versions[reference]
         manifest = manifest_from_json(published.manifest.canonical_json())
         if manifest.digest != published.digest:
@@ -102,14 +108,17 @@ class Known:
         return self._add(reference, manifest, published.signatures)
 
     def keep(self, version: Version, adapters: Iterable[AdapterName]) -> None:
-        """Write down a version whose bytes are on disk, and as whose it was met. Raises StorageUnavailable."""
-        before = self._kept.get(version.digest)
-        new = set(adapters) - (before.adapters if before else set())
-        if not new or not all(map(self._has, _files(version.manifest))):
-            return
-        record = (self._read(version.digest) if before else None) or _Record(version.manifest, {})
-        signed = {name: self._signatures.get(Reference(name, digest=version.digest), ()) for name in new}
-        self._write(_Record(record.manifest, record.adapters | signed))
+        """Write down a version whose bytes are on disk, as whose it was met, and who signed it as far as that is known
+        now. Raises StorageUnavailable.
+        """
+        kept = self._kept.get(version.digest)
+        before = dict(kept.adapters) if kept else {}
+        signed = {
+            name: self._signatures.get(Reference(name, digest=version.digest), before.get(name, ()))
+            for name in adapters
+        }
+        if before | signed != before and all(map(self._has, _files(version.manifest))):
+            self._write(_Record(version.manifest, before | signed))
 
     def forget(self, reference: Reference) -> Version | None:
         """Know an exact reference no more, neither now nor after a restart; the version, where it was known.
@@ -171,7 +180,7 @@ class Known:
 
 
 def _kept(record: _Record) -> _Kept:
-    return _Kept(_files(record.manifest), frozenset(record.adapters))
+    return _Kept(_files(record.manifest), record.adapters)
 
 
 def _files(manifest: Manifest) -> frozenset[str]:

@@ -130,13 +130,19 @@ class Withdrawn:
         """It is refused from now on."""
         _note(self._deleted, reference, None)
 
-    def restore(self, reference: Reference) -> None:
-        """It was published again."""
-        self._yanked.pop(reference, None)
+    def learn(self, reference: Reference, yank_reason: str | None) -> None:
+        """The registry has it, yanked with this reason or, None, not."""
         self._deleted.pop(reference, None)
+        self._yanked.pop(reference, None)
+        if yank_reason is not None:
+            self.yank(reference, yank_reason)
 
     def __contains__(self, reference: Reference) -> bool:
         return reference in self._yanked or reference in self._deleted
+
+    def deleted(self, reference: Reference) -> bool:
+        """Whether it was deleted."""
+        return reference in self._deleted
 
     def check_exact(self, reference: Reference) -> None:
         """Raise VersionNotFound where an exact reference was deleted; yanked ones still stand."""

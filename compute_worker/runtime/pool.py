@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
 
 from compute_worker.contract import ActiveAdapter, Engine, HostAdapter
@@ -20,13 +20,17 @@ from compute_worker.runtime.calm import Calm
 from compute_worker.runtime.eviction import Eviction, Worth
 from compute_worker.runtime.host import HostTier
 from compute_worker.runtime.residency import Entry, Ledger
+from compute_worker.runtime.rights import EVERYWHERE, Permission, rights
 from compute_worker.runtime.rowline import RowLine, Ticket
 from compute_worker.runtime.rows import Occupied, place_all
 from compute_worker.runtime.version import Version
 from compute_worker.runtime.waiting import Signal, until
-from lorry.errors import CacheBusy, DeviceUnavailable, LorryError
+from lorry.errors import CacheBusy, DeviceUnavailable, LorryError, QuotaExceeded
 
 _log = logging.getLogger(__name__)
+
+# The part of the rows that pins and routes leave to requests, where not everybody may do everything.
+_LEFT = 1 / 4
 
 
 class Lease:
@@ -153,6 +157,27 @@ class Pool:
         for version in versions:
             self._ledger.entries[version.digest].holds -= 1
         self.freed()
+
+    def check_share(self, versions: Iterable[Version], instead: Iterable[Version] = ()) -> None:
+        """Raise QuotaExceeded where the caller may not keep these in the pool as well, or instead of a route's.
+
+        What is kept for longer than a request is nobody else's: those who do not administer everything keep no more
+        once it is three quarters of the rows, whoever was first.
+        """
+        if rights().may(Permission.ADMIN, EVERYWHERE):
+            return
+        new, old = ({version.digest for version in each} for each in (versions, instead))
+        entries = self._ledger.entries.items()
+        before = sum(entry.rank for _, entry in entries if entry.pinned or entry.holds)
+        rows = sum(e.rank for digest, e in entries if digest in new or e.pinned or e.holds > (digest in old))
+        most = int(self.rows * (1 - _LEFT))
+        if rows > max(most, before):
+            raise QuotaExceeded(
+                f"expected pins and routes to keep at most {most} of the pool's {self.rows} rows, "
+                f"with these they would keep {rows}: unpin what is not needed, or have an administrator do it",
+                limit=str(most),
+                asked=str(rows),
+            )
 
     def freed(self) -> None:
         """Somebody is held no longer, by a route or a pin."""

@@ -37,7 +37,8 @@ class Entry:
     facts: known once it passed the guard. rows: of the pool that it takes, vocab: of its own vocabulary,
     None where it has the base's; both known once its tensors were read. start: its first pool row, where it
     has rows; they are being written while `installing` runs. leases: requests that use its rows. holds:
-    routes that keep it. users: calls that are at work on the entry itself. adapters: of the registry, under
+    routes that keep it. users: calls that are at work on the entry itself, of these retiring: that wait to drop it;
+    left: told when one of them is done. adapters: of the registry, under
     which it was asked for. used: grows with every use.
     """
 
@@ -54,6 +55,8 @@ class Entry:
     pinned: bool = False
     pin_timer: asyncio.TimerHandle | None = None
     users: int = 0
+    retiring: int = 0
+    left: Signal = field(default_factory=Signal)
     names: list[str] = field(default_factory=list)
     adapters: set[AdapterName] = field(default_factory=set)
     hits: int = 0
@@ -113,6 +116,7 @@ class Ledger:
             yield entry
         finally:
             entry.users -= 1
+            entry.left.notify()
             self.settle(entry)
 
     def touch(self, entry: Entry, choice: Choice) -> None:

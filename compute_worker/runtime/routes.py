@@ -19,7 +19,7 @@ from compute_worker.runtime.branches import checked
 from compute_worker.runtime.cache import AdapterCache
 from compute_worker.runtime.names import Withdrawn
 from compute_worker.runtime.pool import Pool
-from compute_worker.runtime.rights import Homes, rights
+from compute_worker.runtime.rights import Homes, Permission, rights
 from compute_worker.runtime.route import (
     DEFAULT,
     Choices,
@@ -106,14 +106,15 @@ class Routes:
         else:
             choices = route.choices[place]
         for choice in choices:
-            self._withdrawn.check(choice)
+            await self._resolver.confirm(choice)
         return choices
 
     async def switch(self, name: str, targets: Sequence[RouteTarget], expected: int | None) -> RouteState:
         """Make all branches resident, then point the route to them in one stroke; made where there is none.
 
         expected: the revision that the route must have, 0: it must not exist, None: no condition.
-        Raises InvalidName, RevisionConflict, StorageUnavailable, QuotaExceeded, what resolving and loading raise.
+        Raises InvalidName, RevisionConflict, StorageUnavailable, QuotaExceeded, what resolving and loading raise,
+        PermissionDenied where meanwhile the route became what the caller may not change.
         """
         check_name(name, "route")
         named = checked(targets)
@@ -136,6 +137,7 @@ class Routes:
             raise InvalidInput(f"expected another route than {DEFAULT}, which always exists")
         route = self.get(name)
         self._check_revision(name, expected)
+        self._check_owner(route)
         self._book.remove(name)
         del self._routes[name]
         self._pool.let_go(route.held)
@@ -174,7 +176,9 @@ class Routes:
         try:
             self._check_revision(name, expected)
             before = self._routes.get(name)
-            self._cache.check_share(versions_of(choices), before.held if before else ())
+            self._check_owner(before)
+            self._check_standing(choices)
+            self._pool.check_share(versions_of(choices), before.held if before else ())
             self._swap(after(before, name, shape, choices, change, rights().holder))
         finally:
             lease.release()
@@ -188,6 +192,7 @@ class Routes:
                 choices = await self._followed(before, reference, version)
                 lease = await self._cache.acquire_each(choices, None, patient=True)
                 try:
+                    self._check_standing(choices)
                     if self._routes.get(name) is before:  # else it was switched meanwhile: look again
                         self._swap(after(before, name, before.state.branches, choices, RouteChange.FOLLOW, ""))
                         _log.info("route %s followed %s to %s", name, reference, version.digest)
@@ -219,8 +224,9 @@ class Routes:
                 await asyncio.sleep(_RETRY_SECONDS)
                 continue
             try:
+                gone = any(c.exact is not None and self._withdrawn.deleted(c.exact) for each in choices for c in each)
                 if self._routes.get(name) is before:
-                    self._hold(replace(before, choices=choices, held=versions_of(choices)))
+                    self._hold(replace(before, choices=choices, held=() if gone else versions_of(choices)))
             finally:
                 lease.release()
         if name in self._routes:
@@ -246,6 +252,17 @@ class Routes:
         self._routes[route.state.name] = route
         if before is not None:
             self._pool.let_go(before.held)
+
+    def _check_owner(self, route: Route | None) -> None:
+        """The caller may still change it: another may have made it, or switched it, while adapters were loaded."""
+        if route is not None:
+            rights().require(Permission.PUSH, self.homes(route.state))
+
+    def _check_standing(self, choices: Choices) -> None:
+        """None of them was withdrawn while it was loaded: nobody would let go of it again."""
+        for chosen in choices:
+            for choice in chosen:
+                self._withdrawn.check(choice)
 
     def _check_revision(self, name: str, expected: int | None) -> None:
         stored = self._routes[name].state.revision if name in self._routes else 0

@@ -16,7 +16,15 @@ from compute_worker.runtime.known import Known
 from compute_worker.runtime.names import Names, Withdrawn
 from compute_worker.runtime.rights import Homes, Permission, rights
 from compute_worker.runtime.version import COMBINED, Choice, Version
-from lorry.errors import DigestMismatch, InvalidSelection
+from lorry.errors import (
+    AdapterNotFound,
+    DigestMismatch,
+    InvalidSelection,
+    LorryError,
+    RegistryUnavailable,
+    SignatureRequired,
+    VersionNotFound,
+)
 from lorry.format.reference import Reference, parse_reference
 
 # Each adapter of a selection is a pull, a lease and an entry in every row of a step; nobody was seen
@@ -55,21 +63,46 @@ class Resolver:
         if made := self.combination(asked):
             return made
         if asked.digest:
-            self._withdrawn.check_exact(asked)
-        here = self._known.get(asked) if asked.digest else self._names.get(asked)
-        if here is not None and not (asked_anew and asked.digest is None):
+            return await self._exact(asked)
+        here = self._names.get(asked)
+        if here is not None and not asked_anew:
             return here
         spell = self._names.spell
         version = await self.ask(asked)
         # What is remembered moves with its event, once its next meaning is loaded.
-        if not asked.digest and asked not in self._names:
+        if asked not in self._names:
             self._names.remember(asked, version, spell)
         return version
+
+    async def confirm(self, choice: Choice) -> None:
+        """Raise VersionNotFound for a choice that was deleted, VersionYanked for one that was by name."""
+        if choice.exact is not None and self._withdrawn.deleted(choice.exact):
+            await self._exact(choice.exact)
+        self._withdrawn.check(choice)
+
+    async def _exact(self, asked: Reference) -> Version:
+        """What is known here is served without a registry. What is refused here it may still have: it was restored
+        from its backup, or has a signature that came later.
+        """
+        refused: LorryError | None = None
+        try:
+            self._withdrawn.check_exact(asked)
+            if here := self._known.get(asked):
+                return here
+        except (VersionNotFound, SignatureRequired) as error:
+            refused = error
+        try:
+            return await self.ask(asked)
+        except (RegistryUnavailable, AdapterNotFound, VersionNotFound):
+            if refused is not None:
+                raise refused from None
+            raise
 
     async def ask(self, asked: Reference) -> Version:
         """What the registry says that a reference means.
 
-        An answer that something overtook on its way is asked for again. Raises as `version`.
+        An answer that something overtook on its way is asked for again. So what it says of a version is newer than
+        what was heard of it. Raises as `version`.
         """
         while True:
             with self._names.asking(asked.adapter) as question:
@@ -78,7 +111,9 @@ class Resolver:
                 break
         if asked.digest not in (None, published.digest):
             raise DigestMismatch(f"asked for {asked.digest}, the registry answered {published.digest}")
-        return self._known.add(asked.adapter, published)
+        version = self._known.add(asked.adapter, published)
+        self._withdrawn.learn(Reference(asked.adapter, digest=published.digest), published.yank_reason)
+        return version
 
     def combination(self, asked: Reference) -> Version | None:
         """The combination of this worker that is asked for; None where there is none for the caller's eyes."""

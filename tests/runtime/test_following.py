@@ -231,6 +231,21 @@ async def test_one_name_that_hangs_does_not_hold_up_another(world: World) -> Non
     await world.settled()
 
 
+async def test_names_of_one_tenant_that_hang_do_not_hold_up_anothers(tmp_path: Path) -> None:
+    async with running(tmp_path, default_wait=60) as world:
+        await world.listening()
+        names = [*(f"a/slow{number}" for number in range(6)), "b/quick"]
+        for name in names:
+            world.registry.add(name)
+            await world.ask(call("hello", name))
+        gates = [world.registry.hold(world.registry.add(name, rank=3)) for name in names[:-1]]
+        new = world.registry.add("b/quick", rank=3)
+        await eventually(lambda: world.tiers().get(new.digest) is Tier.POOL)
+        for gate in gates:
+            gate.set()
+        await world.settled()
+
+
 async def test_a_request_takes_rows_before_a_name_that_moved(tmp_path: Path) -> None:
     async with running(tmp_path) as world:
         await world.listening()

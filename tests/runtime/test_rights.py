@@ -1,5 +1,6 @@
 """Who may reach what: namespaces of versions, of combinations, and what a combination gives away."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from compute_worker.runtime.api import Weighted
 from compute_worker.runtime.rights import ALL_RIGHTS, Permission, Rights, acting
 from lorry.errors import AdapterNotFound, PermissionDenied, QuotaExceeded
 from tests.support.toy_registry import ToyRegistry
-from tests.support.toy_world import World, call, running
+from tests.support.toy_world import World, call, eventually, running
 
 READ, PUSH = Permission.READ, Permission.PUSH
 A, B = frozenset({"a"}), frozenset({"b"})
@@ -112,3 +113,30 @@ async def test_what_tenants_keep_leaves_rows_to_requests(tmp_path: Path) -> None
                 await pin("b/other")
             await world.switch("live", (Weighted("b/other"),), None)  # in the place of more
             await world.switch("new", (Weighted("b/small"),), None)
+
+
+@pytest.mark.parametrize("change", ["switch", "roll back"])
+async def test_a_route_that_became_anothers_while_adapters_were_loaded_stays_so(tmp_path: Path, change: str) -> None:
+    mine, theirs = Rights({"a": PUSH}, "a"), Rights({"b": PUSH}, "b")
+    async with running(tmp_path) as world:
+        one = world.registry.add("a/one", 2, seed=1)
+        world.registry.add("b/good", 2, seed=2)
+        if change == "roll back":
+            await world.switch("prod", (Weighted("a/one"),), None)
+            await world.switch("prod", (), None)
+            await world.runtime.unload("a/one")
+            world.runtime._held.disk.discard(world.registry.weights(one).digest)
+        gate, fetched = world.registry.hold(one), world.registry.fetched[world.registry.weights(one).digest]
+        with acting(mine):
+            begun = asyncio.create_task(
+                world.switch("prod", (Weighted("a/one"),), None)
+                if change == "switch"
+                else world.runtime.rollback("prod", 1, None)
+            )
+        await eventually(lambda: world.registry.fetched[world.registry.weights(one).digest] > fetched)
+        with acting(theirs):
+            made = await world.switch("prod", (Weighted("b/good"),), None)
+        gate.set()
+        with pytest.raises(PermissionDenied):
+            await begun
+        assert world.runtime.route("prod") == made

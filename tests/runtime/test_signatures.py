@@ -83,6 +83,35 @@ async def test_after_a_restart_without_registry_the_rules_of_now_hold(tmp_path: 
             await world.ask(call("hello", f"one@{one.digest}"))
 
 
+async def test_after_a_key_was_replaced_what_was_signed_again_is_served_by_digest(tmp_path: Path) -> None:
+    registry = ToyRegistry()
+    one = signed(registry, "one", OTHER)
+    exact = call("hello", f"one@{one.digest}")
+    async with running(tmp_path, registry=registry, signatures=SignaturePolicy({"*": (OTHER.public,)})) as world:
+        await world.ask(exact)
+    attach(registry, ONE, one, *(sign(one.manifest, ONE, key) for key in (OTHER, KEY)))
+    async with running(tmp_path, registry=registry, signatures=TRUSTING) as world:
+        await world.ask(exact)
+    registry.down = True  # what was asked for anew is kept
+    async with running(tmp_path, registry=registry, signatures=TRUSTING) as world:
+        await world.ask(exact)
+
+
+async def test_a_signature_that_came_while_it_was_known_is_kept(tmp_path: Path) -> None:
+    registry = ToyRegistry()
+    one = signed(registry, "one", OTHER)
+    both = SignaturePolicy({"*": (KEY.public, OTHER.public)})
+    async with running(tmp_path, registry=registry, signatures=both) as world:
+        await world.runtime.load("one")
+        attach(registry, ONE, one, sign(one.manifest, ONE, KEY))
+        await world.runtime.load("one")
+        attach(registry, ONE, one)  # none at all: what it was let in with stays
+        await world.runtime.load("one")
+    registry.down = True
+    async with running(tmp_path, registry=registry, signatures=TRUSTING) as world:
+        await world.ask(call("hello", f"one@{one.digest}"))
+
+
 async def test_a_combination_is_as_trusted_as_its_sources(tmp_path: Path) -> None:
     registry = ToyRegistry()
     signed(registry, "one", KEY)

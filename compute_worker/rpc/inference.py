@@ -65,9 +65,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         self, request: inference_pb2.ListRoutesRequest, context: Context
     ) -> inference_pb2.ListRoutesResponse:
         """See the proto."""
-        readable = [
-            r for r in self._runtime.routes() if rights().reach(Permission.READ, self._runtime.route_homes(r.name))
-        ]
+        readable = [route for route in self._runtime.routes() if rights().reach(Permission.READ, route.homes)]
         states, token = page(readable, lambda r: r.name, request.page_size, request.page_token)
         return inference_pb2.ListRoutesResponse(routes=[replies.route(s) for s in states], next_page_token=token)
 
@@ -76,9 +74,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
     ) -> inference_pb2.ListRouteHistoryResponse:
         """See the proto."""
         history = self._runtime.route_history(request.route or DEFAULT)
-        readable = [
-            state for state in reversed(history) if rights().reach(Permission.READ, self._runtime.revision_homes(state))
-        ]
+        readable = [state for state in reversed(history) if rights().reach(Permission.READ, state.homes)]
         states, token = page(readable, lambda s: str(s.revision), request.page_size, request.page_token)
         return inference_pb2.ListRouteHistoryResponse(
             revisions=[replies.route(s) for s in states], next_page_token=token

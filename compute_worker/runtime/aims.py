@@ -104,7 +104,7 @@ class Aims:
     def route_homes(self, name: str) -> Homes:
         """The namespaces that decide about a route, none where there is no such route."""
         try:
-            return self._routes.homes(self._routes.get(name).state)
+            return self._routes.get(name).state.homes
         except RouteNotFound:
             return ()
 

@@ -197,7 +197,8 @@ class RouteChange(StrEnum):
 class RouteState:
     """A route at one revision; immutable, replaced as a whole by every change.
 
-    principal: who changed it; empty where the worker did, or has no access control.
+    principal: who changed it; empty where the worker did, or has no access control. homes: the namespaces that decide
+    who may know of it, and use it. boundless: its rows may be as many as there are, whatever it follows.
     """
 
     name: str
@@ -206,6 +207,8 @@ class RouteState:
     updated: datetime
     change: RouteChange = RouteChange.SWITCH
     principal: str = ""
+    homes: Homes = ()
+    boundless: bool = True
 
     @property
     def adapters(self) -> tuple[Resolved, ...]:

@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
+from contextvars import copy_context
 
 from compute_worker.contract import ActiveAdapter, Engine, HostAdapter
 from compute_worker.runtime import costs
@@ -20,7 +21,6 @@ from compute_worker.runtime.calm import Calm
 from compute_worker.runtime.eviction import Eviction, Worth
 from compute_worker.runtime.host import HostTier
 from compute_worker.runtime.residency import Entry, Ledger
-from compute_worker.runtime.rights import EVERYWHERE, Permission, rights
 from compute_worker.runtime.rowline import RowLine, Ticket
 from compute_worker.runtime.rows import Occupied, place_all
 from compute_worker.runtime.version import Version
@@ -88,6 +88,7 @@ class Pool:
         self._line = RowLine(served)
         self._patience = patience
         self._calm = Calm(executor)
+        self._own = copy_context()  # of the worker itself: the pool is made for nobody's request
 
     @property
     def used(self) -> int:
@@ -115,14 +116,17 @@ class Pool:
         limit = now + self._patience if deadline is None else deadline
         # Where somebody always waits, who yields for good would never have its turn.
         begins = (now + limit) / 2 if patient else now
-        ticket = Ticket(tenant, begins, begins + self._patience)
+        ticket = Ticket(tenant, begins, begins + self._patience, patient)
         ended = asyncio.get_running_loop().call_later(ticket.ends - now, self.room.notify)
         self._line.join(ticket)
         try:
             async with until(limit, _busy):
+                new = [entry for entry in entries if entry.start is None]
                 while not self._grant(entries, first=self._line.is_first(ticket)):
                     self._despair(ticket, entries)
                     await self.room.wait()
+                if new:
+                    self._line.granted(ticket)
                 self._note_use(entries)
                 return Lease(entries, weights, self.room.notify)
         finally:
@@ -159,13 +163,11 @@ class Pool:
         self.freed()
 
     def check_share(self, versions: Iterable[Version], instead: Iterable[Version] = ()) -> None:
-        """Raise QuotaExceeded where the caller may not keep these in the pool as well, or instead of a route's.
+        """Raise QuotaExceeded where those whose rights have bounds may not keep these as well, or instead of a route's.
 
-        What is kept for longer than a request is nobody else's: those who do not administer everything keep no more
-        once it is three quarters of the rows, whoever was first.
+        What is kept for longer than a request is nobody else's: they keep no more once it is three quarters of the
+        rows, whoever was first.
         """
-        if rights().may(Permission.ADMIN, EVERYWHERE):
-            return
         new, old = ({version.digest for version in each} for each in (versions, instead))
         entries = self._ledger.entries.items()
         before = sum(entry.rank for _, entry in entries if entry.pinned or entry.holds)
@@ -241,7 +243,9 @@ class Pool:
         for entry, placement in zip(moving, placements, strict=True):
             if entry.start != placement.start:
                 entry.start = placement.start
-                entry.installing = asyncio.create_task(self._install(entry.version, placement.start))
+                # Who is moved for somebody else's sake is read again in the worker's name, where it has to be.
+                context = None if entry in entries else self._own.copy()
+                entry.installing = asyncio.create_task(self._install(entry.version, placement.start), context=context)
                 entry.installing.add_done_callback(_seen)
         return True
 

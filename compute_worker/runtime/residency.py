@@ -78,6 +78,11 @@ class Entry:
         return self.facts.invocation if self.facts else ()
 
     @property
+    def needed(self) -> bool:
+        """Whether somebody counts on finding the entry again."""
+        return bool(self.users or self.leases or self.holds or self.pinned or self.start is not None)
+
+    @property
     def homes(self) -> Homes:
         """The namespaces that decide who may know of it."""
         if self.version.combined:
@@ -135,7 +140,7 @@ class Ledger:
             entry.told = now
             self._tell(entry)
             self.changed.notify()
-        if now[0] is Tier.GONE and not entry.users and entry.start is None:
+        if now[0] is Tier.GONE and not entry.needed:
             self.entries.pop(entry.version.digest, None)
 
     def file_dropped(self, digest: str) -> None:

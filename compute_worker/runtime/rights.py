@@ -46,6 +46,11 @@ class Rights:
         """Whether it is allowed there; namespace `*` asks for everywhere."""
         return max(self.scopes.get(EVERYWHERE, 0), self.scopes.get(namespace, 0)) >= permission
 
+    @property
+    def boundless(self) -> bool:
+        """Whether nothing that tenants share bounds them: they administer all of it."""
+        return self.may(Permission.ADMIN, EVERYWHERE)
+
     def reach(self, permission: Permission, homes: Homes) -> bool:
         """Whether it is allowed for what has these homes."""
         if self.may(permission, EVERYWHERE):

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from compute_worker.runtime.api import Branch, Resolved, RouteChange, RouteState, RouteTarget
+from compute_worker.runtime.rights import Rights
 from compute_worker.runtime.version import Choice, Version
 from lorry.errors import NoEarlierVersion
 from lorry.format.reference import Reference, parse_reference
@@ -66,15 +67,21 @@ def after(
     shape: Sequence[RouteTarget | Branch],
     choices: Choices,
     change: RouteChange,
-    principal: str,
+    by: Rights | None,
 ) -> Route:
-    """The next revision of a route, with the names and shares of `shape`; the first where there was none."""
+    """The next revision of a route, with the names and shares of `shape`; the first where there was none.
+
+    by: whose change it is, None: the worker's, who does as the one before might.
+    """
     branches = tuple(
         Branch(part.name, part.share, tuple(choice.resolved for choice in chosen))
         for part, chosen in zip(shape, choices, strict=True)
     )
     revision = before.state.revision + 1 if before else 1
-    state = RouteState(name, revision, branches, datetime.now(UTC), change, principal)
+    homes = dict.fromkeys(group for chosen in choices for choice in chosen for group in choice.homes)
+    boundless = by.boundless if by else before is None or before.state.boundless
+    principal = by.holder if by else ""
+    state = RouteState(name, revision, branches, datetime.now(UTC), change, principal, tuple(homes), boundless)
     return Route(((*before.history, state) if before else (state,))[-KEPT:], choices, versions_of(choices))
 
 

@@ -17,7 +17,9 @@ from typing import Any
 
 from compute_worker.runtime.api import Branch, Resolved, RouteChange, RouteState
 from compute_worker.runtime.files import write_whole
+from compute_worker.runtime.rights import Homes
 from compute_worker.runtime.route import KEPT
+from compute_worker.runtime.version import COMBINED
 from lorry.errors import LorryError, StorageUnavailable
 from lorry.format.reference import check_name, parse_reference
 
@@ -100,6 +102,8 @@ def _written(state: RouteState) -> dict[str, Any]:
         "updated": state.updated.isoformat(),
         "change": state.change,
         "principal": state.principal,
+        "boundless": state.boundless,
+        "homes": [sorted(group) for group in state.homes],
         "branches": [
             {
                 "name": branch.name,
@@ -112,14 +116,27 @@ def _written(state: RouteState) -> dict[str, Any]:
 
 
 def _state(name: str, said: dict[str, Any]) -> RouteState:
+    branches = tuple(_branch(branch) for branch in said["branches"])
     return RouteState(
         name=name,
         revision=int(said["revision"]),
-        branches=tuple(_branch(branch) for branch in said["branches"]),
+        branches=branches,
         updated=datetime.fromisoformat(said["updated"]),
         change=RouteChange(said["change"]),
         principal=str(said["principal"]),
+        homes=_homes(said["homes"]) if "homes" in said else _homes_of(branches),
+        boundless=bool(said.get("boundless", True)),
     )
+
+
+def _homes(said: list[list[str]]) -> Homes:
+    return tuple(frozenset(map(str, group)) for group in said)
+
+
+def _homes_of(branches: Sequence[Branch]) -> Homes:
+    """Of a route that was written before they were kept. Whose a combination was, nobody knows: it is nobody's."""
+    names = [parse_reference(adapter.adapter).adapter for branch in branches for adapter in branch.adapters]
+    return tuple(frozenset() if name == COMBINED else frozenset({name.namespace}) for name in names)
 
 
 def _branch(said: dict[str, Any]) -> Branch:

@@ -19,7 +19,7 @@ from compute_worker.runtime.branches import checked
 from compute_worker.runtime.cache import AdapterCache
 from compute_worker.runtime.names import Withdrawn
 from compute_worker.runtime.pool import Pool
-from compute_worker.runtime.rights import Homes, Permission, rights
+from compute_worker.runtime.rights import Permission, rights
 from compute_worker.runtime.route import (
     DEFAULT,
     Choices,
@@ -91,21 +91,19 @@ class Routes:
         """All routes, by name."""
         return [self._routes[name].state for name in sorted(self._routes)]
 
-    def homes(self, state: RouteState) -> Homes:
-        """The namespaces that decide who may know of a route at a revision, and use it."""
-        return tuple(group for adapter in state.adapters for group in self._resolver.homes(adapter.adapter))
-
     async def choices(self, route: Route, place: int) -> tuple[Choice, ...]:
         """What a request by the branch in this place gets.
 
-        Raises VersionYanked and VersionNotFound where a version of it was withdrawn; after a restart
-        what resolving raises.
+        Raises VersionYanked and VersionNotFound where a version of it was withdrawn, PermissionDenied; after a
+        restart what resolving raises.
         """
         if route.choices is None:
             (choices,) = await self._recall([route.state.branches[place]])
         else:
             choices = route.choices[place]
         for choice in choices:
+            # Of the route that it is now: it may have been another when the call was judged.
+            rights().require(Permission.READ, choice.homes)
             await self._resolver.confirm(choice)
         return choices
 
@@ -172,14 +170,13 @@ class Routes:
         expected: int | None,
         change: RouteChange,
     ) -> RouteState:
-        lease = await self._cache.acquire_each(choices, None)
+        lease = await self._cache.acquire_each(choices, None, patient=True)
         try:
             self._check_revision(name, expected)
             before = self._routes.get(name)
             self._check_owner(before)
             self._check_standing(choices)
-            self._pool.check_share(versions_of(choices), before.held if before else ())
-            self._swap(after(before, name, shape, choices, change, rights().holder))
+            self._swap(self._bounded(after(before, name, shape, choices, change, rights()), before))
         finally:
             lease.release()
         self.switched(name)
@@ -194,7 +191,8 @@ class Routes:
                 try:
                     self._check_standing(choices)
                     if self._routes.get(name) is before:  # else it was switched meanwhile: look again
-                        self._swap(after(before, name, before.state.branches, choices, RouteChange.FOLLOW, ""))
+                        route = after(before, name, before.state.branches, choices, RouteChange.FOLLOW, None)
+                        self._swap(self._bounded(route, before))
                         _log.info("route %s followed %s to %s", name, reference, version.digest)
                 finally:
                     lease.release()
@@ -253,10 +251,16 @@ class Routes:
         if before is not None:
             self._pool.let_go(before.held)
 
+    def _bounded(self, route: Route, before: Route | None) -> Route:
+        """The route, once it is found to keep no more rows than it may. Raises QuotaExceeded."""
+        if not route.state.boundless:
+            self._pool.check_share(route.held, before.held if before else ())
+        return route
+
     def _check_owner(self, route: Route | None) -> None:
         """The caller may still change it: another may have made it, or switched it, while adapters were loaded."""
         if route is not None:
-            rights().require(Permission.PUSH, self.homes(route.state))
+            rights().require(Permission.PUSH, route.state.homes)
 
     def _check_standing(self, choices: Choices) -> None:
         """None of them was withdrawn while it was loaded: nobody would let go of it again."""

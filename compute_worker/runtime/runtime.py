@@ -219,13 +219,9 @@ class Runtime:
         """The namespaces that decide about a route: those of its adapters, none where there is no such route."""
         return self._held.aims.route_homes(name)
 
-    def revision_homes(self, state: RouteState) -> Homes:
-        """The namespaces that decide about a route as it is or was."""
-        return self._held.routes.homes(state)
-
     def rollback_homes(self, name: str, revision: int) -> Homes:
         """The namespaces that decide about what a rollback would bring. Raises RouteNotFound, NoEarlierVersion."""
-        return self._held.routes.homes(self._held.routes.get(name).past(revision))
+        return self._held.routes.get(name).past(revision).homes
 
     def session_homes(self, caller: str, session: str, *, follow: bool) -> Homes | None:
         """The namespaces that decide about what a session keeps or, where it follows, gets; None: there is none."""

@@ -1,13 +1,17 @@
 """Who may reach what: namespaces of versions, of combinations, and what a combination gives away."""
 
 import asyncio
+import json
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from compute_worker.runtime.api import Weighted
 from compute_worker.runtime.rights import ALL_RIGHTS, Permission, Rights, acting
+from compute_worker.runtime.routebook import RouteBook
 from lorry.errors import AdapterNotFound, PermissionDenied, QuotaExceeded
+from lorry.format.reference import parse_reference
 from tests.support.toy_registry import ToyRegistry
 from tests.support.toy_world import World, call, eventually, running
 
@@ -113,6 +117,71 @@ async def test_what_tenants_keep_leaves_rows_to_requests(tmp_path: Path) -> None
                 await pin("b/other")
             await world.switch("live", (Weighted("b/other"),), None)  # in the place of more
             await world.switch("new", (Weighted("b/small"),), None)
+
+
+async def test_a_route_is_bound_by_its_share_also_where_it_follows(tmp_path: Path) -> None:
+    async with running(tmp_path) as world:
+        await world.listening()
+        rows = world.engine.limits.pool_rows
+        for name in ("a/one", "a/two"):
+            world.registry.add(name, rank=1)
+        with acting(Rights({"a": PUSH}, "a")):
+            await world.switch("bound", (Weighted("a/one"),), None)
+        await world.switch("free", (Weighted("a/two"),), None)  # by who may do everything
+        for name in ("a/one", "a/two"):
+            world.registry.add(name, rank=rows - 2)
+        await eventually(lambda: world.runtime.route("free").revision == 2)
+        await eventually(lambda: world.runtime._held.resolver._names.get(parse_reference("a/one")) is not None)
+        assert world.runtime.route("bound").revision == 1
+
+
+@pytest.fixture
+async def combined(tmp_path: Path) -> AsyncIterator[tuple[World, str]]:
+    """A combination of what is a's, on a's route `prod`."""
+    async with running(tmp_path) as world:
+        for name in ("a/one", "a/two"):
+            world.registry.add(name)
+        with acting(Rights({"a": PUSH}, "a")):
+            made = await world.combine("a/one", "a/two")
+            await world.switch("prod", (Weighted(made.adapter),), None)
+        yield world, made.adapter
+
+
+async def test_a_route_to_a_combination_is_open_to_who_may_reach_its_sources(combined: tuple[World, str]) -> None:
+    world, _ = combined
+    by_route = call(selection=None, route="prod")
+    assert world.runtime.route_homes("prod") == (A,)
+    with acting(Rights({"a": READ}, "reader")):
+        await world.ask(by_route)
+    with acting(Rights({"default": PUSH}, "stranger")):
+        with pytest.raises(PermissionDenied):
+            await world.ask(by_route)
+        with pytest.raises(PermissionDenied):
+            await world.switch("prod", (), None)
+        with pytest.raises(PermissionDenied):
+            world.runtime.delete_route("prod", None)
+
+
+async def test_it_stays_so_over_restarts_whatever_becomes_of_the_combination(combined: tuple[World, str]) -> None:
+    world, adapter = combined
+    book = RouteBook(world.cache_dir / "routes", world.engine.base.base_id)
+    ((kept,),) = book.read()
+    assert kept == world.runtime.route("prod")
+    # As it was written before homes were kept: whose it is nobody knows, so it is nobody's.
+    path = world.cache_dir / "routes" / "prod.json"
+    said = json.loads(path.read_bytes())
+    del said["history"][0]["homes"]
+    path.write_text(json.dumps(said))
+    ((old,),) = book.read()
+    assert [each.adapter for each in old.adapters] == [adapter]
+    assert old.homes == (frozenset(),)
+
+
+async def test_a_request_is_judged_by_what_its_route_is_when_it_is_served(world: World) -> None:
+    world.registry.add("b/secret")
+    await world.switch("prod", (Weighted("b/secret"),), None)
+    with acting(Rights({"a": READ}, "judged by the route that was there before")), pytest.raises(PermissionDenied):
+        await world.ask(call(selection=None, route="prod"))
 
 
 @pytest.mark.parametrize("change", ["switch", "roll back"])

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from compute_worker.runtime.api import Stop, Weighted
+from compute_worker.runtime.rowline import RowLine, Ticket
 from lorry.errors import CacheBusy
 from tests.support.toy_world import World, call, eventually, running
 
@@ -63,3 +64,38 @@ async def test_a_turn_lasts_as_long_as_patience_whatever_the_deadline(tmp_path: 
 
         world.engine.running.set()
         await asyncio.gather(holding, large, small)
+
+
+async def test_what_asks_for_rows_on_no_requests_behalf_lets_requests_go_first(tmp_path: Path) -> None:
+    async with running(tmp_path) as world:
+        for name in ("held", "x"):
+            world.registry.add(name, rank=16)
+        world.engine.running.clear()
+        holding = asyncio.create_task(world.ask(call("hello", "held")))
+        await eventually(lambda: world.budget("kv_tokens") > 0)
+        line = world.runtime._held.pool._line
+        works = (
+            world.runtime.load("x"),
+            world.runtime.pin("x"),
+            world.switch("prod", (Weighted("x"),), None),
+        )
+        asking = [asyncio.create_task(work) for work in works]
+        await eventually(lambda: [ticket.patient for ticket in line._waiting] == [True] * len(works))
+        world.engine.running.set()
+        await asyncio.gather(holding, *asking)
+
+
+async def test_a_load_comes_before_requests_once_it_has_let_them_go_first() -> None:
+    served = {"": 0, "light": 1, "heavy": 5}
+    line, now = RowLine(served.__getitem__), time.monotonic()
+    load, more = (Ticket("", now - 1, now + 60, patient=True) for _ in range(2))
+    requests = [Ticket(tenant, now - 2, now + 60) for tenant in ("heavy", "light")]
+    for ticket in (*requests, load, more):
+        line.join(ticket)
+    order = []
+    for _ in range(4):
+        first = next(ticket for ticket in (*requests, load, more) if line.is_first(ticket))
+        order.append(first.tenant)
+        line.leave(first)
+        line.granted(first)
+    assert order == ["", "light", "heavy", ""]
